@@ -1,0 +1,5 @@
+"""``python -m jetfm``."""
+
+from jetfm.cli import main
+
+main()

@@ -1,0 +1,194 @@
+"""Where a stage keeps its work: found and skipped when done, resumed when interrupted.
+
+A stage is a function that fills a folder. Its *request* (stage name, version, settings, seed and
+the digests of its inputs) is hashed, and the hash is part of the folder's name. A changed setting
+therefore means another folder: that stage and what depends on it run again, nothing else does, and
+nothing already computed is lost. ``artifact.json``, written last, marks a folder as complete and
+records the request, the hash of every file, the package versions, the time taken and the metrics.
+
+One process at a time works on a folder; a second one waits and says so. The lock is the operating
+system's, so it is gone when its holder is, however that ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+import jetfm
+from jetfm.files import make_folder, sha256, write_json
+
+RECORD = "artifact.json"
+RECORDED_PACKAGES = (
+    "awkward", "fastjet", "lightning", "numpy", "pythia8mc", "scikit-learn", "torch", "uproot",
+)  # fmt: skip
+# Files here help to resume or to look on; they are not part of what the stage delivers.
+SCRATCH = "training"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: its folder and the record that was written last."""
+
+    folder: Path
+    record: dict
+
+    @property
+    def digest(self) -> str:
+        """Hash of the delivered files: what later stages depend on."""
+        return self.record["digest"]
+
+    @property
+    def metrics(self) -> dict:
+        """What the stage function returned."""
+        return self.record["metrics"]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
+def produce(
+    stage: str,
+    make: Callable[[Path], dict | None],
+    *,
+    work: Path,
+    settings: Any = None,
+    inputs: Mapping[str, str] | None = None,
+    seed: int = 0,
+    version: int = 1,
+    say: Callable[[str], None] = print,
+) -> Artifact:
+    """Return the stage's artifact, running ``make(folder)`` only if it is not there yet.
+
+    Parameters
+    ----------
+    stage : name, the first part of the folder's name
+    make : fills the folder and returns metrics (JSON values) or None. It may find what an
+        interrupted call left behind, and should continue from it.
+    settings : pydantic model or JSON values that decide the result
+    inputs : digest of each input, by name
+    version : raise it when a change of the code changes the stage's result
+    """
+    request = {
+        "stage": stage,
+        "version": version,
+        "seed": seed,
+        "settings": as_json(settings),
+        "inputs": dict(sorted((inputs or {}).items())),
+    }
+    folder = make_folder(Path(work) / f"{stage}-{fingerprint(request)}")
+    with _exclusive(folder, say):
+        done = _read_record(folder)
+        if done is not None:
+            say(f"{stage}: done before, {folder.name}")
+            return Artifact(folder, done)
+        resuming = (folder / "request.json").exists()
+        say(f"{stage}: {'continuing' if resuming else 'starting'}, {folder.name}")
+        write_json(folder / "request.json", request)
+        start = time.monotonic()
+        metrics = make(folder) or {}
+        files = {
+            str(path.relative_to(folder)): sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and _delivered(path.relative_to(folder))
+        }
+        record = {
+            **request,
+            "digest": fingerprint(files, length=64),
+            "files": files,
+            "metrics": metrics,
+            "seconds": round(time.monotonic() - start, 1),
+            "resumed": resuming,
+            "jetfm": jetfm.__version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "packages": {name: _installed(name) for name in RECORDED_PACKAGES},
+        }
+        write_json(folder / RECORD, record)
+        say(f"{stage}: finished in {record['seconds']:.0f} s")
+        return Artifact(folder, record)
+
+
+def as_json(settings: Any) -> Any:
+    """Plain JSON values of a pydantic model, or of a container that holds some."""
+    if isinstance(settings, BaseModel):
+        return settings.model_dump(mode="json")
+    if isinstance(settings, Mapping):
+        return {str(key): as_json(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [as_json(value) for value in settings]
+    return settings
+
+
+def fingerprint(values: Any, length: int = 10) -> str:
+    """First characters of the SHA-256 of the canonical JSON text."""
+    text = json.dumps(as_json(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _read_record(folder: Path) -> dict | None:
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    missing = [name for name in record["files"] if not (folder / name).exists()]
+    if missing:  # somebody tidied up: make it again rather than fail later
+        path.unlink()
+        return None
+    return record
+
+
+def _delivered(relative: Path) -> bool:
+    hidden = relative.name.startswith(".") or relative.name in (RECORD, "request.json")
+    return not hidden and SCRATCH not in relative.parts
+
+
+class _exclusive:
+    """Hold the folder's lock; wait for another process and say which one it is."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]):
+        self.lock = FileLock(folder / ".lock")
+        self.owner, self.say = folder / ".owner", say
+
+    def __enter__(self):
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            holder = self.owner.read_text() if self.owner.exists() else "another process"
+            self.say(f"waiting for {holder} to finish {self.owner.parent.name}")
+            self.lock.acquire()
+        self.owner.write_text(f"process {os.getpid()} on {platform.node()}")
+
+    def __exit__(self, *_):
+        self.owner.unlink(missing_ok=True)
+        self.lock.release()
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,188 @@
+"""``python -m jetfm``: the stages of the notebooks as commands, for a terminal or a cluster job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import jetfm
+from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
+from jetfm.errors import JetfmError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Jet foundation models: simulate jets, tokenise, pre-train, generate, fine-tune, draw.",
+)
+
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile", "-p", help=f"{', '.join(available_profiles())}, or a YAML file of settings."
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of JetClass ROOT files with train*/, val*/ and test*/, used instead of the "
+        "profile's own jets."
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="A few jets and steps of every stage, on any machine.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed of everything random; the profile's own by default.")
+]
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the ROOT files.")],
+    campaign: Annotated[
+        str, typer.Option(help="jetclass (13 TeV, CMS-like) or toplandscape (14 TeV, ATLAS-like).")
+    ] = "jetclass",
+    classes: Annotated[
+        str | None, typer.Option(help="Labels with commas between, e.g. QCD,Tbqq; all by default.")
+    ] = None,
+    jets_per_class: Annotated[int, typer.Option(help="Jets of each class.")] = 1000,
+    split: Annotated[
+        str, typer.Option(help="train, val or test: each has seeds of its own.")
+    ] = "train",
+    seed: Annotated[int, typer.Option(help="Same seed, same jets, whatever the workers.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
+    jets_per_file: Annotated[int, typer.Option(help="Jets in a file, one task each.")] = 1000,
+    detector: Annotated[
+        str | None, typer.Option(help="cms or atlas; the campaign's own by default.")
+    ] = None,
+    dask_address: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, to run on its workers.")
+    ] = None,
+) -> None:
+    """Simulate jets with Pythia 8 and write them as JetClass ROOT files, CLASS_NNN.root.
+
+    Finished files are kept: an interrupted command continues where it was.
+    """
+    from jetfm.data.simulate import simulate as run
+
+    names = [name.strip() for name in classes.split(",")] if classes else None
+    paths = run(
+        out,
+        campaign=campaign,
+        classes=names,
+        jets_per_class=jets_per_class,
+        split=split,
+        seed=seed,
+        workers=workers,
+        jets_per_file=jets_per_file,
+        detector=detector,
+        dask_address=dask_address,
+    )
+    typer.echo(f"{len(paths)} files in {out}")
+
+
+@app.command()
+def tokenize(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train the tokenizer (or find it trained) and write the token stores."""
+    pipeline = _pipeline(profile, data, seed, dry_run)
+    for split in ("train", "val", "test"):
+        typer.echo(pipeline.tokens(split).folder)
+
+
+@app.command()
+def pretrain(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Pre-train the backbone by next-token prediction, with every stage before it."""
+    typer.echo(_pipeline(profile, data, seed, dry_run).pretraining().folder)
+
+
+@app.command()
+def generate(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Generate jets with the pre-trained model and compare them with tokenised ones."""
+    typer.echo(_pipeline(profile, data, seed, dry_run).generation().folder)
+
+
+@app.command()
+def finetune(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Fine-tune on t->bqq' against q/g: from scratch, fine-tuned and with a fixed backbone."""
+    typer.echo(_pipeline(profile, data, seed, dry_run).finetuning().folder)
+
+
+@app.command()
+def figures(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Execute the notebooks in order and make every figure. Up-to-date ones are left alone."""
+    from jetfm import ledger
+    from jetfm.notebooks import run_all
+    from jetfm.paths import figures_folder
+
+    settings = _profile(profile, data, seed, dry_run)
+    executed = run_all(settings)
+    folder = figures_folder(settings.name)
+    if not executed:
+        typer.echo(f"Nothing to do: every notebook and figure of '{settings.name}' is up to date.")
+    entries = ledger.load(folder / "ledger.json")
+    typer.echo(f"\n{ledger.as_text(entries)}\n{ledger.summary(entries)}")
+    typer.echo(f"{len(list(folder.glob('*.png')))} figures in {folder}")
+
+
+def _profile(name: str, data: Path | None, seed: int | None, short: bool) -> Profile:
+    profile = load_profile(name, **({} if seed is None else {"seed": seed}))
+    if data is not None:
+        profile = with_folder(profile, data)
+    return dry_run(profile) if short or os.environ.get("DRY_RUN") == "1" else profile
+
+
+def _pipeline(name: str, data: Path | None, seed: int | None, short: bool):
+    from jetfm.pipeline import Pipeline
+
+    return Pipeline(_profile(name, data, seed, short))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(jetfm.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: bad input ends in one line on standard error and exit code 2."""
+    try:
+        app()
+    except JetfmError as error:
+        typer.echo(f"jetfm: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("jetfm: interrupted; the same command continues from here", err=True)
+        sys.exit(130)

@@ -1,0 +1,112 @@
+"""Run the numbered notebooks in order, headless, each only when something it shows has changed.
+
+papermill executes a copy into the work folder and streams what the notebook prints; the sources
+stay clean. A notebook is up to date when its source, the profile and every figure it made are as
+they were when it last ran through.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+import jetfm
+from jetfm.artifacts import as_json, fingerprint
+from jetfm.config import Profile, available_profiles
+from jetfm.errors import JetfmError
+from jetfm.files import read_json, sha256, write_json, write_text
+from jetfm.paths import figures_folder, project_folder, work_folder
+
+
+def run_all(profile: Profile, say=print) -> list[str]:
+    """Execute every notebook that is not up to date; return the names of those executed.
+
+    Raises
+    ------
+    JetfmError
+        A notebook failed: names it, the error, and the copy that holds the traceback.
+    """
+    sources = sorted((project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not sources:
+        where = project_folder() / "notebooks"
+        raise JetfmError(where, "no notebook", "a clone of the repository, with its notebooks")
+    name = _profile_argument(profile)
+    executed = []
+    for source in sources:
+        request = {
+            "notebook": sha256(source),
+            "profile": as_json(profile),
+            "jetfm": jetfm.__version__,
+        }
+        record_path = work_folder() / "notebooks" / profile.name / f"{source.stem}.json"
+        if _up_to_date(record_path, request, profile):
+            continue
+        say(f"\n=== {source.stem} ({sources.index(source) + 1} of {len(sources)}) ===")
+        started = time.time()
+        seconds = _run(source, record_path.with_suffix(".ipynb"), name)
+        figures = {
+            path.name: sha256(path)
+            for path in sorted(figures_folder(profile.name).iterdir())
+            if path.stat().st_mtime >= started - 1
+        }
+        write_json(record_path, {"request": fingerprint(request), "figures": figures})
+        executed.append(source.stem)
+        say(f"=== {source.stem} finished in {seconds:.0f} s, {len(figures)} files in figures ===")
+    return executed
+
+
+def _up_to_date(record_path: Path, request: dict, profile: Profile) -> bool:
+    if not record_path.exists():
+        return False
+    record = read_json(record_path)
+    folder = figures_folder(profile.name)
+    return record["request"] == fingerprint(request) and all(
+        (folder / name).exists() and sha256(folder / name) == digest
+        for name, digest in record["figures"].items()
+    )
+
+
+def _run(source: Path, copy: Path, profile: str) -> float:
+    # Imported here: the other commands need neither papermill nor a kernel.
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    # The kernel talks through sockets in the file system where there are any: no open ports.
+    transport = "ipc" if os.name == "posix" else "tcp"
+    try:
+        papermill.execute_notebook(
+            source,
+            copy,
+            parameters={"profile": profile},
+            cwd=source.parent,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stdout,
+            config=Config({"KernelManager": {"transport": transport}}),
+        )
+    except PapermillExecutionError as error:
+        found = f"{error.ename}: {error.evalue}"
+        raise JetfmError(source.name, found, f"no error; its traceback is in {copy}") from None
+    return time.monotonic() - start
+
+
+def _profile_argument(profile: Profile) -> str:
+    """Name of a shipped profile, or the path of a file that holds exactly these settings."""
+    from jetfm.config import load_profile
+
+    if profile.name in available_profiles() and load_profile(profile.name) == profile:
+        return profile.name
+    path = work_folder() / "profiles" / f"{profile.name}.yaml"
+    write_text(path, yaml.safe_dump(json.loads(profile.model_dump_json()), sort_keys=False))
+    return str(path)

@@ -1,0 +1,32 @@
+"""Where jetfm reads and writes: the clone itself, unless an environment variable says otherwise.
+
+``JETFM_WORK`` moves the folder of artifacts, ``JETFM_FIGURES`` that of the figures.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jetfm.files import make_folder
+
+
+def project_folder() -> Path:
+    """The clone that holds the package; the current folder where jetfm was installed without it."""
+    clone = Path(__file__).resolve().parents[1]
+    return clone if (clone / "notebooks").is_dir() else Path.cwd()
+
+
+def work_folder() -> Path:
+    """Folder of all artifacts, ``work/`` in the clone by default."""
+    return make_folder(os.environ.get("JETFM_WORK") or project_folder() / "work")
+
+
+def figures_folder(profile: str) -> Path:
+    """Folder of one profile's figures, ``figures/<profile>/`` in the clone by default."""
+    return make_folder(Path(os.environ.get("JETFM_FIGURES") or project_folder() / "figures") / profile)
+
+
+def sample_folder() -> Path:
+    """The simulated sample that ships with the repository."""
+    return project_folder() / "data" / "sample"

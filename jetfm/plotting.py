@@ -1,0 +1,209 @@
+"""One style for every figure, histograms with ratio panels, and figures saved with their data.
+
+A figure is saved three times: ``NAME.pdf`` for the paper, ``NAME.png`` for the talk and
+``NAME.json`` with the numbers behind it, so that any figure can be checked, or drawn again in
+another style, without running a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import hist
+import matplotlib.pyplot as plt
+import mplhep
+import numpy as np
+from matplotlib.figure import Figure
+
+from jetfm.files import replacing, write_json
+
+#: One colour per role, the same in every figure (Okabe-Ito: safe for colour-blind readers).
+COLORS = {
+    "truth": "#000000",
+    "reconstructed": "#0072B2",
+    "generated": "#D55E00",
+    "scratch": "#009E73",
+    "finetuned": "#D55E00",
+    "fixed": "#0072B2",
+    "published": "#999999",
+    "train": "#56B4E9",
+    "val": "#E69F00",
+}
+
+#: Axis labels with units, by quantity.
+LABELS = {
+    "pt": r"Constituent $p_\mathrm{T}$ [GeV]",
+    "eta_rel": r"Constituent $\eta^\mathrm{rel}$",
+    "phi_rel": r"Constituent $\phi^\mathrm{rel}$ [rad]",
+    "n_constituents": "Number of constituents",
+    "jet_mass": r"Jet mass [GeV]",
+    "jet_pt": r"Jet $p_\mathrm{T}$ [GeV]",
+    "tau21": r"$\tau_{21}$",
+    "tau32": r"$\tau_{32}$",
+}
+
+#: Bin edges of each quantity, in the units of its label; values outside are in the flow bins.
+BINS = {
+    "pt": np.geomspace(0.3, 800, 33),
+    "eta_rel": np.linspace(-0.8, 0.8, 33),
+    "phi_rel": np.linspace(-0.8, 0.8, 33),
+    "n_constituents": np.arange(0.5, 121, 4),
+    "jet_mass": np.linspace(0, 250, 36),
+    "jet_pt": np.linspace(450, 1050, 31),
+    "tau21": np.linspace(0, 1.2, 31),
+    "tau32": np.linspace(0, 1.2, 31),
+}
+
+
+def use_style() -> None:
+    """Switch to jetfm's style: mplhep's, sized for a page, sans serif, ticks inside."""
+    mplhep.style.use("ATLAS")
+    plt.rcParams.update(
+        {
+            "font.family": "sans-serif",
+            "font.sans-serif": ["DejaVu Sans"],
+            "mathtext.fontset": "dejavusans",
+            "font.size": 11,
+            "axes.labelsize": 12,
+            "axes.titlesize": 12,
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "legend.fontsize": 9.5,
+            "legend.frameon": False,
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,
+            "lines.linewidth": 1.6,
+        }
+    )
+
+
+def histogram(values: np.ndarray, edges: np.ndarray) -> hist.Hist:
+    """Fill a histogram that keeps under- and overflow; NaN values are left out.
+
+    Parameters
+    ----------
+    values : any shape, in the unit of `edges`
+    """
+    values = np.asarray(values, dtype=float).ravel()
+    filled = hist.Hist(hist.axis.Variable(edges), storage=hist.storage.Double())
+    filled.fill(values[~np.isnan(values)])
+    return filled
+
+
+def to_data(histogram: hist.Hist) -> dict:
+    """Numbers of a histogram for a figure's JSON: edges, counts, flow bins."""
+    counts = histogram.values(flow=True)
+    return {
+        "edges": histogram.axes[0].edges.tolist(),
+        "counts": counts[1:-1].tolist(),
+        "underflow": counts[0],
+        "overflow": counts[-1],
+    }
+
+
+def normalised(data: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """Density per unit of the axis and its Poisson uncertainty; flow bins count in the norm."""
+    counts = np.asarray(data["counts"], dtype=float)
+    widths = np.diff(data["edges"])
+    total = max(counts.sum() + data["underflow"] + data["overflow"], 1.0)
+    return counts / total / widths, np.sqrt(counts) / total / widths
+
+
+def with_ratio(
+    axes: Sequence[plt.Axes],
+    entries: Mapping[str, Mapping],
+    reference: str,
+    label: str,
+    colors: Mapping[str, str],
+    log: bool = False,
+) -> None:
+    """Draw normalised histograms above, and their ratio to `reference` below.
+
+    Parameters
+    ----------
+    axes : (main, ratio)
+    entries : histogram data (`to_data`) by legend text, all with the same edges
+    reference : the entry that the others are divided by
+    label : of the horizontal axis, with its unit
+    colors : by legend text
+    log : logarithmic vertical axis
+
+    Bands and bars are Poisson, one standard deviation. The share of entries outside the range is
+    written into the panel when it exceeds one in a thousand, so that nothing is cut unnoticed.
+    """
+    main, ratio = axes
+    edges = np.asarray(entries[reference]["edges"])
+    base, base_error = normalised(entries[reference])
+    safe = np.where(base > 0, base, np.nan)
+    outside = []
+    for text, data in entries.items():
+        density, error = normalised(data)
+        if text == reference:
+            mplhep.histplot(
+                density, edges, ax=main, histtype="fill", color=colors[text], alpha=0.22, label=text
+            )
+            ratio.stairs(
+                1 + base_error / safe, edges, baseline=1 - base_error / safe, fill=True,
+                color=colors[text], alpha=0.22,
+            )  # fmt: skip
+        else:
+            mplhep.histplot(density, edges, ax=main, histtype="step", color=colors[text], label=text)
+            mplhep.histplot(
+                density / safe, edges, yerr=error / safe, ax=ratio, histtype="errorbar",
+                color=colors[text], markersize=3,
+            )  # fmt: skip
+        lost = data["underflow"] + data["overflow"]
+        share = lost / max(lost + sum(data["counts"]), 1)
+        if share > 1e-3:
+            outside.append(f"{text}: {share:.1%} outside")
+    if outside:
+        main.text(
+            0.97, 0.02 if log else 0.5, "\n".join(outside), transform=main.transAxes, ha="right",
+            va="bottom", fontsize=7, color="0.35",
+        )  # fmt: skip
+    if np.allclose(np.diff(np.log(edges[edges > 0])), np.log(edges[-1] / edges[-2])):
+        main.set_xscale("log")
+    if log:
+        main.set_yscale("log")
+    else:
+        main.set_ylim(bottom=0)
+        main.margins(y=0.25)
+    main.set_ylabel("Normalised entries")
+    main.tick_params(labelbottom=False)
+    ratio.axhline(1, color="0.5", linewidth=0.8)
+    ratio.set_ylim(0.5, 1.5)
+    ratio.set_ylabel("Ratio")
+    ratio.set_xlabel(label)
+
+
+def ratio_panels(columns: int, rows: int = 1, width: float = 3.9, height: float = 3.9):
+    """Figure with `rows` x `columns` pairs of a main and a ratio panel, sharing their x axis.
+
+    Returns
+    -------
+    figure, list of (main, ratio), row by row
+    """
+    figure = plt.figure(figsize=(width * columns, height * rows))
+    outer = figure.add_gridspec(rows, columns)
+    pairs = []
+    for cell in outer:
+        inner = cell.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.06)
+        main = figure.add_subplot(inner[0])
+        pairs.append((main, figure.add_subplot(inner[1], sharex=main)))
+    return figure, pairs
+
+
+def save(figure: Figure, data: Mapping, name: str, folder: str | Path) -> Path:
+    """Write ``NAME.pdf``, ``NAME.png`` and ``NAME.json`` into `folder`; return the PNG's path.
+
+    The files carry no date, so that the same numbers give the same bytes.
+    """
+    folder = Path(folder)
+    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
+        with replacing(folder / f"{name}{suffix}") as aside:
+            figure.savefig(aside, format=suffix[1:], metadata=metadata)
+    write_json(folder / f"{name}.json", data)
+    return folder / f"{name}.png"

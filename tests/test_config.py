@@ -1,0 +1,95 @@
+"""Profiles: validated, composable, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
+from jetfm.errors import JetfmError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text, name="mine.yaml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("name", available_profiles())
+def test_shipped_profiles_are_valid(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert Profile.model_validate(profile.model_dump(mode="json")) == profile
+
+
+def test_paper_profile_keeps_the_papers_values():
+    profile = load_profile("paper")
+    assert profile.tokenizer.n_codes == 8192
+    assert (profile.tokenizer.alpha, profile.tokenizer.beta, profile.tokenizer.nu) == (10, 0.9, 1)
+    assert (profile.pretraining.backbone.n_blocks, profile.pretraining.backbone.dim) == (8, 128)
+    assert profile.pretraining.training.optimizer.lr == 1e-3
+    assert profile.finetuning.sizes[-1] == 2_000_000 and profile.finetuning.n_seeds == 5
+
+
+def test_scientific_notation_without_a_dot_is_a_number(write):
+    # YAML 1.1 reads 1e-3 as text; a user means a number.
+    path = write("extends: smoke\npretraining:\n  training:\n    optimizer: {lr: 1e-3}\n")
+    assert load_profile(path).pretraining.training.optimizer.lr == 1e-3
+
+
+def test_extends_changes_only_what_it_names(write):
+    base, mine = load_profile("smoke"), load_profile(write("extends: smoke\nseed: 7\n"))
+    assert mine.seed == 7 and mine.name == "mine"
+    assert mine.tokenizer == base.tokenizer and mine.data == base.data
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "found"),
+    [
+        ("extends: smoke\nseed: lots\n", "seed", "'lots'"),
+        ("extends: smoke\ntokenizer: {n_codes: 1.5}\n", "tokenizer.n_codes", "1.5"),
+        ("extends: smoke\ntokenizer: {n_kodes: 8}\n", "tokenizer.n_kodes", "8"),
+        ("extends: smoke\ntokenizer: {beta: .nan}\n", "tokenizer.beta", "nan"),
+        ("extends: smoke\ndata: {jets_per_class: {train: -1}}\n", "train", "-1"),
+        ("seed: 1\n", "data", "nothing"),
+        ("extends: nowhere\n", "profile", "'nowhere'"),
+        ("extends: mine.yaml\n", "mine.yaml", "no such file"),
+        ("{", "mine.yaml", "unreadable YAML"),
+        ("- 1\n", "mine.yaml", "list"),
+        ("extends: smoke\ndata: {path: /tmp}\n", "data", "path"),
+    ],
+)
+def test_bad_profile_names_the_setting(write, text, setting, found):
+    with pytest.raises(JetfmError) as caught:
+        load_profile(write(text))
+    assert setting in str(caught.value) and found in str(caught.value)
+
+
+def test_unknown_profile_lists_the_known_ones():
+    with pytest.raises(JetfmError, match="laptop"):
+        load_profile("desktop")
+
+
+def test_extends_in_a_circle_is_refused(write, tmp_path):
+    write(f"extends: {tmp_path}/b.yaml\n", "a.yaml")
+    write(f"extends: {tmp_path}/a.yaml\n", "b.yaml")
+    with pytest.raises(JetfmError, match="circle"):
+        load_profile(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("name", ["gpu", "paper"])
+def test_dry_run_keeps_the_networks_and_shrinks_the_rest(name):
+    full, short = load_profile(name), dry_run(load_profile(name))
+    assert short.pretraining.backbone == full.pretraining.backbone
+    assert short.tokenizer.n_codes == full.tokenizer.n_codes
+    assert short.pretraining.training.max_steps == 2
+    assert short.name == f"{name}-dry-run"
+
+
+def test_with_folder_replaces_the_source(tmp_path):
+    profile = with_folder(load_profile("laptop"), tmp_path)
+    assert (profile.data.source, profile.data.path) == ("folder", tmp_path)
+    with pytest.raises(JetfmError, match="no such folder"):
+        with_folder(load_profile("laptop"), tmp_path / "absent")
