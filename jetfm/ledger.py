@@ -231,6 +231,11 @@ def as_text(entries: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def tolerances() -> dict[str, float]:
+    """Tolerance of every claim that has a number, by id."""
+    return {claim.id: claim.tolerance for claim in CLAIMS if claim.kind == "number"}
+
+
 def load(path: str | Path) -> list[dict]:
     """Rows of a ledger file."""
     return read_json(path)

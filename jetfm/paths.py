@@ -24,7 +24,9 @@ def work_folder() -> Path:
 
 def figures_folder(profile: str) -> Path:
     """Folder of one profile's figures, ``figures/<profile>/`` in the clone by default."""
-    return make_folder(Path(os.environ.get("JETFM_FIGURES") or project_folder() / "figures") / profile)
+    return make_folder(
+        Path(os.environ.get("JETFM_FIGURES") or project_folder() / "figures") / profile
+    )
 
 
 def sample_folder() -> Path:

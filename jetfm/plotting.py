@@ -150,7 +150,9 @@ def with_ratio(
                 color=colors[text], alpha=0.22,
             )  # fmt: skip
         else:
-            mplhep.histplot(density, edges, ax=main, histtype="step", color=colors[text], label=text)
+            mplhep.histplot(
+                density, edges, ax=main, histtype="step", color=colors[text], label=text
+            )
             mplhep.histplot(
                 density / safe, edges, yerr=error / safe, ax=ratio, histtype="errorbar",
                 color=colors[text], markersize=3,

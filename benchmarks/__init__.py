@@ -1,0 +1,1 @@
+"""Fast paths against plain references that are kept here, and nowhere else."""

@@ -1,0 +1,407 @@
+"""Fine-tuning: the pre-trained backbone learns to classify jets from few labels.
+
+The study of arXiv 2403.05618, figure 7, with the classifier of arXiv 2512.04149: full-resolution
+constituents in, a bidirectional backbone that starts with the trained start vector, and two
+class-attention blocks on top. Three strategies see the same jets with the same seeds: *scratch*
+(random weights), *finetuned* (pre-trained backbone, all weights free) and *fixed* (pre-trained
+backbone as it is; its jets are encoded once, without dropout, and only the head learns).
+
+Training jets of a size are the first ones of a class-balanced random order that depends on the
+seed alone, so that larger sets contain the smaller ones. Validation jets stop the training, test
+jets are seen once, at the end. The papers give neither the split of labels by class (we balance)
+nor what a seed changes beyond the head's weights (here also the training jets and their batches).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from jetfm.config import BackboneSettings, FinetuningSettings, TrainingSettings
+from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.schema import class_by_name
+from jetfm.data.store import JetStore
+from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
+from jetfm.files import read_json, write_json
+from jetfm.metrics import roc_auc
+from jetfm.models.backbone import Backbone
+from jetfm.models.heads import ClassHead
+from jetfm.training import fit
+
+STRATEGIES = ("scratch", "fixed", "finetuned")
+EVALUATION_BATCH = 500
+MIN_STEPS_BETWEEN_VALIDATIONS = 10  # our choice: an epoch of 100 jets may be a single step
+
+
+class JetClassifier(nn.Module):
+    """Bidirectional backbone and class head.
+
+    Parameters
+    ----------
+    backbone : its start vector is part of the input
+    n_classes : outputs
+    """
+
+    monitor = "loss"
+
+    def __init__(self, backbone: Backbone, n_classes: int = 2) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = ClassHead(backbone.dim, backbone.settings.n_heads, n_classes)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits (B, n_classes) of 'x' (B, T, F), 'mask' (B, T), 'n_constituents' (B,)."""
+        hidden, mask = self.backbone(
+            batch["x"], batch["mask"], batch["n_constituents"], causal=False
+        )
+        return self.head(hidden, mask)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of 'label' (B,)."""
+        return _cross_entropy(self(batch), batch["label"])
+
+
+class _HeadOnly(nn.Module):
+    """The class head on jets that a fixed backbone has encoded before."""
+
+    def __init__(self, head: ClassHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.head(batch["x"], batch["mask"])
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return _cross_entropy(self(batch), batch["label"])
+
+
+def _cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    correct = (logits.argmax(1) == label).float().mean()
+    weight = torch.tensor(len(label), device=label.device)
+    return F.cross_entropy(logits, label), {"accuracy": correct, "weight": weight}
+
+
+class LabelledJets:
+    """Signal and background jets of one split, in network space, label 1 for signal.
+
+    Parameters
+    ----------
+    store : jets of one split; others than the two classes are ignored
+    max_constituents : longer jets keep their leading ones in pt
+
+    Attributes
+    ----------
+    indices : (n,) jets of the store
+    labels : (n_jets of the store,) 1 signal, 0 background, -1 other
+    """
+
+    def __init__(
+        self,
+        store: JetStore,
+        settings: FinetuningSettings,
+        preprocessing: Preprocessing,
+        max_constituents: int,
+    ) -> None:
+        signal, background = (
+            class_by_name(n).index for n in (settings.signal, settings.background)
+        )
+        self.store, self.preprocessing = store, preprocessing
+        self.max_constituents = max_constituents
+        self.labels = np.full(len(store), -1)
+        self.labels[store.labels == signal] = 1
+        self.labels[store.labels == background] = 0
+        self.indices = np.flatnonzero(self.labels >= 0)
+        for name, label in ((settings.signal, 1), (settings.background, 0)):
+            if not (self.labels == label).any():
+                raise JetfmError(store.folder, f"no {name} jets", "jets of both classes")
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """'x', 'mask', 'n_constituents' and 'label' of some jets of the store."""
+        physical, mask = self.store.dense(indices, self.max_constituents)
+        x = self.preprocessing.forward(physical, mask)
+        return {
+            "x": torch.as_tensor(x, dtype=torch.float32),
+            "mask": torch.as_tensor(mask),
+            "n_constituents": torch.as_tensor(self.store.n_constituents[indices]),
+            "label": torch.as_tensor(self.labels[indices]),
+        }
+
+    def hashes(self) -> set[bytes]:
+        """A hash of every jet's constituents: the same jet in two splits has the same one."""
+        store = self.store
+        return {
+            blake2b(store.constituents[store.offsets[jet] : store.offsets[jet + 1]]).digest()
+            for jet in self.indices
+        }
+
+    def training_order(self, seed: int) -> np.ndarray:
+        """All jets, signal and background in turn, each in random order: any even start balances.
+
+        Stops where the rarer class ends.
+        """
+        rng = np.random.default_rng([seed, 7])
+        sides = [rng.permutation(np.flatnonzero(self.labels == label)) for label in (1, 0)]
+        n = min(map(len, sides))
+        return np.stack([side[:n] for side in sides], axis=1).ravel()
+
+
+class EncodedJets:
+    """What a fixed backbone makes of labelled jets, computed once and kept in memory."""
+
+    def __init__(self, backbone: Backbone, jets: LabelledJets, indices: np.ndarray) -> None:
+        backbone.eval()
+        self.labels = jets.labels
+        self.hidden: dict[int, Tensor] = {}
+        batches = InOrderBatches(jets.store.n_constituents, EVALUATION_BATCH, indices)
+        with torch.no_grad():
+            for some in batches:
+                batch = jets.batch(some)
+                hidden, mask = backbone(
+                    batch["x"], batch["mask"], batch["n_constituents"], causal=False
+                )
+                for jet, row, real in zip(some, hidden, mask, strict=True):
+                    self.hidden[int(jet)] = row[real].clone()
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """'x' (B, T+1, C), 'mask' (B, T+1) and 'label' of some jets of the store."""
+        rows = [self.hidden[int(jet)] for jet in indices]
+        x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(x.shape[1]) < lengths[:, None]
+        return {"x": x, "mask": mask, "label": torch.as_tensor(self.labels[indices])}
+
+
+@dataclass(frozen=True)
+class Jets:
+    """The three splits of a study; `lengths` by jet of the split's store."""
+
+    train: LabelledJets
+    val: LabelledJets
+    test: LabelledJets
+
+
+def run_study(
+    jets: Jets,
+    pretrained: Callable[[], Backbone],
+    settings: FinetuningSettings,
+    backbone: BackboneSettings,
+    folder: Path,
+    seed: int,
+    progress: bool = True,
+) -> dict:
+    """All fits of the study; finished ones are found and skipped.
+
+    Parameters
+    ----------
+    pretrained : makes a fresh copy of the pre-trained backbone
+    backbone : settings of the backbone from scratch, the same as the pre-trained one's
+
+    Returns
+    -------
+    'rows' with AUC and accuracy on the test jets by strategy and size, one entry a seed
+
+    Raises
+    ------
+    JetfmError
+        More training jets asked for than there are.
+    """
+    available = len(jets.train.training_order(0))
+    sizes = [size for size in settings.sizes if size <= available]
+    if not sizes:
+        expected = f"at least {min(settings.sizes)}, the smallest training size"
+        raise JetfmError("finetuning.sizes", f"{available} labelled training jets", expected)
+    encoded = None
+    rows = []
+    bar = tqdm(
+        total=len(STRATEGIES) * len(sizes) * settings.n_seeds,
+        desc="fine-tuning",
+        unit="fit",
+        disable=not progress,
+    )
+    for strategy in STRATEGIES:
+        for size in sizes:
+            runs = []
+            for repetition in range(settings.n_seeds):
+                path = folder / "runs" / f"{strategy}_{size}_{repetition}.json"
+                if not path.exists():
+                    if strategy == "fixed" and encoded is None:
+                        encoded = _encode_all(jets, pretrained(), max(sizes), seed, settings)
+                    sides = encoded if strategy == "fixed" else jets
+                    run_seed = seed * 1000 + repetition
+                    torch.manual_seed(run_seed)
+                    body = Backbone(backbone) if strategy == "scratch" else pretrained()
+                    module = JetClassifier(body)
+                    if strategy == "fixed":
+                        module = _HeadOnly(module.head)
+                    indices = jets.train.training_order(run_seed)[:size]
+                    scratch = folder / "training" / path.stem
+                    result = _one_fit(module, sides, jets, indices, settings, scratch, run_seed)
+                    write_json(path, result)
+                runs.append(read_json(path))
+                bar.update()
+            keys = ("auc", "accuracy", "best_step", "last_step")
+            rows.append({"strategy": strategy, "size": size, "n_seeds": len(runs)})
+            rows[-1] |= {key: [run[key] for run in runs] for key in keys}
+    bar.close()
+    result = {
+        "rows": rows,
+        "sizes": sizes,
+        "n_test": len(jets.test.indices),
+        "n_val": len(jets.val.indices),
+        "n_leaked": len(jets.test.hashes() & (jets.train.hashes() | jets.val.hashes())),
+    }
+    write_json(folder / "study.json", result)
+    return result
+
+
+def _encode_all(jets: Jets, backbone: Backbone, size: int, seed: int, settings) -> Jets:
+    chosen = [
+        jets.train.training_order(seed * 1000 + repetition)[:size]
+        for repetition in range(settings.n_seeds)
+    ]
+    return Jets(
+        EncodedJets(backbone, jets.train, np.unique(np.concatenate(chosen))),
+        EncodedJets(backbone, jets.val, jets.val.indices),
+        EncodedJets(backbone, jets.test, jets.test.indices),
+    )
+
+
+def _one_fit(module, sides, jets: Jets, indices, settings, folder: Path, seed: int) -> dict:
+    small = len(indices) <= settings.small_size
+    batch_size = min(settings.small_batch_size if small else settings.batch_size, len(indices))
+    lengths = jets.train.store.n_constituents
+    schedule = LengthBucketedBatches(lengths, batch_size, seed, indices)
+    epochs = max(1, math.ceil(MIN_STEPS_BETWEEN_VALIDATIONS / schedule.steps_per_epoch))
+    validate_every = min(epochs * schedule.steps_per_epoch, settings.max_steps)
+    training = TrainingSettings(
+        batch_size=batch_size,
+        max_steps=settings.max_steps,
+        validate_every=validate_every,
+        patience=max(1, math.ceil(settings.patience_epochs / epochs)),
+        optimizer=settings.optimizer,
+    )
+    val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
+    outcome = fit(
+        module,
+        lambda step: sides.train.batch(schedule.indices(step)),
+        training,
+        validation=_Batches(val, sides.val),
+        folder=folder,
+        seed=seed,
+        progress=False,
+        say=lambda text: None,
+    )
+    labels, scores = evaluate(module, sides.test, jets.test)
+    return {
+        "auc": roc_auc(labels, scores, n_bootstrap=0).value,
+        "accuracy": float(((scores > 0) == labels).mean()),
+        "best_step": outcome.best_step,
+        "last_step": outcome.last_step,
+        "history": outcome.history,
+    }
+
+
+class _Batches:
+    """Validation batches, the same every time."""
+
+    def __init__(self, schedule: InOrderBatches, jets) -> None:
+        self.schedule, self.jets = schedule, jets
+
+    def __iter__(self):
+        return (self.jets.batch(indices) for indices in self.schedule)
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, side, jets: LabelledJets) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of the test jets, short jets first.
+
+    Returns
+    -------
+    labels : (n,) 1 signal, 0 background
+    scores : (n,) log-odds of signal, float64
+
+    Raises
+    ------
+    JetfmError
+        A score that is not finite; names the first such jet.
+    """
+    module.eval()
+    batches = InOrderBatches(jets.store.n_constituents, EVALUATION_BATCH, jets.indices)
+    logits = torch.cat([module(side.batch(indices)) for indices in batches]).double().numpy()
+    scores = logits[:, 1] - logits[:, 0]
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        jet = int(batches.order[np.flatnonzero(bad)[0]])
+        raise JetfmError(jets.store.folder, f"a score that is not finite, jet {jet}", "scores")
+    return jets.labels[batches.order], scores
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study, read from its folder."""
+
+    folder: Path
+    settings: FinetuningSettings
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "result", read_json(self.folder / "study.json"))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training sizes that there were enough jets for."""
+        return self.result["sizes"]
+
+    @property
+    def n_fits(self) -> int:
+        """Trainings in all."""
+        return sum(row["n_seeds"] for row in self.result["rows"])
+
+    @property
+    def n_leaked(self) -> int:
+        """Test jets that are, constituent for constituent, training or validation jets too."""
+        return self.result["n_leaked"]
+
+    def runs(self, strategy: str, size: int, metric: str) -> np.ndarray | None:
+        """The metric of every seed, None where the study has no such point."""
+        for row in self.result["rows"]:
+            if (row["strategy"], row["size"]) == (strategy, size):
+                return np.asarray(row[metric])
+        return None
+
+    def figure_data(self) -> dict:
+        """Arguments of the figure."""
+        paper = FinetuningSettings().sizes
+        return {
+            "rows": self.result["rows"],
+            "n_test": self.result["n_test"],
+            "missing_sizes": [size for size in paper if size not in self.sizes],
+        }
+
+    def as_text(self) -> str:
+        """Table of AUC and accuracy, mean and standard deviation over seeds."""
+        lines = [f"{'strategy':10s} {'jets':>8s} {'AUC':>18s} {'accuracy':>18s}  seeds"]
+        for row in self.result["rows"]:
+            cells = [_mean_and_spread(row[metric]) for metric in ("auc", "accuracy")]
+            lines.append(
+                f"{row['strategy']:10s} {row['size']:8d} {cells[0]:>18s} {cells[1]:>18s} "
+                f"{row['n_seeds']:6d}"
+            )
+        return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = np.std(values, ddof=1) if len(values) > 1 else math.nan
+    return f"{np.mean(values):.4f} +- {spread:.4f}"

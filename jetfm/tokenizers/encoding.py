@@ -1,0 +1,75 @@
+"""From a jets store to a token store: every constituent gets its id and its decoded vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from jetfm.data.batches import InOrderBatches, shuffle_dense
+from jetfm.data.store import JetStore
+from jetfm.data.token_store import TokenStore, TokenStoreWriter
+from jetfm.tokenizers.vqvae import VQVAE
+
+
+def jet_batch(
+    store: JetStore,
+    tokenizer: VQVAE,
+    indices: np.ndarray,
+    max_constituents: int,
+    seed: tuple[int, ...],
+) -> dict[str, torch.Tensor]:
+    """Jets in network space: 'x' (B, T, F) and 'mask' (B, T).
+
+    Constituents are in random order: paper 2 does not feed them sorted in pt (arXiv 2512.04149,
+    figure 2 and official code).
+    """
+    physical, mask = store.dense(indices, max_constituents)
+    order = shuffle_dense(mask, np.random.default_rng(seed))
+    physical = np.take_along_axis(physical, order[..., None], axis=1)
+    x = tokenizer.preprocessing.forward(physical, mask)
+    return {"x": torch.as_tensor(x, dtype=torch.float32), "mask": torch.as_tensor(mask)}
+
+
+def tokenize(
+    tokenizer: VQVAE,
+    store: JetStore,
+    folder: str | Path,
+    seed: int,
+    max_constituents: int = 128,
+    batch_size: int = 500,
+    progress: bool = True,
+) -> TokenStore:
+    """Write the token store of all jets of `store`, which keep their index.
+
+    Parameters
+    ----------
+    seed : of the order of constituents, drawn once per jet and kept in the store
+    max_constituents : longer jets keep their leading ones in pt; the store records how many
+        constituents they had, which conditions the backbone
+    batch_size : jets encoded at once; the order within a jet depends on it, the physics does not
+    """
+    lengths = np.minimum(store.n_constituents, max_constituents)
+    batches = InOrderBatches(store.n_constituents, batch_size)
+    device = next(tokenizer.parameters()).device
+    bar = tqdm(total=len(store), desc="tokenise", unit="jet", disable=not progress)
+    with TokenStoreWriter(
+        folder,
+        tokenizer.n_codes,
+        n_constituents=lengths,
+        tokenizer=tokenizer.hash,
+        seed=seed,
+        n_truncated=store.n_truncated(max_constituents),
+    ) as writer:
+        for step, indices in enumerate(batches):
+            batch = jet_batch(store, tokenizer, indices, max_constituents, (seed, step))
+            mask = batch["mask"].to(device)
+            ids = tokenizer.encode(batch["x"].to(device), mask)
+            decoded = tokenizer.decode(ids, mask)
+            labels = store.labels[indices]
+            writer.put(indices, ids.cpu(), decoded.cpu(), mask.cpu(), labels)
+            bar.update(len(indices))
+    bar.close()
+    return TokenStore(folder)

@@ -1,0 +1,42 @@
+"""The command line: help that helps, and one line for bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def jetfm(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jetfm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+COMMANDS = ("simulate", "tokenize", "pretrain", "generate", "finetune", "figures")
+
+
+def test_help_names_every_command():
+    done = jetfm("--help")
+    assert done.returncode == 0
+    assert [name for name in COMMANDS if name not in done.stdout] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("figures", "--profile", "desktop"), "laptop"),
+        (("pretrain", "--profile", "absent.yaml"), "absent.yaml"),
+        (("figures", "--data", "/nowhere"), "/nowhere"),
+        (("simulate", "--out", "x", "--classes", "QCD,Zqqq"), "Zqqq"),
+        (("simulate", "--out", "x", "--jets-per-class", "0"), "0"),
+        (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),
+        (("simulate", "--out", "x", "--detector", "alice"), "alice"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, expected, tmp_path):
+    done = jetfm(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("jetfm: ") and expected in lines[0]
+    assert not (tmp_path / "x").exists() or not list((tmp_path / "x").glob("*.root"))
