@@ -205,15 +205,21 @@ def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
     if path.suffix not in (".yaml", ".yml"):
         path = PROFILES_DIR / f"{name}.yaml"
         if not path.exists():
-            raise JetfmError("profile", repr(str(name)), f"one of {', '.join(available_profiles())}")
+            raise JetfmError(
+                "profile", repr(str(name)), f"one of {', '.join(available_profiles())}"
+            )
     if not path.exists():
         raise JetfmError(path, "no such file", "a profile in YAML")
     if path in seen:
-        raise JetfmError(path, "a circle of 'extends'", "profiles that build on each other in a line")
+        raise JetfmError(
+            path, "a circle of 'extends'", "profiles that build on each other in a line"
+        )
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise JetfmError(path, f"unreadable YAML ({error})".replace("\n", " "), "a profile") from None
+        raise JetfmError(
+            path, f"unreadable YAML ({error})".replace("\n", " "), "a profile"
+        ) from None
     if not isinstance(values, dict):
         raise JetfmError(path, type(values).__name__, "a mapping of settings")
     base = values.pop("extends", None)

@@ -23,7 +23,11 @@ DIRECT = [
 def locked(python: str = "3.11") -> dict[str, Version]:
     """Versions that the lock gives to Linux with this Python."""
     found = {}
-    environment = {"python_full_version": f"{python}.0", "sys_platform": "linux", "os_name": "posix"}
+    environment = {
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "os_name": "posix",
+    }
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         if match := re.match(r"([\w.\-\[\]]+==[^\s;]+(?: ; [^\\]+)?) \\$", line):
             requirement = Requirement(match[1])

@@ -68,8 +68,8 @@ def tokenize(
             mask = batch["mask"].to(device)
             ids = tokenizer.encode(batch["x"].to(device), mask)
             decoded = tokenizer.decode(ids, mask)
-            labels = store.labels[indices]
-            writer.put(indices, ids.cpu(), decoded.cpu(), mask.cpu(), labels)
+            arrays = (ids.cpu(), decoded.cpu(), mask.cpu())
+            writer.put(indices, *arrays, store.labels[indices], store.n_constituents[indices])
             bar.update(len(indices))
     bar.close()
     return TokenStore(folder)

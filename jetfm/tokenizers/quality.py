@@ -10,9 +10,10 @@ import numpy as np
 from jetfm.data.schema import class_by_name
 from jetfm.data.store import KINEMATICS, JetStore
 from jetfm.data.token_store import TokenStore
+from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.files import read_json, write_json, write_npy
-from jetfm.metrics import fit_resolution
+from jetfm.metrics import CORE, fit_resolution
 from jetfm.observables import jet_observables
 from jetfm.plotting import BINS, histogram, to_data
 
@@ -75,6 +76,9 @@ def compare(
     for quantity in QUANTITIES:
         residuals = (reconstructed[quantity] - original[quantity])[chosen]
         fit = fit_resolution(residuals)
+        if not np.isfinite([fit.sigma, fit.sigma_uncertainty, fit.mean_uncertainty]).all():
+            found = "residuals without a peak to fit"
+            raise JetfmError(f"{quantity} of {signal} jets", found, "a tokenizer that has learned")
         fits[quantity] = {
             "sigma": fit.sigma,
             "sigma_error": fit.sigma_uncertainty,
@@ -130,12 +134,12 @@ class TokenQuality:
     def figure_data(self) -> dict:
         """Numbers behind the token-quality figure."""
         fits = {}
-        for quantity, edges in RESIDUAL_EDGES.items():
+        for quantity in RESIDUAL_EDGES:
             fit = self.result["fits"][quantity]
             residuals = self.residuals(quantity)
             inside = np.abs(residuals - fit["mean"]) < fit["sigma"]
             # The curve's height: the share of jets within one sigma fixes the area of the core.
-            share = inside.sum() / np.isfinite(residuals).sum() / 0.6827
+            share = inside.sum() / np.isfinite(residuals).sum() / CORE
             fits[quantity] = fit | {"height": share / (fit["sigma"] * np.sqrt(2 * np.pi))}
         return {
             "mass": {

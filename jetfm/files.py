@@ -1,0 +1,223 @@
+"""Files that appear only when complete, and errors that name the file.
+
+Everything that jetfm writes goes through here: first into a hidden file beside the target, then
+``os.replace``, which is atomic within a folder. A killed process leaves at most a hidden
+``.NAME.*.part`` behind, never a half-written file under the final name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jetfm.errors import JetfmError
+
+_EXPECTED = {
+    errno.ENOSPC: "room for it on the disk",
+    errno.EDQUOT: "room for it in the quota",
+    errno.EFBIG: "room for a file of this size",
+    errno.EACCES: "permission to use it",
+    errno.EPERM: "permission to use it",
+    errno.EROFS: "a file system that can be written",
+    errno.ENOENT: "an existing file",
+    errno.ENOTDIR: "a folder in its path",
+    errno.EISDIR: "a file, not a folder",
+    errno.EEXIST: "a folder, not a file",
+}
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals inside the block into a JetfmError about `path`.
+
+    Raises
+    ------
+    JetfmError
+        On any OSError that says no room, no permission, read-only, or no such file; other
+        errors pass through unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _EXPECTED:
+            raise
+        reason = os.strerror(error.errno).lower()
+        raise JetfmError(path, f"'{reason}'", _EXPECTED[error.errno]) from error
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create `folder` and its parents if missing, and check that files can be made in it."""
+    folder = Path(folder)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; a clean exit moves it onto `path`, an error removes it.
+
+    The folder of `path` is created if missing. Readers see the old file or the new one, whole.
+
+    Raises
+    ------
+    JetfmError
+        Full disk, missing permission and the like, naming `path`.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with naming(path):
+            yield aside
+            os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(folder: str | Path) -> int:
+    """Delete the hidden files that killed writers left in `folder`; return how many.
+
+    Only for a folder with no other writer at work.
+    """
+    leftovers = list(Path(folder).glob(".*.part"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` (UTF-8) as a whole or not at all."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON. NaN and infinities are refused: JSON has none."""
+    return write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a missing or damaged file is a JetfmError that names it."""
+    with naming(path):
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise JetfmError(path, f"unreadable JSON ({error})", "a complete JSON file") from None
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> Path:
+    """Write one array as ``.npy``, as a whole or not at all."""
+    array = np.asarray(array, order="C")
+    if array.dtype.hasobject:
+        raise JetfmError(path, f"an array of {array.dtype}", "numbers or text")
+    with replacing(path) as aside, aside.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        # numpy's own writer loses the reason when the disk is full
+        file.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
+    return Path(path)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal, as ``sha256sum`` prints it."""
+    with naming(path), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class NpyWriter:
+    """A ``.npy`` file that grows along its first axis, so that memory stays flat.
+
+    Parameters
+    ----------
+    path : target; it appears on a clean `close` only
+    dtype : of the elements
+    row_shape : shape of one row, ``()`` for a flat array
+
+    Notes
+    -----
+    numpy pads the header so that a longer first axis fits in place; `close` rewrites it with the
+    final length. The bytes equal those of ``np.save`` of the whole array.
+    """
+
+    def __init__(self, path: str | Path, dtype: np.dtype | str, row_shape: tuple[int, ...] = ()):
+        self.path, self.dtype, self.row_shape = Path(path), np.dtype(dtype), tuple(row_shape)
+        self.n_rows = 0
+        make_folder(self.path.parent)
+        self._aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        with naming(self.path):
+            self._file = self._aside.open("wb")
+            self._header()
+        self._start = self._file.tell()
+
+    def _header(self) -> None:
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self.dtype),
+                "fortran_order": False,
+                "shape": (self.n_rows, *self.row_shape),
+            },
+        )
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows of shape (n, *row_shape); the dtype must be the file's or safely castable."""
+        rows = np.asarray(rows)
+        if rows.shape[1:] != self.row_shape:
+            expected = f"rows of shape {self.row_shape}"
+            raise JetfmError(self.path, f"rows of shape {rows.shape[1:]}", expected)
+        rows = np.ascontiguousarray(rows.astype(self.dtype, casting="same_kind", copy=False))
+        with naming(self.path):
+            self._file.write(rows.reshape(-1).view(np.uint8).data if rows.size else b"")
+        self.n_rows += len(rows)
+
+    def close(self) -> None:
+        """Complete the header and let the file appear under its name."""
+        try:
+            with naming(self.path):
+                self._file.seek(0)
+                self._header()
+                if self._file.tell() != self._start:
+                    raise RuntimeError(f"{self.path}: numpy changed the size of its header")
+                self._file.close()
+                os.replace(self._aside, self.path)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Drop what was written."""
+        try:
+            self._file.close()  # flushes, which a full disk refuses once more
+        except OSError:
+            pass
+        self._aside.unlink(missing_ok=True)
+
+    def __enter__(self) -> NpyWriter:
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        self.close() if kind is None else self.abort()
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, and paths, as JSON knows them."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,1 @@
+"""From constituents to tokens and back."""

@@ -1,0 +1,175 @@
+"""Vector quantisation that is blind to padding.
+
+A latent z is replaced by the nearest vector q of a codebook. Options and mathematics are those of
+vqtorch's `VectorQuant` (Huh et al., arXiv 2305.08842), which both papers use: commitment split,
+synchronised update, learnable affine map of the codebook, replacement of dead codes. What differs,
+on purpose: loss, usage and replacement see real constituents only; a replaced code lands on its
+latent *after* the affine map; distances are float32 on every device; perplexity is reported.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jetfm.errors import JetfmError
+
+_CHUNK = 2**24  # distances held at once: 64 MiB in float32
+
+
+class Quantized(NamedTuple):
+    """What `VectorQuantizer` returns for latents of shape (..., D)."""
+
+    latents: Tensor  # (..., D): the codes, with straight-through gradient; zero where padded
+    ids: Tensor  # (...) int64 in 0..K-1, -1 where padded
+    loss: Tensor  # scalar: (1-beta) * commitment + beta * codebook
+    perplexity: Tensor  # scalar: exp(entropy) of the code usage in this batch
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Effective number of codes, exp(-sum p ln p), from usage counts (K,); 0 for no usage."""
+    total = counts.sum()
+    p = counts.double() / total.clamp(min=1)
+    return torch.where(total > 0, torch.exp(-torch.xlogy(p, p).sum()), 0.0).float()
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-code quantiser with a learned codebook.
+
+    Parameters
+    ----------
+    n_codes, dim : size of the codebook K and of its vectors D
+    beta : weight of the codebook term against the commitment term (vqtorch: `beta`)
+    nu : synchronised update (vqtorch: `sync_nu`): the codes also receive `nu` times the gradient
+        of whatever follows
+    affine_lr : learning-rate factor of the affine map (vqtorch: `affine_lr`); 0 switches it off
+    replace_after : training forwards without use after which a code is replaced
+        (vqtorch: `replace_freq`)
+    replace_noise : noise on the replacing latent, relative to its norm; vqtorch's value
+
+    Notes
+    -----
+    The code used is c' = (1 + lr * s) * c + lr * b with trainable s and b (affine map). The loss is
+
+        L = (1 - beta) * mean[(z - sg(c'))^2] + beta * mean[(sg(z) - c')^2]
+
+    over components of real constituents, and the output z + sg(c' - z) + nu * (c' - sg(c')),
+    which has the value c'.
+
+    Replacement draws from torch's global generator; the counters are buffers, so that a checkpoint
+    resumes it exactly.
+    """
+
+    def __init__(
+        self,
+        n_codes: int,
+        dim: int,
+        beta: float = 0.9,
+        nu: float = 1.0,
+        affine_lr: float = 2.0,
+        replace_after: int = 500,
+        replace_noise: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.n_codes, self.dim = n_codes, dim
+        self.beta, self.nu, self.affine_lr = beta, nu, affine_lr
+        self.replace_after, self.replace_noise = replace_after, replace_noise
+        self.codebook = nn.Parameter(torch.randn(n_codes, dim))
+        if affine_lr > 0:
+            self.scale = nn.Parameter(torch.zeros(dim))
+            self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("unused", torch.zeros(n_codes, dtype=torch.int64))
+        # rows and values of the codes replaced in the latest training forward
+        self._replaced: tuple[Tensor, Tensor] | None = None
+
+    def codes(self) -> Tensor:
+        """The codebook after its affine map, (K, D): what is compared, used and decoded."""
+        if self.affine_lr > 0:
+            return (1 + self.affine_lr * self.scale) * self.codebook + self.affine_lr * self.bias
+        return self.codebook
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """Ids (n,) of the codes nearest to latents (n, D), by float32 Euclidean distance."""
+        with torch.autocast(z.device.type, enabled=False):
+            z, codes = z.float(), self.codes().float()
+            norms = codes.square().sum(1)
+            rows = max(1, _CHUNK // self.n_codes)
+            # |z - c|^2 = |z|^2 - 2 z.c + |c|^2, of which |z|^2 is the same for every code
+            ids = [torch.addmm(norms, part, codes.T, alpha=-2).argmin(1) for part in z.split(rows)]
+        return torch.cat(ids) if ids else z.new_zeros(0, dtype=torch.int64)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Code vectors (..., D) of ids (...); zero for id -1.
+
+        Raises
+        ------
+        JetfmError
+            An id below -1 or beyond the codebook.
+        """
+        if ids.numel() and not (-1 <= int(ids.min()) and int(ids.max()) < self.n_codes):
+            found = f"ids from {int(ids.min())} to {int(ids.max())}"
+            raise JetfmError("token ids", found, f"0..{self.n_codes - 1}, -1 for padding")
+        return F.embedding(ids.clamp(min=0), self.codes()) * (ids >= 0).unsqueeze(-1)
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantise latents (..., D); `mask` (...) is True at real constituents."""
+        if mask is None:
+            mask = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        with torch.autocast(z.device.type, enabled=False):
+            real = z[mask].float()  # (n, D): nothing below sees padding
+            ids = self.nearest(real)
+            q = F.embedding(ids, self.codes())
+            loss = q.new_zeros(())
+            if len(real):
+                commitment = F.mse_loss(real, q.detach())
+                loss = (1 - self.beta) * commitment + self.beta * F.mse_loss(q, real.detach())
+            # value q; gradient 1 to z and nu to the codes
+            out = q.detach() + (real - real.detach()) + self.nu * (q - q.detach())
+        counts = torch.bincount(ids, minlength=self.n_codes)
+        if self.training and len(real):
+            self._replace_dead(real.detach(), counts)
+        all_ids = torch.full(mask.shape, -1, dtype=torch.int64, device=z.device)
+        all_ids[mask] = ids
+        latents = torch.zeros(z.shape, dtype=out.dtype, device=z.device).index_put((mask,), out)
+        return Quantized(latents, all_ids, loss, perplexity(counts))
+
+    @torch.no_grad()
+    def _replace_dead(self, real: Tensor, counts: Tensor) -> None:
+        """Count forwards without use; move codes that reached the limit onto random latents."""
+        self.unused.add_(1).masked_fill_(counts > 0, 0)
+        self._replaced = None
+        dead = (self.unused >= self.replace_after).nonzero().squeeze(1)
+        if not len(dead):
+            return
+        order = torch.randperm(len(real), device=real.device)
+        chosen = real[order[torch.arange(len(dead), device=real.device) % len(real)]]
+        noise = torch.randn_like(chosen) * chosen.norm(dim=1, keepdim=True)
+        chosen = chosen + self.replace_noise * noise
+        if self.affine_lr > 0:  # so that the *mapped* code lies on the latent
+            factor = 1 + self.affine_lr * self.scale
+            factor = torch.where(factor.abs() < 1e-6, 1e-6, factor)
+            chosen = (chosen - self.affine_lr * self.bias) / factor
+        # .data: the backward of this step reads only rows that were used, which stay untouched
+        self.codebook.data[dead] = chosen
+        self.unused[dead] = 0
+        self._replaced = dead, chosen
+
+    @torch.no_grad()
+    def forget_replaced(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let codes replaced in this step start anew in the optimiser's memory too.
+
+        Our choice: otherwise the old momentum, and Ranger's lookahead average with the place where
+        the code died, would pull a fresh code back. Call after the optimiser's step.
+        """
+        if self._replaced is None:
+            return
+        rows, fresh = self._replaced
+        self.codebook.data[rows] = fresh
+        for name, value in optimizer.state.get(self.codebook, {}).items():
+            if torch.is_tensor(value) and value.shape == self.codebook.shape:
+                value[rows] = fresh if name == "cached_params" else torch.zeros_like(fresh)
+        self._replaced = None

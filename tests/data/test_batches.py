@@ -1,0 +1,136 @@
+"""Batches: every jet once an epoch, a pure function of the step, little padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jetfm.data.batches import (
+    InOrderBatches,
+    LengthBucketedBatches,
+    shuffle_constituents,
+    shuffle_dense,
+)
+from jetfm.errors import JetfmError
+
+SIZES = {"n_jets": st.integers(1, 300), "batch_size": st.integers(1, 40)}
+
+
+def lengths_of(n_jets, seed=0):
+    return np.random.default_rng(seed).normal(40, 15, n_jets).clip(1).astype(int)
+
+
+def padded_share(lengths, batches):
+    slots = sum(len(b) * lengths[b].max() for b in batches)
+    return 1 - sum(lengths[b].sum() for b in batches) / slots
+
+
+@settings(max_examples=60)
+@given(**SIZES, epoch=st.integers(0, 3))
+def test_every_jet_once_an_epoch(n_jets, batch_size, epoch):
+    batches = LengthBucketedBatches(lengths_of(n_jets), batch_size, seed=5)
+    steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+    drawn = [batches.indices(step) for step in steps]
+    assert all(b.dtype == np.int64 for b in drawn)
+    assert sorted(np.concatenate(drawn)) == list(range(n_jets))
+    assert sorted(map(len, drawn))[1:] == [batch_size] * (len(drawn) - 1)  # one partial, kept
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    lengths = lengths_of(1000)
+    forward = LengthBucketedBatches(lengths, 32, seed=1)
+    drawn = [forward.indices(step) for step in range(100)]
+    backward = LengthBucketedBatches(lengths, 32, seed=1)  # a resumed training, in any order
+    for step in reversed(range(100)):
+        np.testing.assert_array_equal(backward.indices(step), drawn[step])
+    other = LengthBucketedBatches(lengths, 32, seed=2)
+    assert not np.array_equal(other.indices(0), drawn[0])
+    first, second = drawn[0], drawn[forward.steps_per_epoch]
+    assert not np.array_equal(np.sort(first), np.sort(second))  # epochs differ
+
+
+def test_chosen_jets_only():
+    chosen = np.array([7, 3, 900, 41])
+    batches = LengthBucketedBatches(lengths_of(1000), 3, seed=0, indices=chosen)
+    assert sorted(np.concatenate([batches.indices(0), batches.indices(1)])) == sorted(chosen)
+    plain = LengthBucketedBatches(lengths_of(1000), 3, seed=0, indices=chosen, shuffle=False)
+    np.testing.assert_array_equal(plain.indices(0), [7, 3, 900])
+    np.testing.assert_array_equal(plain.indices(3), [41])  # the second epoch is like the first
+
+
+def test_bucketing_saves_padding():
+    lengths = lengths_of(20_000)
+    bucketed = LengthBucketedBatches(lengths, 100, seed=0)
+    plain = np.array_split(np.random.default_rng(0).permutation(20_000), 200)
+    assert padded_share(lengths, plain) > 0.4
+    assert padded_share(lengths, [bucketed.indices(i) for i in range(200)]) < 0.06
+
+
+def test_lengths_of_successive_batches_are_not_ordered():
+    lengths = lengths_of(20_000)
+    batches = LengthBucketedBatches(lengths, 100, seed=0)
+    means = [lengths[batches.indices(step)].mean() for step in range(200)]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.25  # 3.5 standard errors
+
+
+def test_neighbours_vary_between_epochs():
+    """Jets of one length meet different others: buckets are cut from shuffled chunks."""
+    lengths = np.full(1000, 40)
+    batches = LengthBucketedBatches(lengths, 10, seed=0)
+
+    def company(epoch):
+        steps = range(epoch * 100, (epoch + 1) * 100)
+        return next(set(b) for b in map(batches.indices, steps) if 0 in b)
+
+    assert len(company(0) & company(1)) < 5
+
+
+@given(**SIZES)
+def test_in_order_batches_and_their_inverse(n_jets, batch_size):
+    lengths = lengths_of(n_jets)
+    chosen = np.random.default_rng(1).permutation(n_jets)[: max(n_jets // 2, 1)]
+    for indices in (None, chosen):
+        batches = InOrderBatches(lengths, batch_size, indices)
+        drawn = list(batches)
+        assert len(drawn) == len(batches) == batches.steps_per_epoch
+        together = np.concatenate(drawn)
+        assert (np.diff(lengths[together]) >= 0).all()
+        expected = np.arange(n_jets) if indices is None else indices
+        np.testing.assert_array_equal(together[batches.inverse], expected)
+
+
+def test_shuffle_stays_within_each_jet():
+    counts = np.array([3, 0, 1, 128, 2, 0, 40])
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    order = shuffle_constituents(offsets, seed=4)
+    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+        assert sorted(order[start:stop]) == list(range(start, stop))
+    np.testing.assert_array_equal(order, shuffle_constituents(offsets, seed=4))
+    assert not np.array_equal(order, shuffle_constituents(offsets, seed=5))
+
+
+def test_shuffle_is_uniform():
+    """All 24 orders of four constituents are equally likely: chi-square of 24 000 jets."""
+    order = shuffle_constituents(np.arange(0, 4 * 24_001, 4), seed=0).reshape(-1, 4) % 4
+    _, seen = np.unique(order, axis=0, return_counts=True)
+    chi2 = ((seen - 1000) ** 2 / 1000).sum()
+    assert len(seen) == 24 and 9.3 < chi2 < 49.7  # 0.5 % to 99.9 % for 23 degrees of freedom
+
+
+def test_dense_shuffle_keeps_padding_last():
+    mask = np.arange(60) < np.array([0, 1, 60, 17])[:, None]
+    order = shuffle_dense(mask, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.take_along_axis(mask, order, axis=1), mask)
+    np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(60), (4, 1)))
+    assert not np.array_equal(order[2], np.arange(60))
+
+
+def test_bad_requests():
+    with pytest.raises(JetfmError, match="no jets"):
+        LengthBucketedBatches(np.array([]), 3, seed=0)
+    with pytest.raises(JetfmError, match="batch_size"):
+        InOrderBatches(np.array([1, 2]), 0)
+    with pytest.raises(JetfmError, match="0 to 1"):
+        InOrderBatches(np.array([1, 2, 3]), 2).indices(2)
