@@ -15,8 +15,9 @@ nor what a seed changes beyond the head's weights (here also the training jets a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -24,9 +25,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from jetfm.config import BackboneSettings, FinetuningSettings, TrainingSettings
+from jetfm.config import FinetuningSettings, TrainingSettings
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.schema import class_by_name
 from jetfm.data.store import JetStore
@@ -36,6 +36,8 @@ from jetfm.files import read_json, write_json
 from jetfm.metrics import roc_auc
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import ClassHead
+from jetfm.parallel import run_tasks
+from jetfm.pretraining import load_backbone
 from jetfm.training import fit
 
 STRATEGIES = ("scratch", "fixed", "finetuned")
@@ -125,6 +127,15 @@ class LabelledJets:
             if not (self.labels == label).any():
                 raise JetfmError(store.folder, f"no {name} jets", "jets of both classes")
 
+    def _key(self) -> tuple:
+        return (str(self.store.folder), self.max_constituents, self.labels.tobytes())
+
+    def __eq__(self, other: object) -> bool:  # equal after a trip to a worker process, too
+        return isinstance(other, LabelledJets) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key()[:2])
+
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """'x', 'mask', 'n_constituents' and 'label' of some jets of the store."""
         physical, mask = self.store.dense(indices, self.max_constituents)
@@ -183,7 +194,7 @@ class EncodedJets:
 
 @dataclass(frozen=True)
 class Jets:
-    """The three splits of a study; `lengths` by jet of the split's store."""
+    """The three splits of a study."""
 
     train: LabelledJets
     val: LabelledJets
@@ -192,19 +203,20 @@ class Jets:
 
 def run_study(
     jets: Jets,
-    pretrained: Callable[[], Backbone],
+    pretrained: str | Path,
     settings: FinetuningSettings,
-    backbone: BackboneSettings,
     folder: Path,
     seed: int,
     progress: bool = True,
+    workers: int = 0,
 ) -> dict:
     """All fits of the study; finished ones are found and skipped.
 
     Parameters
     ----------
-    pretrained : makes a fresh copy of the pre-trained backbone
-    backbone : settings of the backbone from scratch, the same as the pre-trained one's
+    pretrained : folder of the pre-trained model; 'scratch' has a backbone of the same size
+    workers : processes that fit side by side, each on one thread; 0 is one per core. The results
+        do not depend on it.
 
     Returns
     -------
@@ -213,46 +225,30 @@ def run_study(
     Raises
     ------
     JetfmError
-        More training jets asked for than there are.
+        Fewer training jets than the smallest size asks for.
     """
     available = len(jets.train.training_order(0))
     sizes = [size for size in settings.sizes if size <= available]
     if not sizes:
         expected = f"at least {min(settings.sizes)}, the smallest training size"
         raise JetfmError("finetuning.sizes", f"{available} labelled training jets", expected)
-    encoded = None
+    runs = {
+        (strategy, size, repetition): folder / "runs" / f"{strategy}_{size}_{repetition}.json"
+        for strategy in STRATEGIES
+        for size in sizes
+        for repetition in range(settings.n_seeds)
+    }
+    # The longest first, so that no worker is left alone with one of them at the end.
+    missing = sorted((run for run, path in runs.items() if not path.exists()), key=lambda r: -r[1])
+    tasks = [(jets, Path(pretrained), settings, *run, runs[run], seed) for run in missing]
+    run_tasks(one_fit, tasks, workers, "fine-tuning", progress)
     rows = []
-    bar = tqdm(
-        total=len(STRATEGIES) * len(sizes) * settings.n_seeds,
-        desc="fine-tuning",
-        unit="fit",
-        disable=not progress,
-    )
     for strategy in STRATEGIES:
         for size in sizes:
-            runs = []
-            for repetition in range(settings.n_seeds):
-                path = folder / "runs" / f"{strategy}_{size}_{repetition}.json"
-                if not path.exists():
-                    if strategy == "fixed" and encoded is None:
-                        encoded = _encode_all(jets, pretrained(), max(sizes), seed, settings)
-                    sides = encoded if strategy == "fixed" else jets
-                    run_seed = seed * 1000 + repetition
-                    torch.manual_seed(run_seed)
-                    body = Backbone(backbone) if strategy == "scratch" else pretrained()
-                    module = JetClassifier(body)
-                    if strategy == "fixed":
-                        module = _HeadOnly(module.head)
-                    indices = jets.train.training_order(run_seed)[:size]
-                    scratch = folder / "training" / path.stem
-                    result = _one_fit(module, sides, jets, indices, settings, scratch, run_seed)
-                    write_json(path, result)
-                runs.append(read_json(path))
-                bar.update()
+            found = [read_json(runs[strategy, size, i]) for i in range(settings.n_seeds)]
+            rows.append({"strategy": strategy, "size": size, "n_seeds": len(found)})
             keys = ("auc", "accuracy", "best_step", "last_step")
-            rows.append({"strategy": strategy, "size": size, "n_seeds": len(runs)})
-            rows[-1] |= {key: [run[key] for run in runs] for key in keys}
-    bar.close()
+            rows[-1] |= {key: [run[key] for run in found] for key in keys}
     result = {
         "rows": rows,
         "sizes": sizes,
@@ -264,19 +260,41 @@ def run_study(
     return result
 
 
-def _encode_all(jets: Jets, backbone: Backbone, size: int, seed: int, settings) -> Jets:
-    chosen = [
-        jets.train.training_order(seed * 1000 + repetition)[:size]
-        for repetition in range(settings.n_seeds)
-    ]
-    return Jets(
-        EncodedJets(backbone, jets.train, np.unique(np.concatenate(chosen))),
-        EncodedJets(backbone, jets.val, jets.val.indices),
-        EncodedJets(backbone, jets.test, jets.test.indices),
-    )
+@lru_cache(maxsize=1)
+def _encoded(pretrained: Path, jets: Jets) -> Jets:
+    """All jets of a study through the fixed backbone; kept for the next fit of this process."""
+    backbone = load_backbone(pretrained)
+    sides = (jets.train, jets.val, jets.test)
+    return Jets(*(EncodedJets(backbone, side, side.indices) for side in sides))
 
 
-def _one_fit(module, sides, jets: Jets, indices, settings, folder: Path, seed: int) -> dict:
+def one_fit(
+    jets: Jets,
+    pretrained: Path,
+    settings: FinetuningSettings,
+    strategy: str,
+    size: int,
+    repetition: int,
+    path: Path,
+    seed: int,
+) -> None:
+    """Train on the first `size` jets of the repetition's order, and write the result to `path`."""
+    run_seed = seed * 1000 + repetition
+    torch.manual_seed(run_seed)
+    if strategy == "fixed":
+        backbone = load_backbone(pretrained)
+        module, sides = _HeadOnly(JetClassifier(backbone).head), _encoded(pretrained, jets)
+    else:
+        backbone = load_backbone(pretrained)
+        if strategy == "scratch":
+            backbone = Backbone(backbone.settings, backbone.n_features)
+        module, sides = JetClassifier(backbone), jets
+    indices = jets.train.training_order(run_seed)[:size]
+    scratch = path.parents[1] / "training" / path.stem
+    write_json(path, _train_and_test(module, sides, jets, indices, settings, scratch, run_seed))
+
+
+def _train_and_test(module, sides, jets: Jets, indices, settings, folder: Path, seed: int) -> dict:
     small = len(indices) <= settings.small_size
     batch_size = min(settings.small_batch_size if small else settings.batch_size, len(indices))
     lengths = jets.train.store.n_constituents

@@ -32,7 +32,7 @@ from jetfm.features import Preprocessing
 from jetfm.files import read_json, sha256, write_json
 from jetfm.finetuning import Study
 from jetfm.paths import figures_folder, sample_folder, work_folder
-from jetfm.pretraining import NextTokenModel, load_backbone, token_batch
+from jetfm.pretraining import NextTokenModel
 from jetfm.tokenizers.quality import TokenQuality
 from jetfm.tokenizers.vqvae import VQVAE
 
@@ -369,13 +369,7 @@ class Pipeline:
                 )
             )
             result = run_study(
-                jets,
-                lambda: load_backbone(model.folder),
-                settings,
-                self.profile.pretraining.backbone,
-                folder,
-                self.profile.seed,
-                self.progress,
+                jets, model.folder, settings, folder, self.profile.seed, self.progress
             )
             return {"sizes": result["sizes"]}
 

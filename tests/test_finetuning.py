@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from jetfm import finetuning
-from jetfm.config import BackboneSettings, FinetuningSettings, OptimizerSettings
+from jetfm.config import (
+    BackboneSettings,
+    FinetuningSettings,
+    OptimizerSettings,
+    PretrainingSettings,
+)
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.finetuning import EncodedJets, JetClassifier, Jets, LabelledJets, Study, run_study
 from jetfm.metrics import roc_auc
-from jetfm.models.backbone import Backbone
+from jetfm.pretraining import NextTokenModel, load_backbone
 
 KINEMATICS = ("pt", "eta_rel", "phi_rel")
 SMALL = BackboneSettings(dim=16, n_blocks=1, n_heads=2, n_registers=2, mlp_ratio=2)
@@ -53,9 +58,12 @@ def jets(tmp_path_factory):
     return Jets(*sides)
 
 
-def pretrained() -> Backbone:
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
     torch.manual_seed(5)
-    return Backbone(SMALL)
+    folder = tmp_path_factory.mktemp("model")
+    NextTokenModel(PretrainingSettings(backbone=SMALL), n_codes=8, n_features=3).save(folder)
+    return folder
 
 
 def test_only_the_two_classes_are_used_and_labelled(jets):
@@ -72,8 +80,8 @@ def test_training_sets_are_balanced_nested_and_without_repetition(jets, size):
     assert not np.array_equal(order, jets.train.training_order(4))
 
 
-def test_encoded_jets_equal_the_backbone_on_the_fly(jets):
-    backbone, some = pretrained(), jets.train.indices[[3, 40, 7]]
+def test_encoded_jets_equal_the_backbone_on_the_fly(jets, pretrained):
+    backbone, some = load_backbone(pretrained), jets.train.indices[[3, 40, 7]]
     encoded = EncodedJets(backbone, jets.train, jets.train.indices).batch(some)
     batch = jets.train.batch(some)
     with torch.no_grad():
@@ -85,9 +93,9 @@ def test_encoded_jets_equal_the_backbone_on_the_fly(jets):
     assert torch.equal(encoded["label"], batch["label"])
 
 
-def test_scores_do_not_depend_on_the_order_of_constituents(jets):
+def test_scores_do_not_depend_on_the_order_of_constituents(jets, pretrained):
     torch.manual_seed(0)
-    module = JetClassifier(pretrained()).eval()
+    module = JetClassifier(load_backbone(pretrained)).eval()
     batch = jets.test.batch(jets.test.indices[:1])
     order = torch.randperm(batch["x"].shape[1])
     with torch.no_grad():
@@ -96,50 +104,64 @@ def test_scores_do_not_depend_on_the_order_of_constituents(jets):
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
-def test_study_separates_separable_jets_and_keeps_the_fixed_backbone(jets, tmp_path, monkeypatch):
-    made = []
-
-    def remember() -> Backbone:
-        made.append(pretrained())
-        return made[-1]
-
-    result = run_study(jets, remember, SETTINGS, SMALL, tmp_path, seed=1, progress=False)
+def test_study_separates_separable_jets(jets, pretrained, tmp_path):
+    result = run_study(jets, pretrained, SETTINGS, tmp_path, 1, progress=False, workers=1)
     study = Study(tmp_path, SETTINGS)
     assert study.n_fits == 12 and study.n_leaked == 0
     for strategy in finetuning.STRATEGIES:
         assert study.runs(strategy, 60, "auc").min() > 0.9
     assert result["n_test"] == len(jets.test.indices) == 100
-    fresh = pretrained().state_dict()
+
+
+def test_strategies_train_what_they_say(jets, pretrained, tmp_path, monkeypatch):
+    trained = {}
+    original = finetuning.fit
+
+    def spy(module, *args, **options):
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        result = original(module, *args, **options)
+        trained[strategy] = (before, dict(module.named_parameters()))
+        return result
+
+    monkeypatch.setattr(finetuning, "fit", spy)
+    for strategy in finetuning.STRATEGIES:
+        path = tmp_path / "runs" / f"{strategy}.json"
+        finetuning.one_fit(jets, pretrained, SHORT, strategy, 20, 0, path, 1)
+    backbone = dict(load_backbone(pretrained).named_parameters())
+    for name, weights in backbone.items():
+        assert torch.equal(trained["finetuned"][0][f"backbone.{name}"], weights)
+        if name.endswith("in.weight"):
+            assert not torch.equal(trained["scratch"][0][f"backbone.{name}"], weights)
+            assert not torch.equal(trained["finetuned"][1][f"backbone.{name}"], weights)
+    assert {name.split(".")[0] for name in trained["fixed"][0]} == {"head"}
     changed = [
-        any(not torch.equal(fresh[k], v) for k, v in backbone.state_dict().items())
-        for backbone in made
+        not torch.equal(old, trained["fixed"][1][n]) for n, old in trained["fixed"][0].items()
     ]
-    # One for encoding and four for 'fixed', all untouched; then four that fine-tuning changed.
-    assert changed == [False] * 5 + [True] * 4
+    assert all(changed)
 
 
-def test_an_interrupted_study_ends_with_the_same_numbers(jets, tmp_path, monkeypatch):
-    arguments = (jets, pretrained, SHORT, SMALL)
-    whole = run_study(*arguments, tmp_path / "whole", seed=1, progress=False)
-    original, calls = finetuning._one_fit, []
+def test_two_workers_and_an_interruption_change_nothing(jets, pretrained, tmp_path, monkeypatch):
+    arguments = (jets, pretrained, SHORT)
+    whole = run_study(*arguments, tmp_path / "whole", 1, progress=False, workers=1)
+    original, calls = finetuning.one_fit, []
 
-    def fails_at_the_fifth(*args):
+    def fails_at_the_third(*args):
         calls.append(args)
-        if len(calls) == 5:
+        if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*args)
+        original(*args)
 
-    monkeypatch.setattr(finetuning, "_one_fit", fails_at_the_fifth)
-    with pytest.raises(KeyboardInterrupt):
-        run_study(*arguments, tmp_path / "cut", seed=1, progress=False)
-    monkeypatch.setattr(finetuning, "_one_fit", original)
-    resumed = run_study(*arguments, tmp_path / "cut", seed=1, progress=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetuning, "one_fit", fails_at_the_third)
+        run_study(*arguments, tmp_path / "cut", 1, progress=False, workers=1)
+    assert len(list((tmp_path / "cut" / "runs").iterdir())) == 2
+    resumed = run_study(*arguments, tmp_path / "cut", 1, progress=False, workers=2)
     assert resumed == whole
 
 
-def test_leaked_jets_are_counted(jets, tmp_path):
+def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
-    run_study(leaky, pretrained, SHORT, SMALL, tmp_path, seed=1, progress=False)
+    run_study(leaky, pretrained, SHORT, tmp_path, 1, progress=False, workers=1)
     assert Study(tmp_path, SHORT).n_leaked == len(jets.val.indices)
 
 
@@ -149,14 +171,14 @@ def test_a_missing_class_is_named(tmp_path):
         LabelledJets(store, SETTINGS, Preprocessing(), 128)
 
 
-def test_too_few_jets_for_any_size_is_an_error(jets, tmp_path):
+def test_too_few_jets_for_any_size_is_an_error(jets, pretrained, tmp_path):
     settings = SETTINGS.model_copy(update={"sizes": (10_000,)})
     with pytest.raises(JetfmError, match="200 labelled"):
-        run_study(jets, pretrained, settings, SMALL, tmp_path, seed=1, progress=False)
+        run_study(jets, pretrained, settings, tmp_path, 1, progress=False)
 
 
-def test_a_score_that_is_not_finite_stops_and_names_the_jet(jets):
-    module = JetClassifier(pretrained())
+def test_a_score_that_is_not_finite_stops_and_names_the_jet(jets, pretrained):
+    module = JetClassifier(load_backbone(pretrained))
     torch.nn.init.constant_(module.head.out.bias, torch.nan)
     with pytest.raises(JetfmError, match="not finite, jet"):
         finetuning.evaluate(module, jets.test, jets.test)
