@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env paper-figures test bench lab lock clean
+.PHONY: help env paper-figures test bench lab notebooks lock clean
 
 PROFILE ?= laptop
 DATA ?=
@@ -18,6 +18,7 @@ help:
 	@echo "make bench          each fast path against its plain reference, one JSON object a line"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make env            the environment alone, in .venv"
+	@echo "make notebooks      store anew the outputs that nbval checks"
 	@echo "make lock           resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean          remove the environment, all work and all figures"
 
@@ -38,14 +39,17 @@ paper-figures: $(ENV)
 	@$(PY) -m jetfm figures --profile $(PROFILE) $(if $(DATA),--data $(DATA)) $(if $(DRY_RUN),--dry-run)
 
 test: $(ENV)
-	@$(PY) -m ruff check jetfm tests benchmarks
-	@$(PY) -m pytest
+	@$(PY) -m ruff check jetfm tests benchmarks conftest.py
+	@$(PY) -m pytest --nbval-lax tests notebooks
 
 bench: $(ENV)
 	@$(PY) -m benchmarks
 
 lab: $(ENV)
 	@$(PY) -m jupyter lab --notebook-dir notebooks
+
+notebooks: $(ENV)
+	@$(PY) -c 'from jetfm.notebooks import store_checked_outputs; store_checked_outputs()'
 
 lock: $(ENV)
 	@$(PY) -m pip install --quiet uv

@@ -101,6 +101,30 @@ def _run(source: Path, copy: Path, profile: str) -> float:
     return time.monotonic() - start
 
 
+def store_checked_outputs() -> None:
+    """Write into the sources what their ``NBVAL_CHECK_OUTPUT`` cells print at the smoke profile.
+
+    For maintainers (``make notebooks``), after a change that is meant to change these outputs:
+    runs whatever is not up to date, then copies text outputs of those cells and of no others.
+    """
+    import nbformat
+
+    from jetfm.config import load_profile
+
+    profile = load_profile("smoke")
+    run_all(profile)
+    for source in sorted((project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        notebook = nbformat.read(source, as_version=4)
+        copy = work_folder() / "notebooks" / profile.name / source.name
+        executed = {cell.id: cell for cell in nbformat.read(copy, as_version=4).cells}
+        for number, cell in enumerate(notebook.cells):
+            if cell.cell_type == "code":
+                checked = cell.source.startswith("# NBVAL_CHECK_OUTPUT")
+                cell.outputs = executed[cell.id].outputs if checked else []
+                cell.execution_count = number if checked else None
+        nbformat.write(notebook, source)
+
+
 def _profile_argument(profile: Profile) -> str:
     """Name of a shipped profile, or the path of a file that holds exactly these settings."""
     from jetfm.config import load_profile

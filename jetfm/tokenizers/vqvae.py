@@ -1,6 +1,6 @@
 """Conditional VQ-VAE: constituents to token ids and back (arXiv 2512.04149, 2403.05618).
 
-    x -> Linear -> blocks -> Linear -> z -> nearest code -> Linear -> blocks (causal) -> Linear -> x'
+    x -> Linear, blocks, Linear -> z -> nearest code -> Linear, causal blocks, Linear -> x'
 
 The encoder sees the whole jet, so the same constituent may get another token in another jet: that
 is what "conditional" means. The decoder is causal, so that x'_i depends on tokens up to i only and

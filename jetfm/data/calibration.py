@@ -1,0 +1,221 @@
+"""Simulated jets against the published statistics of JetClass.
+
+``calibrate`` reads ROOT files and returns one row per quantity; ``reference.yaml`` holds the
+published values, their sources and the tolerances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import uproot
+import yaml
+
+from jetfm.data.schema import CLASSES, TREE_NAME
+from jetfm.errors import JetfmError
+
+REFERENCE = Path(__file__).parent / "reference.yaml"
+MAX_CONSTITUENTS, DETA_MAX = 128, 1.0  # selection of the published constituent statistics
+
+_FLAGS = {
+    "charged_hadron": "part_isChargedHadron",
+    "neutral_hadron": "part_isNeutralHadron",
+    "photon": "part_isPhoton",
+    "electron": "part_isElectron",
+    "muon": "part_isMuon",
+}
+_SUBSTRUCTURE = ("sdmass", "tau1", "tau2", "tau3", "tau4")
+_JAGGED = (
+    "part_px part_py part_deta part_dphi part_charge part_d0val part_d0err part_dzval part_dzerr"
+).split()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity, measured and published.
+
+    Attributes
+    ----------
+    class_name : class, or 'all' for the ten classes mixed
+    quantity : name, e.g. ``n_constituents_mean``
+    measured, uncertainty : value and its statistical standard error
+    published : value of JetClass
+    ratio : measured / published
+    tolerance : largest abs(ratio - 1); None where the row is for information
+    ok : whether the ratio is within the tolerance; None without one
+    """
+
+    class_name: str
+    quantity: str
+    measured: float
+    uncertainty: float
+    published: float
+    ratio: float
+    tolerance: float | None
+    ok: bool | None
+
+    def within(self, n_sigma: float = 0.0) -> bool:
+        """Whether the ratio is within the tolerance, widened by statistical errors."""
+        slack = n_sigma * self.uncertainty / abs(self.published)
+        return self.tolerance is None or abs(self.ratio - 1) <= self.tolerance + slack
+
+
+@lru_cache
+def reference() -> dict:
+    """Published statistics, as in ``reference.yaml``."""
+    return yaml.safe_load(REFERENCE.read_text())
+
+
+def read_jets(files: Iterable[str | Path]) -> ak.Array:
+    """Branches that the comparison needs, from all files.
+
+    Raises
+    ------
+    JetfmError
+        No files, or one without the tree or a branch.
+    """
+    names = [f"label_{c.name}" for c in CLASSES] + [f"jet_{n}" for n in _SUBSTRUCTURE]
+    names += ["jet_pt", "jet_eta", *_JAGGED, *_FLAGS.values()]
+    parts = []
+    for path in files:
+        try:
+            with uproot.open(path) as file:
+                parts.append(file[TREE_NAME].arrays(names))
+        except (OSError, ValueError, KeyError, uproot.DeserializationError) as error:
+            found = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise JetfmError(path, found, "a JetClass ROOT file") from None
+    if not parts:
+        raise JetfmError("calibration", "no files", "JetClass ROOT files")
+    return ak.concatenate(parts)
+
+
+def calibrate(files: Iterable[str | Path]) -> list[Comparison]:
+    """Compare the jets of ROOT files with the published statistics.
+
+    Parameters
+    ----------
+    files : of JetClass's form, with any mixture of classes
+
+    Returns
+    -------
+    list of Comparison
+        Per class with jets: multiplicity, pT, eta, soft-drop mass and N-subjettiness where
+        published; then the constituents of all classes mixed, if all ten are there. Classes with
+        different numbers of jets are weighted to equal shares, as published.
+    """
+    jets = read_jets(files)
+    labels = np.stack([ak.to_numpy(jets[f"label_{c.name}"]).astype(bool) for c in CLASSES])
+    rows = []
+    for jet_class, chosen in zip(CLASSES, labels, strict=True):
+        if chosen.any():
+            rows += _jet_rows(jet_class.name, jets[chosen])
+    if labels.any(axis=1).all():
+        rows += _constituent_rows(jets, labels)
+    return rows
+
+
+def as_records(rows: list[Comparison]) -> list[dict]:
+    """Rows as plain dictionaries, e.g. for JSON or a data frame."""
+    return [asdict(row) for row in rows]
+
+
+def format_table(rows: list[Comparison]) -> str:
+    """Text table, one line per row."""
+    lines = [
+        f"{'class':6s} {'quantity':24s} {'measured':>10s} {'+-':>8s} {'published':>10s} "
+        f"{'ratio':>6s} {'allowed':>8s}"
+    ]
+    for row in rows:
+        allowed = "" if row.tolerance is None else f"{100 * row.tolerance:.0f} %"
+        verdict = {None: "", True: "ok", False: "OUTSIDE"}[row.ok]
+        lines.append(
+            f"{row.class_name:6s} {row.quantity:24s} {row.measured:10.4g} {row.uncertainty:8.2g} "
+            f"{row.published:10.4g} {row.ratio:6.3f} {allowed:>8s} {verdict}"
+        )
+    return "\n".join(lines)
+
+
+def _row(class_name, quantity, measured, uncertainty, published, tolerance) -> Comparison:
+    ratio = float(measured / published)
+    ok = None if tolerance is None else bool(abs(ratio - 1) <= tolerance)
+    return Comparison(
+        class_name,
+        quantity,
+        float(measured),
+        float(uncertainty),
+        float(published),
+        ratio,
+        tolerance,
+        ok,
+    )
+
+
+def _mean_and_sd(values: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation with their standard errors.
+
+    The error of the standard deviation uses the sample's fourth moment, since tails are long.
+    """
+    n, sd = len(values), values.std()
+    fourth = np.mean((values - values.mean()) ** 4)
+    sd_error = np.sqrt(max(fourth - sd**4, 0.0) / n) / (2 * sd) if sd > 0 else 0.0
+    return {"mean": (values.mean(), sd / np.sqrt(n)), "sd": (sd, sd_error)}
+
+
+def _jet_rows(name: str, jets: ak.Array) -> list[Comparison]:
+    values = {
+        "n_constituents": ak.num(jets.part_px),
+        "pt": jets.jet_pt,
+        "eta": jets.jet_eta,
+    } | {shape: jets[f"jet_{shape}"] for shape in _SUBSTRUCTURE}
+    statistics = {key: _mean_and_sd(ak.to_numpy(v).astype(float)) for key, v in values.items()}
+    rows = []
+    for block in ("jets", "substructure"):
+        table = reference()[block]
+        for column, published in zip(table["columns"], table.get(name, ()), strict=False):
+            quantity, kind = column.rsplit("_", 1)
+            tolerance = table.get("tolerance", {}).get(column)
+            rows.append(_row(name, column, *statistics[quantity][kind], published, tolerance))
+    return rows
+
+
+def _constituent_rows(jets: ak.Array, labels: np.ndarray) -> list[Comparison]:
+    """Statistics over constituents, with errors from 20 groups of jets (constituents correlate)."""
+    weight = (labels / labels.sum(axis=1, keepdims=True)).sum(axis=0)  # equal class shares
+    pt = np.hypot(jets.part_px, jets.part_py)
+    columns = {
+        "deta": jets.part_deta,
+        "dphi": jets.part_dphi,
+        "pt_ratio": pt / jets.jet_pt,
+        "charge": jets.part_charge,
+        "d0val": jets.part_d0val,
+        "d0err": jets.part_d0err,
+        "dzval": jets.part_dzval,
+        "dzerr": jets.part_dzerr,
+    } | {f"{flag}_fraction": jets[branch] for flag, branch in _FLAGS.items()}
+    near = (ak.local_index(jets.part_deta) < MAX_CONSTITUENTS) & (abs(jets.part_deta) < DETA_MAX)
+    weights = ak.to_numpy(ak.flatten(ak.broadcast_arrays(weight, near)[0][near]))
+    group = np.arange(len(jets)) % 20
+    groups = ak.to_numpy(ak.flatten(ak.broadcast_arrays(group, near)[0][near]))
+    rows = []
+    for quantity, entry in reference()["constituents"].items():
+        fraction = quantity.endswith("_fraction")
+        name, kind = (quantity, "mean") if fraction else quantity.rsplit("_", 1)
+        values = ak.to_numpy(ak.flatten(columns[name][near])).astype(float)
+        measured = _weighted(values, weights, kind)
+        subsets = [_weighted(values[groups == g], weights[groups == g], kind) for g in range(20)]
+        error = np.std(subsets, ddof=1) / np.sqrt(20)
+        published, tolerance = entry["value"], entry.get("tolerance")
+        rows.append(_row("all", quantity, measured, error, published, tolerance))
+    return rows
+
+
+def _weighted(values: np.ndarray, weights: np.ndarray, kind: str) -> float:
+    mean = np.average(values, weights=weights)
+    if kind == "mean":
+        return mean
+    return np.sqrt(np.average((values - mean) ** 2, weights=weights))

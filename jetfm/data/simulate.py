@@ -1,0 +1,315 @@
+"""Simulated jets in files of JetClass's form, in parallel and restartable.
+
+One file is one task with its own seed, which depends on nothing but the request, so that the same
+request gives the same jets for any number of workers and in any order. A file appears only when
+complete; a later run keeps the finished ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import uproot
+from tqdm import tqdm
+
+from jetfm import __version__
+from jetfm.data.clustering import cluster, match
+from jetfm.data.detector import detect
+from jetfm.data.detector_card import DetectorCard, load_card
+from jetfm.data.jetclass_file import branches, read_settings, write_jetclass_file
+from jetfm.data.processes import CAMPAIGNS, Campaign, campaign_by_name
+from jetfm.data.pythia import Generator
+from jetfm.data.schema import BRANCHES, class_by_name
+from jetfm.data.workers import run_distributed, run_local
+from jetfm.errors import JetfmError
+
+SPLITS = ("train", "val", "test")
+MAX_FILES = 1_000_000  # per class and split: keeps seeds apart
+COMPRESSIONS = {"lz4": uproot.LZ4(4), "lzma": uproot.LZMA(9)}  # JetClass's; a quarter smaller
+PYTHIA_SEEDS = 900_000_000  # Pythia takes 1 to this
+
+_FIRST_BATCH, _LARGEST_BATCH = 50, 250  # events
+_NOT_JETS = ("path", "detector", "compression")  # fields of a task that leave the jets as they are
+_UNLUCKY_EVENTS = 20_000  # without a jet: something is wrong
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to make."""
+
+    path: str
+    campaign: str
+    class_name: str
+    split: str
+    seed: int
+    index: int
+    n_jets: int
+    detector: str
+    compression: str = "lz4"
+
+    def settings(self) -> dict:
+        """What decides the jets, and the versions that made them; stored in the file."""
+        campaign = CAMPAIGNS[self.campaign]
+        physics = (campaign.settings, campaign.processes[self.class_name], campaign.pt_range)
+        card = load_card(self.detector).model_dump()
+        recipe = repr((physics, campaign.eta_max, campaign.max_constituents, card))
+        values = {k: v for k, v in asdict(self).items() if k not in _NOT_JETS}
+        values["detector"] = load_card(self.detector).name
+        return values | {
+            "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
+            "jetfm": __version__,
+            "pythia8mc": version("pythia8mc"),
+            "fastjet": version("fastjet"),
+        }
+
+
+def task_seeds(
+    seed: int, campaign: str, class_name: str, split: str, index: int
+) -> tuple[int, np.random.Generator]:
+    """Pythia's seed and the detector's random numbers for one file.
+
+    Files of one ``seed`` never share a Pythia seed: campaign, class, split and file number are
+    packed into one integer, counted from an offset that hashes ``seed``.
+    """
+    samples = [(c, name) for c, chosen in CAMPAIGNS.items() for name in chosen.processes]
+    packed = (
+        SPLITS.index(split) * len(samples) + samples.index((campaign, class_name))
+    ) * MAX_FILES
+    offset = int.from_bytes(hashlib.sha256(f"jetfm {seed}".encode()).digest()[:8], "big")
+    pythia_seed = 1 + (offset + packed + index) % PYTHIA_SEEDS
+    return pythia_seed, np.random.default_rng([seed, packed + index])
+
+
+def generate_jets(
+    campaign: str,
+    class_name: str,
+    n_jets: int,
+    card: DetectorCard,
+    pythia_seed: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray | ak.Array]:
+    """Simulate jets of one class until there are enough.
+
+    Parameters
+    ----------
+    campaign, class_name : what to generate
+    n_jets : how many
+    card : the detector
+    pythia_seed : seed of the event generator
+    rng : random numbers of the detector
+
+    Returns
+    -------
+    dict
+        The 41 branches, ``n_jets`` long, with the jets in the order of generation.
+
+    Raises
+    ------
+    JetfmError
+        Pythia fails, or no event in a great many yields a jet.
+    """
+    chosen = campaign_by_name(campaign)
+    generator = Generator(campaign, class_name, pythia_seed)
+    parts, n_events, n_found = [], 0, 0
+    while n_found < n_jets:
+        batch = int(np.clip(2 * n_jets, 10, _FIRST_BATCH))
+        if n_found:
+            wanted = 1.05 * (n_jets - n_found) * n_events / n_found
+            batch = int(np.clip(np.ceil(wanted), 10, _LARGEST_BATCH))
+        elif n_events > _UNLUCKY_EVENTS:
+            raise JetfmError(generator.name, f"no jet in {n_events} events", "one in a few events")
+        n_events += batch
+        jets = _jets_of_batch(generator, batch, chosen, class_name, card, rng)
+        if jets is not None:
+            parts.append(jets)
+            n_found += len(jets["jet_pt"])
+    return {
+        name: (ak if name.startswith("part_") else np).concatenate([p[name] for p in parts])[
+            :n_jets
+        ]
+        for name in BRANCHES
+    }
+
+
+def _jets_of_batch(
+    generator: Generator,
+    n_events: int,
+    campaign: Campaign,
+    class_name: str,
+    card: DetectorCard,
+    rng: np.random.Generator,
+) -> dict | None:
+    """Branches of the selected jets of one batch of events; None if there are none."""
+    n_events, particles, truth = generator.batch(n_events)
+    candidates = detect(particles, card, rng)
+    jets = cluster(candidates, n_events, campaign.pt_range[0])
+    inside = (jets.pt > campaign.pt_range[0]) & (jets.pt < campaign.pt_range[1])
+    jets = jets.select(inside & (np.abs(jets.eta) <= campaign.eta_max))
+    kept, slot = match(jets, truth, is_qcd=class_name == "QCD")
+    if not kept.any():
+        return None
+    return branches(
+        jets.select(kept),
+        candidates,
+        truth,
+        slot[kept],
+        class_by_name(class_name),
+        campaign.max_constituents,
+    )
+
+
+def make_file(task: Task) -> str:
+    """Simulate the jets of one task and write its file; returns the file's name."""
+    pythia_seed, rng = task_seeds(task.seed, task.campaign, task.class_name, task.split, task.index)
+    columns = generate_jets(
+        task.campaign, task.class_name, task.n_jets, load_card(task.detector), pythia_seed, rng
+    )
+    compression = COMPRESSIONS[task.compression]
+    write_jetclass_file(task.path, columns, task.settings(), compression)
+    return task.path
+
+
+def simulate(
+    out: str | Path,
+    campaign: str = "jetclass",
+    classes: Sequence[str] | None = None,
+    jets_per_class: int = 1000,
+    split: str = "train",
+    seed: int = 1,
+    workers: int = 0,
+    jets_per_file: int = 1000,
+    detector: str | None = None,
+    dask_address: str | None = None,
+    progress: bool = True,
+    compression: str = "lz4",
+) -> list[Path]:
+    """Simulate jets into files ``OUT/PREFIX_NNN.root``, with JetClass's prefixes.
+
+    Parameters
+    ----------
+    out : folder for the files of this split; made if missing
+    campaign : 'jetclass' or 'toplandscape'
+    classes : class names; None for all of the campaign
+    jets_per_class : number of jets of each class
+    split : 'train', 'val' or 'test'; only decides the seeds
+    seed : one for all
+    workers : local processes; 0 for one per core; 1 works in this process
+    jets_per_file : the last file of a class holds the rest
+    detector : name of a card, or a card's YAML file; None for the campaign's own ('cms', 'atlas')
+    dask_address : scheduler of a running dask cluster, used instead of local processes; its workers
+        must share the file system
+    progress : show a progress bar, counted in jets
+    compression : 'lz4' as JetClass, or 'lzma' for smaller files
+
+    Returns
+    -------
+    list of Path
+        All files of the request, those that were there already included.
+
+    Raises
+    ------
+    JetfmError
+        Bad request, unwritable folder, a finished file made with other settings, or a failure in a
+        worker.
+    """
+    tasks = plan(out, campaign, classes, jets_per_class, split, seed, jets_per_file, detector)
+    if compression not in COMPRESSIONS:
+        raise JetfmError("compression", repr(compression), f"one of {', '.join(COMPRESSIONS)}")
+    tasks = [replace(task, compression=compression) for task in tasks]
+    pending = [task for task in tasks if not _is_finished(task)]
+    done = sum(t.n_jets for t in tasks) - sum(t.n_jets for t in pending)
+    if pending:
+        _check_writable(Path(out))
+    with tqdm(
+        total=done + sum(t.n_jets for t in pending),
+        initial=done,
+        unit="jet",
+        desc=f"simulate {split}",
+        disable=not progress or not pending,
+    ) as bar:
+
+        def finished(task: Task) -> None:
+            bar.update(task.n_jets)
+
+        if dask_address:
+            run_distributed(make_file, pending, dask_address, finished)
+        else:
+            run_local(make_file, pending, workers, finished)
+    return [Path(task.path) for task in tasks]
+
+
+def plan(
+    out: str | Path,
+    campaign: str,
+    classes: Sequence[str] | None,
+    jets_per_class: int,
+    split: str,
+    seed: int,
+    jets_per_file: int,
+    detector: str | None,
+) -> list[Task]:
+    """The files that a request consists of; see ``simulate`` for the arguments and errors."""
+    known = campaign_by_name(campaign).processes
+    names = [class_by_name(c).name for c in classes] if classes else list(known)
+    for name in names:
+        if name not in known:
+            raise JetfmError("class", repr(name), f"one of {', '.join(known)} in {campaign!r}")
+    if split not in SPLITS:
+        raise JetfmError("split", repr(split), f"one of {', '.join(SPLITS)}")
+    for label, value in (("jets_per_class", jets_per_class), ("jets_per_file", jets_per_file)):
+        if int(value) != value or value < 1:
+            raise JetfmError(label, str(value), "a positive whole number")
+    if int(seed) != seed or seed < 0:
+        raise JetfmError("seed", str(seed), "a whole number, not negative")
+    detector = str(detector or campaign_by_name(campaign).detector)
+    load_card(detector)
+    n_files = -(-jets_per_class // jets_per_file)
+    if n_files > MAX_FILES:
+        raise JetfmError("jets_per_file", str(jets_per_file), f"at most {MAX_FILES} files a class")
+    return [
+        Task(
+            path=str(Path(out) / f"{class_by_name(name).prefix}_{index:03d}.root"),
+            campaign=campaign,
+            class_name=name,
+            split=split,
+            seed=int(seed),
+            index=index,
+            n_jets=min(jets_per_file, jets_per_class - index * jets_per_file),
+            detector=detector,
+        )
+        for index in range(n_files)
+        for name in dict.fromkeys(names)
+    ]
+
+
+def _is_finished(task: Task) -> bool:
+    """Whether the file is there; a JetfmError if it was made with other settings."""
+    if not Path(task.path).exists():
+        return False
+    found, expected = read_settings(task.path), task.settings()
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise JetfmError(
+                task.path,
+                f"a file with {name} = {json.dumps(found.get(name))}",
+                f"{json.dumps(value)}; choose another folder or delete the file",
+            )
+    return True
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise JetfmError(out, f"'{error.strerror}'", "a folder that can be written to") from None

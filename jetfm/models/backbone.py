@@ -1,0 +1,101 @@
+"""The transformer that pre-training fills with knowledge of jets and that all heads share.
+
+A jet enters as [r_1..r_8, d_s, x_1..x_N]: trainable registers, a trainable start vector d_s in
+*feature* space, and the constituents' features (decoded ones in pre-training, measured ones in
+classification). Every position but the registers is told how many constituents the jet has, as
+(N - 50) * 0.1 with N the uncapped count. Causal for next-token prediction, bidirectional for
+masked particles and classification. Registers are visible to every position; in a causal pass
+they see only each other, so they carry nothing from the future. Sizes and details follow
+arXiv 2512.04149 and its official example configuration.
+
+At the paper's size and with 3 features: 1,590,144 parameters plus the 3 of d_s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jetfm.config import BackboneSettings
+from jetfm.errors import JetfmError
+from jetfm.models.transformer import KVCache, Transformer
+
+
+class Backbone(nn.Module):
+    """Continuous-input transformer backbone.
+
+    Parameters
+    ----------
+    settings : sizes
+    n_features : features of a constituent in network space
+    """
+
+    def __init__(self, settings: BackboneSettings | None = None, n_features: int = 3) -> None:
+        super().__init__()
+        self.settings = settings = settings or BackboneSettings()
+        self.n_features, self.dim = n_features, settings.dim
+        self.start = nn.Parameter(torch.zeros(n_features))  # d_s, zero-initialised
+        self.features_in = nn.Linear(n_features, settings.dim)
+        self.multiplicity_in = nn.Linear(1, settings.dim, bias=False)
+        self.registers = nn.Parameter(torch.randn(settings.n_registers, settings.dim))
+        self.transformer = Transformer(
+            settings.dim,
+            settings.n_blocks,
+            settings.n_heads,
+            settings.mlp_ratio,
+            dropout=settings.dropout,
+            attention_dropout=settings.dropout,
+            layer_scale=settings.layer_scale,
+            final_norm=True,
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor, n_constituents: Tensor, causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Represent jets.
+
+        Parameters
+        ----------
+        x : (B, T, F) features in network space, right-padded
+        mask : (B, T) True at real constituents
+        n_constituents : (B,) uncapped number of constituents
+        causal : position i sees the start vector and constituents up to i
+
+        Returns
+        -------
+        hidden : (B, T+1, C); position 0 belongs to the start vector
+        mask : (B, T+1), True there and at real constituents
+        """
+        self._check(x, mask, n_constituents)
+        start = self.start.expand(len(x), 1, -1)
+        embedded = self._embed(torch.cat([start, x], 1), n_constituents)
+        n_registers = len(self.registers)
+        embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
+        visible = torch.cat([mask.new_ones(len(x), n_registers + 1), mask], 1)
+        hidden = self.transformer(embedded, visible, causal)
+        return hidden[:, n_registers:], visible[:, n_registers:]
+
+    def begin(self, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
+        """First causal step, registers and start vector: (B,) multiplicities to (B, 1, C)."""
+        batch = len(n_constituents)
+        embedded = self._embed(self.start.expand(batch, 1, -1), n_constituents)
+        embedded = torch.cat([self.registers.expand(batch, -1, -1), embedded], 1)
+        return self.transformer(embedded, caches=caches)[:, -1:]
+
+    def proceed(self, x: Tensor, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
+        """One more causal step: the newest constituent (B, F) to (B, 1, C)."""
+        return self.transformer(self._embed(x.unsqueeze(1), n_constituents), caches=caches)
+
+    def new_caches(self) -> list[KVCache]:
+        """Empty caches for `begin` and `proceed`."""
+        return self.transformer.new_caches()
+
+    def _embed(self, x: Tensor, n_constituents: Tensor) -> Tensor:
+        condition = (n_constituents.to(self.start.dtype) - 50) * 0.1
+        return self.features_in(x) + self.multiplicity_in(condition[:, None]).unsqueeze(1)
+
+    def _check(self, x: Tensor, mask: Tensor, n_constituents: Tensor) -> None:
+        good = x.ndim == 3 and x.shape[-1] == self.n_features and mask.shape == x.shape[:2]
+        if not good or n_constituents.shape != x.shape[:1]:
+            found = f"{tuple(x.shape)}, {tuple(mask.shape)}, {tuple(n_constituents.shape)}"
+            raise JetfmError("backbone input", found, f"(B, T, {self.n_features}), (B, T), (B,)")

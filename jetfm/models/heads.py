@@ -1,0 +1,213 @@
+"""Heads on the backbone: one that predicts tokens, one that classifies jets.
+
+At the paper's size (width 128, 8192 codes, 10 classes) a token head has 1,322,754 parameters and
+the class head 417,034 (arXiv 2512.04149, official example configuration).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jetfm.config import TokenHeadSettings
+from jetfm.models.attention import attention
+from jetfm.models.transformer import KVCache, Transformer
+
+_CHUNK_ROWS = 1024  # logits held at once: 1024 x 8194 float32 are 34 MB
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of a linear layer's logits, its gradient formed chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, dtype):
+        n = len(hidden)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        n_correct = targets.new_zeros(())
+        grads = [torch.zeros_like(t, dtype=torch.float32) for t in (hidden, weight, bias)]
+        weight_low = weight.to(dtype)
+        for start in range(0, n, _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            h, t = hidden[rows].to(dtype), targets[rows]
+            logits = (h @ weight_low.T).float().add_(bias.float())  # (R, V)
+            n_correct += (logits.argmax(1) == t).sum()
+            log_norm = logits.logsumexp(1)
+            index = torch.arange(len(t), device=t.device)
+            loss += (log_norm - logits[index, t]).sum()
+            grad = logits.sub_(log_norm[:, None]).exp_()  # softmax
+            grad[index, t] -= 1
+            grads[2] += grad.sum(0)
+            grad = grad.to(dtype)
+            grads[0][rows] = (grad @ weight_low).float()
+            grads[1] += (grad.T @ h).float()
+        for grad in grads:
+            grad /= max(n, 1)
+        ctx.save_for_backward(*grads)
+        ctx.types = hidden.dtype, weight.dtype, bias.dtype
+        ctx.mark_non_differentiable(n_correct)
+        return loss / max(n, 1), n_correct
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        grads = (
+            (g * grad).to(kind) for g, kind in zip(ctx.saved_tensors, ctx.types, strict=True)
+        )
+        return *grads, None, None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of ``hidden @ weight.T + bias`` without ever holding all logits.
+
+    Parameters
+    ----------
+    hidden : (n, C); weight : (V, C); bias : (V,)
+    targets : (n,) int64 in 0..V-1
+
+    Returns
+    -------
+    mean loss (0 for n = 0) and the number of targets that have the largest logit
+    """
+    if torch.is_grad_enabled() and hidden.requires_grad:
+        device = hidden.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            return _LinearCrossEntropy.apply(hidden, weight, bias, targets, low or weight.dtype)
+    loss = hidden.new_zeros((), dtype=torch.float32)
+    n_correct = targets.new_zeros(())
+    for h, t in zip(hidden.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True):
+        if len(t):
+            logits = F.linear(h, weight, bias).float()
+            loss = loss + F.cross_entropy(logits, t, reduction="sum")
+            n_correct = n_correct + (logits.argmax(1) == t).sum()
+    return loss / max(len(targets), 1), n_correct
+
+
+class TokenHead(nn.Module):
+    """Two blocks (MLP x2), LayerNorm, Linear to the vocabulary: start 0, codes 1..K, stop K+1.
+
+    Parameters
+    ----------
+    dim, n_heads : of the backbone
+    n_codes : K
+    attention_dropout : as in the backbone; the MLP has none (official example configuration)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        n_codes: int,
+        settings: TokenHeadSettings | None = None,
+        attention_dropout: float = 0.1,
+        layer_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        settings = settings or TokenHeadSettings()
+        self.n_codes = n_codes
+        self.transformer = Transformer(
+            dim,
+            settings.n_blocks,
+            n_heads,
+            settings.mlp_ratio,
+            attention_dropout=attention_dropout,
+            layer_scale=layer_scale,
+            final_norm=True,
+        )
+        self.unembedding = nn.Linear(dim, n_codes + 2)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        caches: list[KVCache] | None = None,
+    ) -> Tensor:
+        """Logits (B, T, K+2) of the backbone's output (B, T, C)."""
+        return self.unembedding(self.transformer(hidden, mask, causal, caches))
+
+    def loss(
+        self, hidden: Tensor, mask: Tensor | None, causal: bool, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean cross-entropy where there is a target; no other logit is computed.
+
+        Parameters
+        ----------
+        targets : (B, T) ids of the vocabulary, -1 where nothing is predicted
+
+        Returns
+        -------
+        mean loss, number of targets, number of them predicted correctly
+        """
+        wanted = targets >= 0
+        features = self.transformer(hidden, mask, causal)[wanted]  # (n, C)
+        loss, n_correct = linear_cross_entropy(
+            features, self.unembedding.weight, self.unembedding.bias, targets[wanted]
+        )
+        return loss, wanted.sum(), n_correct
+
+
+class ClassAttentionBlock(nn.Module):
+    """A class token looks at itself and the jet (after Particle Transformer, arXiv 2202.03772).
+
+    Keys and values are LayerNorm([token, x]), the query is the raw token; LayerNorm after the
+    attention; MLP with an inner LayerNorm. No dropout.
+    """
+
+    def __init__(self, dim: int, n_heads: int, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, mlp_ratio * dim),
+            nn.GELU(),
+            nn.LayerNorm(mlp_ratio * dim),
+            nn.Linear(mlp_ratio * dim, dim),
+        )
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, token: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """Update the token (B, 1, C) from x (B, T, C) where `mask` (B, T) is True."""
+        seen = torch.cat([mask.new_ones(len(x), 1), mask], 1)
+        keys = self.norm(torch.cat([token, x], 1))
+        (wq, wk, wv), (bq, bk, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        q, k, v = (
+            F.linear(t, w, b).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            for t, w, b in ((token, wq, bq), (keys, wk, bk), (keys, wv, bv))
+        )
+        update = self.out(attention(q, k, v, seen).transpose(1, 2).flatten(2))
+        token = self.attention_norm(update) + token
+        return token + self.mlp(token)
+
+
+class ClassHead(nn.Module):
+    """Linear, random class token, two class-attention blocks, Linear to the classes.
+
+    Parameters
+    ----------
+    dim, n_heads : of the backbone
+    n_classes : number of outputs
+    """
+
+    def __init__(self, dim: int, n_heads: int, n_classes: int = 10, n_blocks: int = 2) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, dim)
+        self.token = nn.Parameter(torch.randn(1, 1, dim))
+        self.blocks = nn.ModuleList(ClassAttentionBlock(dim, n_heads) for _ in range(n_blocks))
+        self.out = nn.Linear(dim, n_classes)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, n_classes) of the backbone's output (B, T, C) and its mask (B, T)."""
+        x = self.project(hidden)
+        token = self.token.expand(len(x), -1, -1)
+        for block in self.blocks:
+            token = block(token, x, mask)
+        return self.out(token.squeeze(1))

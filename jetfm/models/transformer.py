@@ -1,0 +1,195 @@
+"""The transformer block that tokenizer, backbone, heads and classifiers share.
+
+Pre-norm with LayerScale (arXiv 2103.17239):
+
+    x <- x + g1 * MHA(LN x),    x <- x + g2 * MLP(LN x),    g1, g2 vectors.
+
+No positional encoding: without a causal mask a stack is equivariant under permutations of the
+constituents. Axes: B jets, T positions, C channels, H heads, D = C/H.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jetfm.errors import JetfmError
+from jetfm.models.attention import attention, dropout
+
+
+class KVCache:
+    """Keys and values of the positions one attention layer has seen.
+
+    Storage grows by doubling; `keep` drops the jets that have finished.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (B, H, S, D) keys and values; return all of them, (B, H, length, D)."""
+        end = self.length + keys.shape[2]
+        if self._keys is None or end > self._keys.shape[2]:
+            capacity = max(32, 2 * end)
+            self._keys = _grown(self._keys, keys, capacity, self.length)
+            self._values = _grown(self._values, values, capacity, self.length)
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only these jets, (B',) integer indices."""
+        if self._keys is not None:
+            self._keys, self._values = self._keys[rows], self._values[rows]
+
+
+def _grown(old: Tensor | None, like: Tensor, capacity: int, length: int) -> Tensor:
+    new = like.new_empty(*like.shape[:2], capacity, like.shape[3])
+    if old is not None:
+        new[:, :, :length] = old[:, :, :length]
+    return new
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, initialised like ``torch.nn.MultiheadAttention``."""
+
+    def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % n_heads:
+            raise JetfmError("n_heads", f"{n_heads} heads", f"a divisor of the width {dim}")
+        self.n_heads, self.p = n_heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        q, k, v = (
+            self.qkv(x)  # (B, T, C) -> (3, B, H, T, D)
+            .unflatten(-1, (3, self.n_heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
+        if cache is not None:
+            k, v = cache.append(k, v)
+        x = attention(q, k, v, mask, causal, self.p if self.training else 0.0)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm block with LayerScale; `dropout` acts inside the MLP, after its activation."""
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        layer_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.p = dropout
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, n_heads, attention_dropout)
+        self.attention_scale = nn.Parameter(torch.full((dim,), layer_scale))
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp_in = nn.Linear(dim, mlp_ratio * dim)
+        self.mlp_out = nn.Linear(mlp_ratio * dim, dim)
+        self.mlp_scale = nn.Parameter(torch.full((dim,), layer_scale))
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        update = self.attention(self.attention_norm(x), mask, causal, cache)
+        x = x + self.attention_scale * update
+        hidden = F.gelu(self.mlp_in(self.mlp_norm(x)))
+        return x + self.mlp_scale * self.mlp_out(dropout(hidden, self.p, self.training))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks, optionally closed by a LayerNorm.
+
+    Parameters
+    ----------
+    dim, n_blocks, n_heads : width, depth and heads
+    mlp_ratio : hidden width of the MLP over `dim`
+    dropout, attention_dropout : probabilities in the MLP and on the attention weights
+    layer_scale : initial value of every LayerScale vector
+    final_norm : close with a LayerNorm
+
+    Raises
+    ------
+    JetfmError
+        When the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_blocks: int,
+        n_heads: int,
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        layer_scale: float = 1.0,
+        final_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(dim, n_heads, mlp_ratio, dropout, attention_dropout, layer_scale)
+            for _ in range(n_blocks)
+        )
+        self.final_norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        caches: list[KVCache] | None = None,
+    ) -> Tensor:
+        """Map (B, T, C) to (B, T, C).
+
+        Parameters
+        ----------
+        mask : (B, T) boolean, True at real positions, right-padded. Ignored when `causal`, where
+            padding lies in the future of every real position. Output at padded positions has no
+            meaning.
+        causal : position i sees positions up to i
+        caches : one per block (`new_caches`), for incremental evaluation; implies `causal`, and
+            no padding
+        """
+        causal = causal or caches is not None
+        if causal or (mask is not None and mask.device.type == "cpu" and bool(mask.all())):
+            mask = None  # on a GPU the question would cost more than the mask
+        elif mask is not None:
+            # a jet without constituents still needs one key: softmax over nothing is NaN
+            empty = ~mask.any(1, keepdim=True)
+            mask = torch.cat([mask[:, :1] | empty, mask[:, 1:]], 1)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, causal, None if caches is None else caches[i])
+        return self.final_norm(x)
+
+    def new_caches(self) -> list[KVCache]:
+        """Empty key-value caches for one batch of sequences."""
+        return [KVCache() for _ in self.blocks]
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

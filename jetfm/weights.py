@@ -1,0 +1,116 @@
+"""Weights on disk: safetensors beside a JSON that says what they are, both checked on loading.
+
+No pickle: a weights file can be opened from anyone without running their code. ``NAME.json`` is
+written last and holds the SHA-256 of the weights, so a folder with a valid JSON is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from jetfm.errors import JetfmError
+from jetfm.files import read_json, replacing, write_json
+
+WEIGHTS = "weights.safetensors"
+
+
+def weights_bytes(state: dict[str, Tensor]) -> bytes:
+    """The tensors as safetensors bytes: equal tensors give equal bytes."""
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    return safetensors.torch.save(tensors)
+
+
+def identity(config: dict[str, Any], weights: bytes) -> str:
+    """SHA-256 over configuration and weights: what makes two models the same model."""
+    text = json.dumps(config, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode() + b"\0" + weights).hexdigest()
+
+
+def save_weights(
+    folder: str | Path,
+    name: str,
+    state: dict[str, Tensor],
+    config: dict[str, Any],
+    info: dict[str, Any] | None = None,
+) -> str:
+    """Write ``weights.safetensors`` and ``NAME.json`` into `folder`.
+
+    Parameters
+    ----------
+    state : tensors by name
+    config : JSON values needed to rebuild the module; part of the identity
+    info : JSON values that only inform (metrics, provenance)
+
+    Returns
+    -------
+    the identity, also stored as ``hash``
+    """
+    folder = Path(folder)
+    data = weights_bytes(state)
+    with replacing(folder / WEIGHTS) as aside:
+        aside.write_bytes(data)
+    own_hash = identity(config, data)
+    record = {
+        "kind": name,
+        "config": config,
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+        "hash": own_hash,
+        **(info or {}),
+    }
+    write_json(folder / f"{name}.json", record)
+    return own_hash
+
+
+def load_weights(folder: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_weights` wrote; return the JSON record and the tensors (on the CPU).
+
+    Raises
+    ------
+    JetfmError
+        A missing, damaged or foreign file, or weights that are not those the JSON describes.
+    """
+    folder = Path(folder)
+    record = read_json(folder / f"{name}.json")
+    wanted = ("config", "weights_sha256", "hash")
+    missing = [key for key in wanted if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise JetfmError(folder / f"{name}.json", f"no {missing[0]!r}", "a file written by jetfm")
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JetfmError(path, f"an unreadable file ({error.strerror})", "the weights") from None
+    if hashlib.sha256(data).hexdigest() != record["weights_sha256"]:
+        raise JetfmError(path, "other bytes", f"the weights that {name}.json describes (SHA-256)")
+    if identity(record["config"], data) != record["hash"]:
+        raise JetfmError(folder / f"{name}.json", "a changed 'config'", "the one it was saved with")
+    return record, safetensors.torch.load(data)
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
+    """Load `state` into `module`; every name and shape must agree.
+
+    Raises
+    ------
+    JetfmError
+        Naming the first tensor that is missing, left over, or of another shape.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        found = _shape(state.get(name))
+        expected = _shape(own.get(name))
+        if found != expected:
+            raise JetfmError(where, f"{name} {found}", expected)
+    with torch.no_grad():
+        module.load_state_dict(state)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"

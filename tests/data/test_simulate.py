@@ -1,0 +1,287 @@
+"""Simulation end to end with a few jets: files, physics, reproducibility, restart, bad requests."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetfm.data.clustering import wrap
+from jetfm.data.jetclass_file import read_settings, write_jetclass_file
+from jetfm.data.processes import CAMPAIGNS
+from jetfm.data.schema import BRANCHES, class_by_name, is_jagged
+from jetfm.data.simulate import PYTHIA_SEEDS, simulate, task_seeds
+from jetfm.errors import JetfmError
+
+pytest.importorskip("pythia8mc")
+
+N_JETS = 8
+REQUEST = {
+    "classes": ["QCD", "Hqql", "Tbqq"],
+    "jets_per_class": N_JETS,
+    "jets_per_file": N_JETS,
+    "seed": 5,
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("jets")
+    simulate(out, workers=1, **REQUEST)
+    return out
+
+
+def read(path) -> ak.Array:
+    with uproot.open(path) as file:
+        return file["tree"].arrays(list(BRANCHES))
+
+
+def all_jets(folder) -> ak.Array:
+    return ak.concatenate([read(path) for path in sorted(folder.glob("*.root"))])
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+def test_tree_has_exactly_the_branches_and_types_of_jetclass(folder):
+    with uproot.open(folder / "TTBar_000.root") as file:
+        tree = file["tree"]
+        assert set(tree.keys()) == set(BRANCHES) | {"npart"}  # one shared counter
+        for name, dtype in BRANCHES.items():
+            interpretation = tree[name].interpretation
+            assert isinstance(interpretation, uproot.AsJagged) == is_jagged(name)
+            content = interpretation.content if is_jagged(name) else interpretation
+            assert content.to_dtype == np.dtype(dtype), name
+        assert file.file.compression == uproot.LZ4(4)
+
+
+def test_files_have_jetclass_names_labels_and_sizes(folder):
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["HToWW2Q1L_000.root", "TTBar_000.root", "ZJetsToNuNu_000.root"]
+    for name in ("QCD", "Hqql", "Tbqq"):
+        jets = read(folder / f"{class_by_name(name).prefix}_000.root")
+        assert len(jets) == N_JETS
+        labels = {b: ak.to_numpy(jets[b]) for b in BRANCHES if b.startswith("label_")}
+        assert all((v == (b == f"label_{name}")).all() for b, v in labels.items())
+
+
+def test_jets_pass_the_selection(folder):
+    jets = all_jets(folder)
+    assert ak.all((jets.jet_pt > 500) & (jets.jet_pt < 1000) & (abs(jets.jet_eta) <= 2))
+    assert ak.all(jets.jet_nparticles == ak.num(jets.part_px))
+
+
+def test_constituents_follow_the_formulas_of_the_ntuples(folder):
+    jets = all_jets(folder)
+    pt = np.hypot(jets.part_px, jets.part_py)
+    assert ak.all(pt[:, :-1] >= pt[:, 1:] * (1 - 1e-6))
+    assert ak.all(pt > 0)
+    sign = np.where(jets.jet_eta > 0, 1, -1)
+    deta = sign * (np.arcsinh(jets.part_pz / pt) - jets.jet_eta)
+    assert ak.max(abs(deta - jets.part_deta)) < 1e-4
+    dphi = np.arctan2(jets.part_py, jets.part_px) - jets.jet_phi
+    assert np.abs(wrap(ak.to_numpy(ak.flatten(dphi - jets.part_dphi)))).max() < 1e-5
+    # pseudorapidities are those at the calorimeter, which moves the sum a little
+    px, py = ak.sum(jets.part_px, axis=1), ak.sum(jets.part_py, axis=1)
+    np.testing.assert_allclose(np.hypot(px, py), jets.jet_pt, rtol=1e-5)
+
+
+def test_flags_are_one_hot_and_neutrals_have_no_track(folder):
+    jets = all_jets(folder)
+    flags = [b for b in BRANCHES if b.startswith("part_is")]
+    assert ak.all(sum(jets[b] for b in flags) == 1)
+    neutral = (jets.part_isPhoton + jets.part_isNeutralHadron) == 1
+    assert ak.all((jets.part_charge == 0) == neutral)
+    for name in ("d0val", "d0err", "dzval", "dzerr"):
+        assert ak.all(jets[f"part_{name}"][neutral] == 0)
+    mass2 = jets.part_energy**2 - jets.part_px**2 - jets.part_py**2 - jets.part_pz**2
+    assert ak.all(mass2 > -1e-5 * jets.part_energy**2)
+
+
+def test_truth_columns(folder):
+    qcd = read(folder / "ZJetsToNuNu_000.root")
+    assert ak.all(qcd.aux_truth_match == 50)
+    assert ak.all(qcd.aux_genpart_pt == 0) and ak.all(qcd.aux_genpart_pid == 0)
+    top = read(folder / "TTBar_000.root")
+    assert set(top.aux_truth_match.to_list()) <= {11, 12}
+    assert set(abs(top.aux_genpart_pid).to_list()) == {6}
+    distance = np.hypot(
+        top.aux_genpart_eta - top.jet_eta,
+        wrap(ak.to_numpy(top.aux_genpart_phi - top.jet_phi)),
+    )
+    assert ak.all(distance < 0.8)
+    assert ak.all(abs(top.aux_genpart_pt / top.jet_pt - 1) < 0.6)
+    higgs = read(folder / "HToWW2Q1L_000.root")
+    assert set(higgs.aux_truth_match.to_list()) == {46}
+
+
+def test_mixed_decays_come_with_both_charges(folder):
+    jets = read(folder / "HToWW2Q1L_000.root")
+    leptons = (jets.part_isElectron + jets.part_isMuon) == 1
+    pt = np.hypot(jets.part_px, jets.part_py)
+    hard = ak.fill_none(ak.firsts(jets.part_charge[leptons & (pt > 15)]), 0)
+    assert {-1, 1} <= set(hard.to_list())
+
+
+# --- reproducibility and restart ----------------------------------------------------------------
+
+
+def test_two_workers_make_the_jets_of_one(folder, tmp_path):
+    simulate(tmp_path, workers=2, **REQUEST)
+    for path in sorted(folder.glob("*.root")):
+        one, two = read(path), read(tmp_path / path.name)
+        assert all(ak.array_equal(one[b], two[b]) for b in BRANCHES)
+
+
+def test_restart_keeps_finished_files_and_makes_the_missing(folder, tmp_path):
+    request = REQUEST | {"classes": ["Tbqq"], "jets_per_class": 4, "jets_per_file": 2}
+    first, second = simulate(tmp_path, workers=1, **request)
+    before = read(second)
+    os.utime(first, (1, 1))
+    second.unlink()
+    (tmp_path / f".{second.name}.part").write_bytes(b"half a file")
+    assert simulate(tmp_path, workers=1, **request) == [first, second]
+    assert first.stat().st_mtime == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [first.name, second.name]
+    assert all(ak.array_equal(before[b], read(second)[b]) for b in BRANCHES)
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [({"seed": 6}, "seed"), ({"split": "test"}, "split"), ({"detector": "atlas"}, "detector")],
+)
+def test_files_made_with_other_settings_are_not_reused(folder, change, setting):
+    with pytest.raises(JetfmError, match=f"_000.root.*{setting} = "):
+        simulate(folder, workers=1, **(REQUEST | change))
+
+
+def test_damaged_files_are_not_taken_for_finished(tmp_path, folder):
+    whole = (folder / "TTBar_000.root").read_bytes()
+    (tmp_path / "TTBar_000.root").write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(JetfmError, match="TTBar_000.root.*(truncated|unreadable)"):
+        simulate(tmp_path, workers=1, **(REQUEST | {"classes": ["Tbqq"]}))
+
+
+SAMPLES = [(c, name) for c, chosen in CAMPAIGNS.items() for name in chosen.processes]
+_FILE = st.tuples(
+    st.sampled_from(SAMPLES), st.sampled_from(["train", "val", "test"]), st.integers(0, 999_999)
+)
+
+
+@given(st.integers(0, 2**40), _FILE, _FILE)
+def test_different_files_never_share_a_seed(seed, one, other):
+    def seeds(file):
+        (campaign, name), split, index = file
+        pythia, rng = task_seeds(seed, campaign, name, split, index)
+        assert 1 <= pythia <= PYTHIA_SEEDS
+        return pythia, rng.random()
+
+    assert (seeds(one)[0] == seeds(other)[0]) == (one == other)
+    assert (seeds(one)[1] == seeds(other)[1]) == (one == other)
+
+
+def test_the_seed_changes_the_jets():
+    assert (
+        task_seeds(1, "jetclass", "QCD", "train", 0)[0]
+        != (task_seeds(2, "jetclass", "QCD", "train", 0)[0])
+    )
+
+
+# --- the second campaign ------------------------------------------------------------------------
+
+
+def test_top_landscape_selection(tmp_path):
+    files = simulate(
+        tmp_path,
+        campaign="toplandscape",
+        jets_per_class=10,
+        workers=1,
+        progress=False,
+    )
+    assert [f.name for f in files] == ["ZJetsToNuNu_000.root", "TTBar_000.root"]
+    assert read_settings(files[0])["detector"] == "atlas"  # the campaign's own
+    jets = all_jets(tmp_path)
+    assert ak.all((jets.jet_pt > 550) & (jets.jet_pt < 650) & (abs(jets.jet_eta) < 2))
+    assert ak.max(ak.num(jets.part_px)) <= 200
+    top = read(files[1])
+    distance = np.hypot(
+        top.aux_genpart_eta - top.jet_eta,
+        wrap(ak.to_numpy(top.aux_genpart_phi - top.jet_phi)),
+    )
+    assert ak.all(distance < 0.8)
+    assert np.median(top.jet_sdmass) > 120 > np.median(read(files[0]).jet_sdmass)
+
+
+# --- bad requests -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["Hee"]}, "'Hee'.*QCD, Hbb"),
+        ({"campaign": "jetclass3"}, "'jetclass3'.*jetclass, toplandscape"),
+        ({"campaign": "toplandscape"}, "'Hqql'.*QCD, Tbqq"),
+        ({"detector": "lhcb"}, "'lhcb'.*atlas, cms"),
+        ({"jets_per_class": 0}, "jets_per_class: found 0"),
+        ({"jets_per_file": -1}, "jets_per_file: found -1"),
+        ({"split": "dev"}, "'dev'.*train, val, test"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"compression": "rar"}, "'rar'.*lz4"),
+        ({"dask_address": "nonsense://host"}, "dask_address: found 'nonsense://host'"),
+    ],
+)
+def test_bad_requests_name_the_setting(tmp_path, change, message):
+    with pytest.raises(JetfmError, match=message):
+        simulate(tmp_path, **(REQUEST | change))
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JetfmError, match="file/jets.*folder that can be written"):
+        simulate(tmp_path / "file" / "jets", workers=1, **REQUEST)
+
+
+def test_errors_come_back_from_workers(tmp_path):
+    (tmp_path / ".TTBar_000.root.part").mkdir()  # in the way of the file written aside
+    with pytest.raises(JetfmError, match="TTBar_000.root") as caught:
+        simulate(
+            tmp_path, workers=2, **(REQUEST | {"classes": ["Tbqq", "QCD"], "jets_per_class": 1})
+        )
+    assert type(caught.value) is JetfmError
+    assert "Traceback" not in str(caught.value)
+
+
+def test_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    jets = read(folder / "TTBar_000.root")
+    columns = {b: jets[b] if is_jagged(b) else ak.to_numpy(jets[b]) for b in BRANCHES}
+
+    def full(path, data):
+        with open(path, "wb") as file:
+            file.write(bytes(data)[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(JetfmError, match="TTBar_007.root.*No space left"):
+        write_jetclass_file(tmp_path / "TTBar_007.root", columns, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_tell_how_a_file_was_made(folder):
+    found = read_settings(folder / "TTBar_000.root")
+    expected = {
+        "campaign": "jetclass",
+        "class_name": "Tbqq",
+        "seed": 5,
+        "index": 0,
+        "split": "train",
+    }
+    assert expected.items() <= found.items()
+    assert found["pythia8mc"] == "8.317.2"

@@ -1,0 +1,177 @@
+"""Generation: caches against plain forwards, one seed one sample, distributions, requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, kstest
+from torch import nn
+
+from jetfm.errors import JetfmError
+from jetfm.generation import draw, generate, uniforms
+from jetfm.pretraining import NextTokenModel
+from jetfm.tokenizers.vqvae import VQVAE
+from tests.toys import randomise, small_pretraining_settings, small_tokenizer_settings
+
+K = 64
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> VQVAE:
+    torch.manual_seed(0)
+    return randomise(VQVAE(small_tokenizer_settings())).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer) -> NextTokenModel:
+    torch.manual_seed(0)
+    made = randomise(NextTokenModel(small_pretraining_settings(), K, 3, tokenizer.hash)).eval()
+    with torch.no_grad():
+        made.head.unembedding.bias[K + 1] += 2  # jets of a dozen constituents
+        made.head.unembedding.bias[0] += 5  # a start id that would be drawn if it could
+    return made
+
+
+REQUESTED = np.random.default_rng(0).integers(1, 41, 64)
+
+
+def sample(model, tokenizer, requested=REQUESTED, **options):
+    options = {"seed": 5, "max_constituents": 40, "progress": False} | options
+    return generate(model, tokenizer, requested, **options)
+
+
+def test_cached_distribution_equals_the_plain_forward_at_every_step(model, tokenizer):
+    """Backbone, head and decoder together, while jets leave the batch."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, K, (6, 40), generator=generator)
+    n = torch.tensor([40, 40, 3, 40, 17, 40])
+    lengths = torch.tensor([40, 12, 3, 40, 17, 30])
+    caches, decoder_caches = model.new_caches(), tokenizer.new_caches()
+    rows, newest = torch.arange(6), None
+    for position in range(41):
+        decoded = tokenizer.decode(ids[rows, :position])
+        mask = torch.ones(len(rows), position, dtype=torch.bool)
+        with torch.no_grad():
+            expected = model(decoded, mask, n[rows])[:, -1]
+            got = model.next_logits(newest, n[rows], caches)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        keep = (lengths[rows] > position).nonzero().squeeze(1)
+        for cache in (*caches[0], *caches[1], *decoder_caches):
+            cache.keep(keep)
+        rows = rows[keep]
+        if not len(rows):
+            break
+        newest = tokenizer.decode_next(ids[rows, position], decoder_caches)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_one_seed_gives_the_same_jets_whatever_the_batch_size(model, tokenizer, batch_size):
+    expected = sample(model, tokenizer, batch_size=20)
+    got = sample(model, tokenizer, batch_size=batch_size)
+    assert np.array_equal(got.offsets, expected.offsets)
+    assert np.array_equal(got.ids, expected.ids)
+    assert np.array_equal(got.finished, expected.finished)
+    np.testing.assert_allclose(got.decoded, expected.decoded, atol=2e-5)
+
+
+def test_generated_jets_are_consistent(model, tokenizer):
+    jets = sample(model, tokenizer)
+    assert len(jets.offsets) == 65 and jets.offsets[-1] == len(jets.ids) == len(jets.decoded)
+    assert jets.ids.min() >= 0 and jets.ids.max() < K
+    assert (jets.n_constituents[~jets.finished] == 40).all()
+    assert len(np.unique(jets.n_constituents)) > 5 and jets.finished.any()
+    assert np.array_equal(jets.requested, REQUESTED)
+    for begin, end in zip(jets.offsets[:5], jets.offsets[1:6], strict=True):
+        ids = torch.as_tensor(jets.ids[begin:end])[None].long()
+        decoded = tokenizer.decode(ids)[0].numpy() if end > begin else np.zeros((0, 3))
+        np.testing.assert_allclose(jets.decoded[begin:end], decoded, atol=2e-5)
+    other = sample(model, tokenizer, seed=6)
+    assert not np.array_equal(other.offsets, jets.offsets)
+
+
+def test_tokens_follow_the_models_probabilities(model, tokenizer):
+    """First token of many jets against softmax without the start id, at two temperatures."""
+    n = np.full(4000, 10)
+    with torch.no_grad():
+        logits = model.next_logits(None, torch.tensor([10]), model.new_caches())[0].double()
+    for temperature in (1.0, 2.0):
+        jets = sample(model, tokenizer, n, temperature=temperature, max_constituents=10,
+                      batch_size=4000, seed=2)  # fmt: skip
+        empty = jets.n_constituents == 0
+        first = np.where(empty, K, jets.ids[np.minimum(jets.offsets[:-1], len(jets.ids) - 1)])
+        expected = torch.softmax(logits[1:] / temperature, 0).numpy() * len(n)
+        enough = expected > 5
+        observed = np.bincount(first, minlength=K + 1)
+        observed = np.append(observed[enough], observed[~enough].sum())
+        expected = np.append(expected[enough], expected[~enough].sum())
+        used = expected > 0
+        assert chisquare(observed[used], expected[used]).pvalue > 1e-4
+
+
+def test_draw_inverts_the_cumulative_distribution():
+    p = torch.tensor([0.5, 0.1, 0.0, 0.2, 0.2])  # the first is the start id: never
+    logits = p.log().expand(6, -1)
+    u = torch.tensor([0.0, 0.19, 0.21, 0.59, 0.61, 1 - 2**-53], dtype=torch.float64)
+    assert draw(logits, u, 1.0).tolist() == [1, 1, 3, 3, 4, 4]
+
+
+def test_each_jet_has_its_own_stream():
+    a = uniforms(3, np.arange(500), 20)
+    assert np.array_equal(uniforms(3, np.array([7]), 9)[0], a[7, :9])
+    assert len(np.unique(a)) == a.size and not np.array_equal(uniforms(4, np.arange(1), 20), a[:1])
+    assert kstest(a.ravel(), "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(a[:-1].ravel(), a[1:].ravel())[0, 1]) < 0.05
+
+
+def test_jets_without_a_stop_are_cut_and_marked(model, tokenizer):
+    with torch.no_grad():
+        model.head.unembedding.bias[K + 1] -= 100
+    jets = sample(model, tokenizer, np.array([3, 5]), max_constituents=6)
+    with torch.no_grad():
+        model.head.unembedding.bias[K + 1] += 200
+    none = sample(model, tokenizer, np.array([3, 5]))
+    with torch.no_grad():
+        model.head.unembedding.bias[K + 1] -= 100
+    assert jets.n_constituents.tolist() == [6, 6] and not jets.finished.any()
+    assert none.n_constituents.tolist() == [0, 0] and none.finished.all()
+    assert none.ids.shape == (0,) and none.decoded.shape == (0, 3)
+
+
+def test_modes_are_given_back_and_dropout_is_off(tokenizer):
+    torch.manual_seed(0)
+    made = randomise(NextTokenModel(small_pretraining_settings(dropout=0.5), K)).train()
+    a, b = (sample(made, tokenizer, np.full(8, 5)) for _ in range(2))
+    assert np.array_equal(a.ids, b.ids) and made.training and not tokenizer.training
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"requested": np.zeros(0, int)}, "at least one jet"),
+        ({"requested": np.array([3, 0])}, "multiplicities from 0 to 3"),
+        ({"requested": np.array([-2])}, "1 to 40"),
+        ({"requested": np.array([41])}, "1 to 40"),
+        ({"requested": np.array([3.5])}, "integers"),
+        ({"requested": np.array([[3]])}, "at least one jet"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_requests_are_refused(model, tokenizer, options, message):
+    with pytest.raises(JetfmError, match=message):
+        sample(model, tokenizer, **options)
+
+
+def test_wrong_partners_are_refused(model, tokenizer):
+    torch.manual_seed(1)
+    other = VQVAE(small_tokenizer_settings())
+    with pytest.raises(JetfmError, match="the model's own"):
+        sample(model, other)
+    with pytest.raises(JetfmError, match="the model's 64"):
+        sample(model, VQVAE(small_tokenizer_settings(n_codes=32)))
+    with pytest.raises(JetfmError, match="causal"):
+        sample(model, VQVAE(small_tokenizer_settings(causal_decoder=False)))
+    with pytest.raises(JetfmError, match="next-token head"):
+        sample(nn.Linear(1, 1), tokenizer)

@@ -1,0 +1,226 @@
+"""Next-token prediction: targets, weights, causality, learning, files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jetfm.config import BackboneSettings, OptimizerSettings, PretrainingSettings
+from jetfm.data.batches import LengthBucketedBatches
+from jetfm.errors import JetfmError
+from jetfm.models.transformer import n_parameters
+from jetfm.pretraining import (
+    NextTokenModel,
+    load_backbone,
+    next_token_targets,
+    token_batch,
+    token_batches,
+)
+from jetfm.tokenizers.vqvae import VQVAE
+from jetfm.training import fit
+from tests.toys import (
+    randomise,
+    small_pretraining_settings,
+    small_tokenizer_settings,
+    token_batch_of,
+    training_settings,
+)
+
+K = 64
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> VQVAE:
+    torch.manual_seed(0)
+    return randomise(VQVAE(small_tokenizer_settings())).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> NextTokenModel:
+    torch.manual_seed(0)
+    return randomise(NextTokenModel(small_pretraining_settings(), K)).eval()
+
+
+def test_targets_by_hand():
+    ids = torch.tensor([[5, 0, 63], [7, 1, 0], [0, 0, 0], [4, 4, 4]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]]).bool()
+    n = torch.tensor([3, 2, 0, 9])  # the last jet was truncated from 9: no stop
+    expected = [[6, 1, 64, 65], [8, 2, 65, -1], [65, -1, -1, -1], [5, 5, 5, -1]]
+    assert next_token_targets(ids, mask, n, K).tolist() == expected
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.sampled_from([0, 1, 2, 40, 128, 129, 200]), min_size=1, max_size=6),
+    cap=st.sampled_from([1, 2, 128]),
+    seed=st.integers(0, 100),
+)
+def test_targets_hold_every_token_once_and_one_stop_per_whole_jet(counts, cap, seed):
+    rng = np.random.default_rng(seed)
+    n = np.array(counts)
+    kept = np.minimum(n, cap)
+    mask = torch.as_tensor(np.arange(max(kept.max(), 1)) < kept[:, None])
+    ids = torch.where(mask, torch.as_tensor(rng.integers(0, K, mask.shape)), 0)
+    targets = next_token_targets(ids, mask, torch.as_tensor(n), K)
+    for row, jet, size, full in zip(targets, ids, kept, n, strict=True):
+        ends = [] if full > cap else [K + 1]
+        assert row[row >= 0].tolist() == (jet[:size] + 1).tolist() + ends
+    assert (targets != 0).all()  # the start id is nobody's target
+
+
+def test_paper_size():
+    """Backbone, one token head and the start vector of the official example configuration."""
+    assert n_parameters(NextTokenModel(PretrainingSettings())) == 1_590_144 + 1_322_754 + 3
+
+
+def test_loss_is_the_mean_over_real_predictions(model, tokenizer):
+    counts = [6, 1, 0, 3]
+    batch = token_batch_of(tokenizer, counts, extra_padding=4)
+    with torch.no_grad():
+        loss, metrics = model.loss(batch)
+        logits = model(batch["decoded"], batch["mask"], batch["n_constituents"])
+    total, n, correct = 0.0, 0, 0
+    for i, size in enumerate(counts):
+        wanted = torch.cat([batch["ids"][i, :size] + 1, torch.tensor([K + 1])])
+        total += F.cross_entropy(logits[i, : size + 1], wanted, reduction="sum").item()
+        correct += (logits[i, : size + 1].argmax(-1) == wanted).sum().item()
+        n += size + 1
+    assert loss.item() == pytest.approx(total / n, rel=1e-5)
+    assert metrics["weight"] == n == 14
+    assert metrics["accuracy"].item() == pytest.approx(correct / n)
+
+
+def test_padding_does_not_change_the_loss_or_its_gradient(tokenizer):
+    counts = [6, 1, 0, 3]
+    results = []
+    for extra in (0, 17):
+        torch.manual_seed(0)
+        model = randomise(NextTokenModel(small_pretraining_settings(), K))
+        batch = token_batch_of(tokenizer, counts, extra_padding=extra)
+        batch["decoded"] = torch.where(batch["mask"][..., None], batch["decoded"], 99.0)
+        loss, _ = model.loss(batch)
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_prediction_sees_only_what_came_before(model, tokenizer):
+    batch = token_batch_of(tokenizer, [9, 9])
+    n, mask = batch["n_constituents"], batch["mask"]
+    logits = model(batch["decoded"], mask, n)
+    for position in range(9):
+        changed = batch["decoded"].clone()
+        changed[:, position:] += 1.0
+        after = model(changed, mask, n)
+        # logits k predict token k+1 from d_s, d_1..d_k
+        kept = slice(0, position + 1)
+        torch.testing.assert_close(after[:, kept], logits[:, kept], rtol=0, atol=1e-5)
+        assert (after[:, position + 1] - logits[:, position + 1]).abs().max() > 1e-3
+
+
+def test_decoded_input_does_not_leak_the_target(model, tokenizer):
+    """Through the causal decoder too: changing token k leaves predictions up to k untouched."""
+    batch = token_batch_of(tokenizer, [9, 9])
+    n, mask, ids = batch["n_constituents"], batch["mask"], batch["ids"]
+    logits = model(tokenizer.decode(ids), mask, n)
+    for position in range(9):
+        changed = ids.clone()
+        changed[:, position:] = (changed[:, position:] + 1) % K
+        after = model(tokenizer.decode(changed), mask, n)
+        kept = slice(0, position + 1)
+        torch.testing.assert_close(after[:, kept], logits[:, kept], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_codes", [512, 8192])
+def test_loss_starts_at_the_uniform_guess(tokenizer, n_codes):
+    torch.manual_seed(1)
+    settings = PretrainingSettings(backbone=BackboneSettings(dim=64, n_blocks=2, n_heads=4))
+    model = NextTokenModel(settings, n_codes).eval()
+    batch = token_batch_of(tokenizer, [20] * 16)
+    batch["ids"] = torch.randint(0, n_codes, batch["ids"].shape)
+    loss = model.loss(batch)[0].item()
+    assert loss == pytest.approx(math.log(n_codes + 2), rel=0.05)
+
+
+def test_it_learns_a_few_jets_by_heart(tokenizer):
+    """Of 64 different jets nothing stays unknown but which one it is: ln 64 for a whole jet."""
+    torch.manual_seed(0)
+    batch = token_batch_of(tokenizer, [4] * 64)
+    batch["ids"] = torch.randint(0, K, (64, 4))
+    assert len(batch["ids"].unique(dim=0)) == 64
+    batch["decoded"] = tokenizer.decode(batch["ids"])
+    model = NextTokenModel(small_pretraining_settings(), K)
+    plan = training_settings(
+        max_steps=250,
+        validate_every=50,
+        optimizer=OptimizerSettings(name="adamw", lr=4e-3, betas=(0.9, 0.999)),
+    )
+    fit(model, lambda step: batch, plan, validation=[batch], progress=False)
+    whole_jet = 5 * model.loss(batch)[0].item()
+    assert np.log(64) - 1e-4 < whole_jet < np.log(64) + 0.25
+
+
+class Store:
+    """What `token_batch` needs of a token store."""
+
+    def __init__(self, counts, cap):
+        rng = np.random.default_rng(0)
+        self.multiplicity = np.asarray(counts)
+        self.n_constituents = np.minimum(counts, cap)
+        self.jets = [rng.integers(0, K, n) for n in self.n_constituents]
+
+    def dense(self, indices, max_constituents=None):
+        jets = [self.jets[i][:max_constituents] for i in indices]
+        mask = np.arange(max(map(len, jets))) < np.array([len(jet) for jet in jets])[:, None]
+        ids = np.zeros(mask.shape, np.int64)
+        ids[mask] = np.concatenate(jets)
+        return ids, np.zeros((*mask.shape, 3), np.float32), mask
+
+
+def test_batches_keep_the_uncapped_count():
+    store = Store([3, 10, 2], cap=5)
+    batch = token_batch(store, np.array([1, 0]))
+    assert batch["n_constituents"].tolist() == [10, 3]
+    targets = next_token_targets(batch["ids"], batch["mask"], batch["n_constituents"], K)
+    assert (targets == K + 1).sum(1).tolist() == [0, 1]
+    batch = token_batch(store, np.array([0]), max_constituents=2)
+    assert batch["mask"].sum() == 2 and batch["n_constituents"].tolist() == [3]
+
+
+def test_batches_follow_the_schedule():
+    store = Store(np.arange(1, 30), cap=100)
+    schedule = LengthBucketedBatches(store.n_constituents, 4, seed=1)
+    batch = token_batches(store, schedule)(5)
+    assert batch["mask"].sum(1).tolist() == store.n_constituents[schedule.indices(5)].tolist()
+
+
+def test_saved_and_loaded(model, tokenizer, tmp_path):
+    model.tokenizer_hash = tokenizer.hash
+    own_hash = model.save(tmp_path, best_loss=1.5)
+    loaded = NextTokenModel.load(tmp_path)
+    assert loaded.hash == own_hash and loaded.tokenizer_hash == tokenizer.hash
+    batch = token_batch_of(tokenizer, [5, 2])
+    assert torch.equal(loaded.loss(batch)[0], model.loss(batch)[0])
+    backbone = load_backbone(tmp_path)
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[name], value)
+    assert "start" in backbone.state_dict()
+
+
+def test_foreign_files_are_refused(model, tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    with pytest.raises(JetfmError, match="model.json"):
+        NextTokenModel.load(tmp_path)
+    model.save(tmp_path)
+    with pytest.raises(JetfmError, match="SHA-256"):  # the weights are the model's now
+        VQVAE.load(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(JetfmError, match="weights.safetensors"):
+        load_backbone(tmp_path)

@@ -1,0 +1,344 @@
+"""Training: exact resume, early stopping, batches, optimiser, damage; all by numbers."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jetfm.checkpoints import LAST, PREVIOUS, load_newest, read_checkpoint, save_newest
+from jetfm.config import OptimizerSettings
+from jetfm.errors import JetfmError
+from jetfm.models.attention import dropout
+from jetfm.training import BatchStream, fit, make_optimizer
+from tests.toys import training_settings
+
+
+class Noisy(nn.Module):
+    """Linear regression with dropout and a buffer that counts forwards: all that must resume."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(8, generator=generator))
+        self.register_buffer("forwards", torch.zeros((), dtype=torch.int64))
+
+    def loss(self, batch):
+        self.forwards += self.training
+        x = dropout(batch["x"], 0.2, self.training)
+        loss = (x @ self.weight - batch["y"]).square().mean()
+        return loss, {"weight": torch.tensor(len(x)), "norm": self.weight.norm()}
+
+
+def batches(step: int) -> dict:
+    rng = np.random.default_rng(step)
+    x = torch.as_tensor(rng.normal(size=(16, 8)), dtype=torch.float32)
+    return {"x": x, "y": x.sum(1) + 0.1 * torch.as_tensor(rng.normal(size=16)).float()}
+
+
+VALIDATION = [batches(10**6), batches(10**6 + 1)]
+RANGER = OptimizerSettings(lr=1e-2)
+
+
+def train(folder=None, steps=57, every=10, seed=3, say=lambda text: None, **options):
+    module = Noisy()
+    plan = training_settings(
+        max_steps=steps, validate_every=every, patience=100, optimizer=RANGER
+    )
+    options = {"validation": VALIDATION, "restore_best": False} | options
+    options |= {"folder": folder, "seed": seed, "progress": False, "say": say}
+    result = fit(module, batches, plan, **options)
+    return module, result
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(),
+                                                 strict=True))  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(step: int):
+    """Batches that end the training when batch `step` is asked for."""
+
+    real = batches
+
+    def interrupted(k):
+        if k == step:
+            raise Killed
+        return real(k)
+
+    return interrupted
+
+
+def test_agrees_with_a_plain_loop():
+    """Every step: seed from (seed, step), warm-up, clipping, Ranger; no hidden extras."""
+    module, result = train()
+    plain = Noisy()
+    optimizer = make_optimizer(plain, RANGER)
+    for step in range(57):
+        number = int(np.random.SeedSequence([3, step]).generate_state(1, np.uint64)[0] >> 1)
+        torch.manual_seed(number)
+        optimizer.param_groups[0]["lr"] = 1e-2 / 3 if step < 5 else 1e-2
+        loss, _ = plain.loss(batches(step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), RANGER.clip)
+        optimizer.step()
+    assert torch.equal(module.weight, plain.weight)
+    plain.eval()
+    expected = np.mean([plain.loss(batch)[0].item() for batch in VALIDATION])
+    last = result.history[-1]
+    assert last["split"] == "validation" and last["step"] == 57 == result.last_step
+    assert last["loss"] == pytest.approx(expected, rel=1e-6)
+    assert [r["step"] for r in result.history if r["split"] == "validation"] == [
+        10, 20, 30, 40, 50, 57
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [3, 10, 11, 45, 56])
+def test_interrupted_training_continues_to_the_same_bits(tmp_path, monkeypatch, at):
+    whole, expected = train(tmp_path / "whole")
+    folder = tmp_path / "interrupted"
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "batches", killed_after(at))
+        with pytest.raises(Killed):
+            train(folder)
+    resumed, result = train(folder)
+    assert result.resumed_from == at // 10 * 10
+    assert same(whole, resumed)
+    assert result.history == expected.history
+    assert (result.best_metric, result.best_step) == (expected.best_metric, expected.best_step)
+    for name in ("metrics.csv",):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    best = [read_checkpoint(f / "best.ckpt")
+            for f in (folder, tmp_path / "whole")]  # fmt: skip
+    assert torch.equal(best[0]["module"]["weight"], best[1]["module"]["weight"])
+
+
+def test_finished_training_is_not_repeated(tmp_path):
+    first, expected = train(tmp_path)
+    again, result = train(tmp_path, say=print)
+    assert result.resumed_from == 57 == result.last_step and result.history == expected.history
+    assert torch.equal(again.weight, first.weight)
+
+
+SCRIPT = """
+import sys, time, torch
+torch.set_num_threads(1)
+import tests.test_training as t
+real = t.batches
+def slow(step):
+    time.sleep(0.01)
+    return real(step)
+t.batches = slow
+t.train(sys.argv[1], steps=200, every=4)
+"""
+
+
+def test_kill_minus_nine(tmp_path):
+    """SIGKILL soon after a checkpoint, wherever it hits; then the same call: the same bits."""
+    folder, root = tmp_path / "killed", Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, folder], env=environment, cwd=root)
+    while not (folder / PREVIOUS).exists():
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+    time.sleep(0.03)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole, expected = train(tmp_path / "whole", steps=200, every=4)
+    resumed, result = train(folder, steps=200, every=4)
+    torch.set_num_threads(threads)
+    assert 8 <= result.resumed_from < 200
+    assert same(whole, resumed) and result.history == expected.history
+    assert (folder / "metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
+    assert not list(folder.glob(".*.part"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "removed"])
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path, monkeypatch, damage):
+    whole, _ = train(tmp_path / "whole")
+    folder = tmp_path / "damaged"
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "batches", killed_after(45))
+        with pytest.raises(Killed):
+            train(folder)
+    data = bytearray((folder / LAST).read_bytes())
+    data[len(data) // 2] ^= 1
+    content = {"truncated": data[: len(data) // 2], "flipped": data, "empty": b""}
+    if damage == "removed":  # as if killed between the two renames
+        (folder / LAST).unlink()
+    else:
+        (folder / LAST).write_bytes(content[damage])
+    messages = []
+    resumed, result = train(folder, say=messages.append)
+    assert result.resumed_from == 30 and same(whole, resumed)
+    assert (damage == "removed") == (messages == [])
+    assert all("last.ckpt" in text and "damaged" in text for text in messages)
+
+
+def test_no_checkpoint_left_means_from_the_beginning(tmp_path):
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_bytes(b"nothing")
+    messages = []
+    assert load_newest(tmp_path, messages.append) is None and len(messages) == 2
+    save_newest(tmp_path, {"a": torch.arange(3), "b": [1, "x", math.inf]})
+    content = load_newest(tmp_path)
+    assert torch.equal(content["a"], torch.arange(3)) and content["b"] == [1, "x", math.inf]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(JetfmError, match="other settings"):
+        train(tmp_path, seed=4)
+
+
+class Curve(nn.Module):
+    """Validation loss follows a given curve; the parameter counts the steps."""
+
+    def __init__(self, curve):
+        super().__init__()
+        self.curve, self.at = curve, 0
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def loss(self, batch):
+        if self.training:
+            return self.weight * 1.0, {}
+        self.at += 1
+        return torch.tensor(self.curve[self.at - 1]), {}
+
+
+def test_early_stopping_and_best_weights():
+    curve = [5.0, 3.0, 4.0, 2.0, 2.5, 2.0, 9.0, 1.0, 1.0]
+    module = Curve(curve)
+    plan = training_settings(
+        max_steps=1000,
+        validate_every=2,
+        patience=3,
+        optimizer=OptimizerSettings(
+            name="adamw", weight_decay=0, warmup_steps=0, lr=1.0, betas=(0.9, 0.999), eps=1e-8
+        ),
+    )
+    result = fit(module, batches, plan, validation=[batches(0)], progress=False)
+    assert result.stopped_early and result.last_step == 14
+    assert (result.best_metric, result.best_step) == (2.0, 8)
+    assert module.weight.item() == pytest.approx(-8, rel=1e-5)  # Adam walks one lr a step
+
+
+def test_monitor_can_be_maximised():
+    class Accuracy(Curve):
+        monitor = "-accuracy"
+
+        def loss(self, batch):
+            loss, _ = super().loss(batch)
+            return loss, {"accuracy": loss.detach()}
+
+    module = Accuracy([0.1, 0.7, 0.3, 0.2])
+    plan = training_settings(max_steps=8, validate_every=2)
+    result = fit(module, batches, plan, validation=[batches(0)], progress=False)
+    assert result.best_metric == pytest.approx(-0.7) and result.best_step == 4
+
+
+def test_validation_weighs_batches_by_what_they_average_over():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def loss(self, batch):
+            return batch["x"].mean() + 0 * self.weight, {"weight": len(batch["x"])}
+
+    parts = [{"x": torch.tensor([1.0])}, {"x": torch.tensor([2.0, 4.0, 9.0])}]
+    plan = training_settings(max_steps=1, validate_every=1)
+    result = fit(Weighted(), lambda step: parts[0], plan, validation=parts, progress=False)
+    assert result.best_metric == pytest.approx(4.0)
+
+
+def test_without_validation_the_training_loss_decides():
+    _, result = train(validation=None, steps=20, every=5)
+    assert {row["split"] for row in result.history} == {"train"}
+    assert result.best_step in (5, 10, 15, 20)
+
+
+def test_a_loss_that_is_not_finite_is_reported():
+    def poisoned(step):
+        batch = batches(step)
+        return {**batch, "y": batch["y"] * (math.nan if step == 7 else 1)}
+
+    with pytest.raises(JetfmError, match="step 8.*NaN"):
+        fit(Noisy(), poisoned, training_settings(validate_every=10), progress=False)
+
+
+def test_the_callers_random_numbers_stay_untouched():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    train()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_metrics_file(tmp_path):
+    _, result = train(tmp_path, steps=20)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "split", "loss", "norm"]
+    assert len(rows) == len(result.history) == 22
+    assert float(rows[-1]["loss"]) == result.history[-1]["loss"]
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    train(steps=12)
+    assert list(tmp_path.iterdir()) == [] and capfd.readouterr() == ("", "")
+
+
+def test_autocast_in_bfloat16_trains_the_float32_weights():
+    seen = []
+
+    class Probe(Noisy):
+        def loss(self, batch):
+            seen.append((batch["x"][:, None] @ self.weight[:, None]).dtype)
+            return super().loss(batch)
+
+    module = Probe()
+    plan = training_settings(max_steps=2, validate_every=1)
+    fit(module, batches, plan, validation=VALIDATION, precision="bf16", progress=False)
+    assert set(seen) == {torch.bfloat16} and module.weight.dtype == torch.float32
+    with pytest.raises(JetfmError, match="precision"):
+        fit(module, batches, plan, precision="fp8", progress=False)
+
+
+def test_batch_stream_asks_the_schedule():
+    class Schedule:
+        def indices(self, step):
+            return np.arange(step)
+
+    assert BatchStream(Schedule(), lambda indices: indices.sum())(4) == 6
+
+
+def test_parameter_groups_keep_their_own_rates():
+    class Grouped(Noisy):
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Parameter(torch.zeros(2))
+
+        def parameter_groups(self):
+            return [{"params": [self.weight], "lr": 1e-4}, {"params": [self.other]}]
+
+    optimizer = make_optimizer(Grouped(), OptimizerSettings(name="adamw", lr=0.5))
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 0.5]
