@@ -94,7 +94,9 @@ def calibration(rows: Sequence[Mapping]) -> Figure:
         ratio.set_ylabel("Simulated /\npublished")
         ratio.set_xticks(x, ticks, rotation=60, ha="right", rotation_mode="anchor")
         for axis in (main, ratio):
-            axis.tick_params(axis="x", which="minor", bottom=False, top=False)
+            axis.set_xlim(-0.6, len(chosen) - 0.4)
+            axis.tick_params(axis="x", which="both", top=False)
+            axis.tick_params(axis="x", which="minor", bottom=False)
     return figure
 
 
@@ -121,6 +123,7 @@ def jet_classes(data: Mapping) -> Figure:
             axis.stairs(density, entry["edges"], label=_LATEX[name], lw=1.5)
         axis.set_xlabel(labels[quantity])
         axis.set_ylabel("Normalised entries")
+        axis.set_xlim(entry["edges"][0], entry["edges"][-1])
         axis.set_ylim(bottom=0)
     axes[0].legend(loc="upper right")
     return figure
@@ -187,6 +190,7 @@ def token_quality(data: Mapping) -> Figure:
         )
         axis.plot(x, fit["height"] * curve, color="0.3", lw=1.1, ls="--", label=text)
         axis.axvline(0, color="0.7", lw=0.8)
+        axis.set_xlim(entry["edges"][0], entry["edges"][-1])
         axis.set_xlabel(label)
         axis.set_ylabel("Normalised entries")
         axis.set_ylim(0, 1.75 * density.max())

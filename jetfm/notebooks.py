@@ -78,6 +78,8 @@ def _run(source: Path, copy: Path, profile: str) -> float:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    if not sys.stdout.isatty():  # a log: now and then a line, not a bar that redraws itself
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
     logging.getLogger("papermill").setLevel(logging.WARNING)
     copy.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()

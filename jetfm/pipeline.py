@@ -130,13 +130,13 @@ class Pipeline:
         return {c.name: counts[c.index] for c in CLASSES if counts[c.index]}
 
     def calibration(self) -> list[calibration.Comparison]:
-        """Statistics of the test split beside the published ones of JetClass."""
-        files = self.jet_files("test")
+        """Statistics of all splits' jets beside the published ones of JetClass."""
+        files = [path for split in SPLITS for path in self.jet_files(split)]
         artifact = self._stage(
             "calibration",
             lambda folder: _calibrate(files, folder),
             settings={"published": sha256(calibration.REFERENCE)},
-            inputs={path.name: _source_digest(path) for path in files},
+            inputs={f"{path.parent.name}/{path.name}": _source_digest(path) for path in files},
         )
         return [calibration.Comparison(**row) for row in read_json(artifact / "table.json")]
 

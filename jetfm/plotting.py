@@ -56,6 +56,10 @@ BINS = {
 }
 
 
+#: Of every ratio panel; what lies outside is drawn as a triangle at the edge.
+RATIO_RANGE = (0.5, 1.5)
+
+
 def use_style() -> None:
     """Switch to jetfm's style: mplhep's, sized for a page, sans serif, ticks inside."""
     mplhep.style.use("ATLAS")
@@ -153,18 +157,15 @@ def with_ratio(
             mplhep.histplot(
                 density, edges, ax=main, histtype="step", color=colors[text], label=text
             )
-            mplhep.histplot(
-                density / safe, edges, yerr=error / safe, ax=ratio, histtype="errorbar",
-                color=colors[text], markersize=3,
-            )  # fmt: skip
+            _ratio_points(ratio, edges, density / safe, error / safe, colors[text])
         lost = data["underflow"] + data["overflow"]
         share = lost / max(lost + sum(data["counts"]), 1)
         if share > 1e-3:
             outside.append(f"{text}: {share:.1%} outside")
     if outside:
         main.text(
-            0.97, 0.02 if log else 0.5, "\n".join(outside), transform=main.transAxes, ha="right",
-            va="bottom", fontsize=7, color="0.35",
+            0.03, 0.97, "\n".join(outside), transform=main.transAxes, ha="left", va="top",
+            fontsize=7, color="0.35",
         )  # fmt: skip
     if np.allclose(np.diff(np.log(edges[edges > 0])), np.log(edges[-1] / edges[-2])):
         main.set_xscale("log")
@@ -176,9 +177,23 @@ def with_ratio(
     main.set_ylabel("Normalised entries")
     main.tick_params(labelbottom=False)
     ratio.axhline(1, color="0.5", linewidth=0.8)
-    ratio.set_ylim(0.5, 1.5)
+    ratio.set_xlim(edges[0], edges[-1])
+    ratio.set_ylim(*RATIO_RANGE)
     ratio.set_ylabel("Ratio")
     ratio.set_xlabel(label)
+
+
+def _ratio_points(axis: plt.Axes, edges, values, errors, color: str) -> None:
+    """Points with error bars; those outside the panel become triangles at its edge."""
+    centres = (edges[:-1] + edges[1:]) / 2
+    low, high = RATIO_RANGE
+    inside = (values >= low) & (values <= high)
+    axis.errorbar(
+        centres[inside], values[inside], errors[inside], fmt="o", color=color, markersize=3, lw=1.2
+    )
+    for outside, y, marker in ((values > high, high - 0.04, "^"), (values < low, low + 0.04, "v")):
+        at = np.full(outside.sum(), y)
+        axis.plot(centres[outside], at, marker, color=color, markersize=3.5, ls="", mfc="none")
 
 
 def ratio_panels(columns: int, rows: int = 1, width: float = 3.9, height: float = 3.9):

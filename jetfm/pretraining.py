@@ -174,9 +174,7 @@ class NextTokenModel(nn.Module):
             raise JetfmError(where, f"objective {config.get('objective')!r}", "'ntp'")
         try:
             settings = PretrainingSettings.model_validate(config["settings"])
-            model = cls(
-                settings, config["n_codes"], config["n_features"], config["tokenizer_hash"]
-            )
+            model = cls(settings, config["n_codes"], config["n_features"], config["tokenizer_hash"])
         except (KeyError, ValueError) as error:
             raise JetfmError(where, f"{error}".splitlines()[0], "a model's settings") from None
         fill(model, state, Path(folder))

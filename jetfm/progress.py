@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 _LINE_EVERY = 10.0  # seconds
 
 
 def is_interactive() -> bool:
-    """True in a terminal or in a notebook someone looks at (not under papermill)."""
+    """True in a terminal, or in a notebook that somebody works in.
+
+    Run headless (`jetfm.notebooks`) a notebook streams into a log, and ``TQDM_MININTERVAL`` is set.
+    """
     if "ipykernel" in sys.modules:
-        return "papermill" not in sys.modules
+        return "TQDM_MININTERVAL" not in os.environ
     return sys.stderr.isatty()
 
 

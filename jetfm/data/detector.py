@@ -4,6 +4,11 @@ The chain of the Delphes card that made JetClass: propagation in the solenoid, t
 momentum and impact-parameter smearing, calorimeter towers, energy flow. The constants come from a
 card (``jetfm/data/cards``). Electrons and photons shower in the ECAL, hadrons in the HCAL, K0S and
 Lambda that reach it in both; muons pass.
+
+Where this differs from Delphes, by our choice: tracks whose momentum the energy flow sets to zero
+are dropped before clustering (there they enter jets with their mass as energy, and are dropped when
+the files are written); the point of closest approach is the nearest one, not the nearest modulo
+half a turn; stable particles beyond |eta| = 3.2 are left out from the start.
 """
 
 from __future__ import annotations

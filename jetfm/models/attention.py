@@ -124,9 +124,7 @@ def _attention(q, k, v, mask, causal, p):
         blocked = _blocked(mask, causal, n_queries, n_keys, q.device)
         seen = None if blocked is None else ~blocked
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
-    return _DropoutAttention.apply(
-        q, k, v, _blocked(mask, causal, n_queries, n_keys, q.device), p
-    )
+    return _DropoutAttention.apply(q, k, v, _blocked(mask, causal, n_queries, n_keys, q.device), p)
 
 
 def _blocked(mask, causal, n_queries, n_keys, device) -> Tensor | None:

@@ -50,9 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        grads = (
-            (g * grad).to(kind) for g, kind in zip(ctx.saved_tensors, ctx.types, strict=True)
-        )
+        grads = ((g * grad).to(kind) for g, kind in zip(ctx.saved_tensors, ctx.types, strict=True))
         return *grads, None, None
 
 

@@ -18,7 +18,14 @@ from jetfm.observables import jet_observables
 from jetfm.plotting import BINS, histogram, to_data
 
 QUANTITIES = {"jet_mass": "GeV", "jet_pt": "GeV", "tau21": "", "tau32": ""}
-RESIDUAL_EDGES = {"jet_mass": np.linspace(-60, 60, 61), "tau32": np.linspace(-0.6, 0.6, 61)}
+RESIDUAL_STEPS = {"jet_mass": 10.0, "tau32": 0.1}  # the residuals' range is a multiple of these
+
+
+def residual_edges(residuals: np.ndarray, step: float) -> np.ndarray:
+    """Sixty bins, symmetric about zero, that hold all but one per cent of the residuals."""
+    reach = np.nanquantile(np.abs(residuals), 0.99)
+    reach = step * max(1.0, np.ceil(reach / step))
+    return np.linspace(-reach, reach, 61)
 
 
 def observables(physical: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,13 +140,14 @@ class TokenQuality:
 
     def figure_data(self) -> dict:
         """Numbers behind the token-quality figure."""
+        residuals = {quantity: self.residuals(quantity) for quantity in RESIDUAL_STEPS}
         fits = {}
-        for quantity in RESIDUAL_EDGES:
+        for quantity in RESIDUAL_STEPS:
             fit = self.result["fits"][quantity]
-            residuals = self.residuals(quantity)
-            inside = np.abs(residuals - fit["mean"]) < fit["sigma"]
+            differences = residuals[quantity] - fit["mean"]
             # The curve's height: the share of jets within one sigma fixes the area of the core.
-            share = inside.sum() / np.isfinite(residuals).sum() / CORE
+            inside = (np.abs(differences) < fit["sigma"]).sum()
+            share = inside / np.isfinite(differences).sum() / CORE
             fits[quantity] = fit | {"height": share / (fit["sigma"] * np.sqrt(2 * np.pi))}
         return {
             "mass": {
@@ -147,8 +155,10 @@ class TokenQuality:
                 for side in ("original", "reconstructed")
             },
             "residuals": {
-                quantity: to_data(histogram(self.residuals(quantity), edges))
-                for quantity, edges in RESIDUAL_EDGES.items()
+                quantity: to_data(
+                    histogram(residuals[quantity], residual_edges(residuals[quantity], step))
+                )
+                for quantity, step in RESIDUAL_STEPS.items()
             },
             "fits": fits,
             "n_codes": self.result["n_codes"],

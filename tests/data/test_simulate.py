@@ -285,3 +285,14 @@ def test_settings_tell_how_a_file_was_made(folder):
     }
     assert expected.items() <= found.items()
     assert found["pythia8mc"] == "8.317.2"
+
+
+def test_a_dask_cluster_makes_the_same_jets(folder, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    request = REQUEST | {"classes": ["QCD"]}
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:  # in this process: needs no network
+        (path,) = simulate(tmp_path, dask_address=cluster.scheduler_address, **request)
+    one, two = read(folder / path.name), read(path)
+    assert all(ak.array_equal(one[b], two[b]) for b in BRANCHES)
