@@ -257,7 +257,7 @@ def dry_run(profile: Profile) -> Profile:
     if profile.data.path is None or not profile.data.path.is_dir():
         values["data"] |= {"source": "sample", "path": None}
     values["name"] = f"{profile.name}-dry-run"
-    values["data"]["jets_per_class"] = {"train": 10, "val": 5, "test": 10}
+    values["data"]["jets_per_class"] = {"train": 10, "val": 5, "test": 40}
     values["tokenizer"]["training"] |= training
     values["pretraining"]["training"] |= training
     values["generation"] |= {"n_jets": 8, "batch_size": 8}

@@ -247,7 +247,10 @@ def finetuning(rows: Sequence[Mapping], n_test: int, missing_sizes: Sequence[int
         axis.set_xlabel("Number of training jets")
         axis.set_ylabel(label)
     n_seeds = max(len(row["auc"]) for row in rows)
-    title = f"{_LATEX['Tbqq']} vs {_LATEX['QCD']}, {n_test:,} test jets\nmean $\\pm$ sd of {n_seeds} seeds"
+    title = (
+        f"{_LATEX['Tbqq']} vs {_LATEX['QCD']}, {n_test:,} test jets\n"
+        f"mean $\\pm$ sd of {n_seeds} seeds"
+    )
     axes[1].legend(title=title, title_fontsize=9.5, loc="lower right")
     if missing_sizes:
         text = "not at this scale: " + ", ".join(f"{size:,}" for size in missing_sizes) + " jets"

@@ -355,7 +355,8 @@ class Pipeline:
 
     def finetuning(self) -> Study:
         """Top tagging from scratch, fine-tuned, and with a fixed backbone."""
-        from jetfm.finetuning import Jets, LabelledJets, run_study
+        from jetfm.data.labelled import LabelledJets
+        from jetfm.finetuning import Jets, run_study
 
         settings, model = self.profile.finetuning, self.pretraining()
         stores = {split: self.store(split) for split in SPLITS}

@@ -167,7 +167,7 @@ def with_ratio(
             0.03, 0.97, "\n".join(outside), transform=main.transAxes, ha="left", va="top",
             fontsize=7, color="0.35",
         )  # fmt: skip
-    if np.allclose(np.diff(np.log(edges[edges > 0])), np.log(edges[-1] / edges[-2])):
+    if edges[0] > 0 and np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0])):
         main.set_xscale("log")
     if log:
         main.set_yscale("log")

@@ -13,11 +13,13 @@ from jetfm.config import (
     OptimizerSettings,
     PretrainingSettings,
 )
+from jetfm.data.labelled import EncodedJets, LabelledJets
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.finetuning import EncodedJets, JetClassifier, Jets, LabelledJets, Study, run_study
+from jetfm.finetuning import Jets, Study, run_study
 from jetfm.metrics import roc_auc
+from jetfm.models.classifier import JetClassifier
 from jetfm.pretraining import NextTokenModel, load_backbone
 
 KINEMATICS = ("pt", "eta_rel", "phi_rel")

@@ -52,9 +52,7 @@ RANGER = OptimizerSettings(lr=1e-2)
 
 def train(folder=None, steps=57, every=10, seed=3, say=lambda text: None, **options):
     module = Noisy()
-    plan = training_settings(
-        max_steps=steps, validate_every=every, patience=100, optimizer=RANGER
-    )
+    plan = training_settings(max_steps=steps, validate_every=every, patience=100, optimizer=RANGER)
     options = {"validation": VALIDATION, "restore_best": False} | options
     options |= {"folder": folder, "seed": seed, "progress": False, "say": say}
     result = fit(module, batches, plan, **options)

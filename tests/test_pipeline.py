@@ -1,0 +1,93 @@
+"""The stages hang together: the papers' own networks run dry, and only what changed runs again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jetfm.config import dry_run, load_profile, with_folder
+from jetfm.data.schema import CLASSES
+from jetfm.errors import JetfmError
+from jetfm.ledger import VERDICTS
+from jetfm.paths import sample_folder
+from jetfm.pipeline import Pipeline
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def tiny():
+    """The smoke profile with fewer jets and steps."""
+    return dry_run(load_profile("smoke"))
+
+
+@pytest.mark.parametrize("name", ["gpu", "paper"])
+def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work, name):
+    profile = dry_run(with_folder(load_profile(name), sample_folder()))
+    pipeline = Pipeline(profile, progress=False)
+    assert pipeline.tokenizer().n_codes == 8192
+    assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
+    assert pipeline.generation().n_jets == profile.generation.n_jets
+    entries = pipeline.ledger()
+    assert {row["verdict"] for row in entries} <= set(VERDICTS)
+    assert (pipeline.figures / "ledger.json").exists()
+
+
+def test_everything_is_found_the_second_time(work, tiny, capsys):
+    first = Pipeline(tiny, progress=False).ledger()
+    capsys.readouterr()
+    second = Pipeline(tiny, progress=False).ledger()
+    said = [line for line in capsys.readouterr().out.splitlines() if ": " in line]
+    assert second == first
+    assert said and all("done before" in line for line in said)
+
+
+def test_a_changed_setting_reruns_its_stage_and_what_follows(work, tiny, capsys):
+    Pipeline(tiny, progress=False).ledger()
+    capsys.readouterr()
+    longer = tiny.pretraining.training.model_copy(update={"max_steps": 3})
+    pretraining = tiny.pretraining.model_copy(update={"training": longer})
+    Pipeline(tiny.model_copy(update={"pretraining": pretraining}), progress=False).ledger()
+    lines = capsys.readouterr().out.splitlines()
+    started = {line.split(":")[0] for line in lines if ": starting" in line}
+    assert started == {"pretraining", "generation", "finetuning"}
+
+
+def test_tokens_belong_to_their_jets(work, tiny):
+    pipeline = Pipeline(tiny, progress=False)
+    store, tokens = pipeline.store("test"), pipeline.tokens("test")
+    assert np.array_equal(tokens.labels, store.labels)
+    assert np.array_equal(tokens.multiplicity, store.n_constituents)
+    kept = np.minimum(store.n_constituents, tiny.data.max_constituents)
+    assert np.array_equal(tokens.n_constituents, kept)
+    tokenizer, jet = pipeline.tokenizer(), 7
+    ids, decoded, mask = (array[0] for array in tokens.dense([jet]))
+    again = tokenizer.decode(_tensor(ids)[None], _tensor(mask)[None])[0]
+    np.testing.assert_allclose(again.numpy(), decoded, atol=1e-5)
+
+
+def _tensor(array):
+    import torch
+
+    return torch.as_tensor(array)
+
+
+def test_counts_by_class(work, tiny):
+    counts = Pipeline(tiny, progress=False).count_by_class("val")
+    assert counts == {c.name: tiny.data.jets_per_class.val for c in CLASSES}
+
+
+def test_a_folder_without_the_files_is_named(work, tiny, tmp_path):
+    profile = with_folder(load_profile("smoke"), tmp_path)
+    with pytest.raises(JetfmError, match="train"):
+        Pipeline(profile, progress=False).store("train")
+
+
+def test_the_gallery_names_the_notebook_of_a_missing_figure(work, tiny):
+    with pytest.raises(JetfmError, match="fig00_calibration.*notebook 00"):
+        Pipeline(tiny, progress=False).gallery()

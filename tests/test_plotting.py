@@ -1,0 +1,60 @@
+"""Histograms keep everything they are given, and figures are saved with their numbers."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetfm import plotting
+
+EDGES = np.array([-1.0, 0.0, 2.0, 3.0])
+
+
+@given(st.lists(st.floats(-5, 5) | st.just(float("nan")), max_size=40))
+def test_no_value_is_lost_and_densities_integrate_to_the_share_in_range(values):
+    data = plotting.to_data(plotting.histogram(np.array(values), EDGES))
+    defined = [value for value in values if not np.isnan(value)]
+    assert sum(data["counts"]) + data["underflow"] + data["overflow"] == len(defined)
+    assert data["underflow"] == sum(value < -1 for value in defined)
+    density, error = plotting.normalised(data)
+    inside = sum(-1 <= value < 3 for value in defined)
+    assert (density * np.diff(EDGES)).sum() == pytest.approx(inside / max(len(defined), 1))
+    np.testing.assert_allclose(error**2 * max(len(defined), 1) * np.diff(EDGES), density)
+
+
+def test_ratio_panel_shows_every_bin_and_what_is_outside():
+    plotting.use_style()
+    figure, [(main, ratio)] = plotting.ratio_panels(1)
+    counts = {"a": [10.0, 10.0, 10.0], "b": [10.0, 1.0, 40.0]}
+    entries = {
+        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": 5.0}
+        for name, values in counts.items()
+    }
+    plotting.with_ratio((main, ratio), entries, "a", "x [GeV]", {"a": "k", "b": "r"})
+    drawn = sum(len(line.get_xdata()) for line in ratio.lines if line.get_marker() in "o^v")
+    assert drawn == 3
+    low, high = plotting.RATIO_RANGE
+    for line in ratio.lines:
+        assert all(low <= y <= high for y in np.atleast_1d(line.get_ydata()))
+    assert "outside" in main.texts[0].get_text()
+    assert ratio.get_xlabel() == "x [GeV]"
+    plt.close(figure)
+
+
+def test_saved_figures_are_the_same_bytes_for_the_same_numbers(tmp_path):
+    plotting.use_style()
+    for name in ("one", "two"):
+        figure, axis = plt.subplots()
+        axis.plot([0, 1], [1, 2])
+        plotting.save(figure, {"x": [0, 1]}, name, tmp_path)
+        plt.close(figure)
+    for suffix in ("pdf", "png", "json"):
+        assert (tmp_path / f"one.{suffix}").read_bytes() == (
+            tmp_path / f"two.{suffix}"
+        ).read_bytes()
+    assert json.loads((tmp_path / "one.json").read_text()) == {"x": [0, 1]}
