@@ -6,6 +6,9 @@ therefore means another folder: that stage and what depends on it run again, not
 nothing already computed is lost. ``artifact.json``, written last, marks a folder as complete and
 records the request, the hash of every file, the package versions, the time taken and the metrics.
 
+The code itself is not part of the request, only jetfm's version and the stage's: whoever changes
+what a stage computes raises one of them, or starts from ``make clean``.
+
 One process at a time works on a folder; a second one waits and says so. The lock is the operating
 system's, so it is gone when its holder is, however that ended.
 """
@@ -28,7 +31,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 import jetfm
-from jetfm.files import make_folder, sha256, write_json
+from jetfm.files import make_folder, naming, read_json, sha256, write_json, write_text
 
 RECORD = "artifact.json"
 RECORDED_PACKAGES = (
@@ -84,11 +87,16 @@ def produce(
     request = {
         "stage": stage,
         "version": version,
+        "jetfm": jetfm.__version__,
         "seed": seed,
         "settings": as_json(settings),
         "inputs": dict(sorted((inputs or {}).items())),
     }
     folder = make_folder(Path(work) / f"{stage}-{fingerprint(request)}")
+    done = _read_record(folder)  # before the lock: a finished folder may well be read-only
+    if done is not None:
+        say(f"{stage}: done before, {folder.name}")
+        return Artifact(folder, done)
     with _exclusive(folder, say):
         done = _read_record(folder)
         if done is not None:
@@ -111,7 +119,6 @@ def produce(
             "metrics": metrics,
             "seconds": round(time.monotonic() - start, 1),
             "resumed": resuming,
-            "jetfm": jetfm.__version__,
             "commit": _commit(),
             "python": platform.python_version(),
             "packages": {name: _installed(name) for name in RECORDED_PACKAGES},
@@ -142,7 +149,7 @@ def _read_record(folder: Path) -> dict | None:
     path = folder / RECORD
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
+    record = read_json(path)
     missing = [name for name in record["files"] if not (folder / name).exists()]
     if missing:  # somebody tidied up: make it again rather than fail later
         path.unlink()
@@ -163,13 +170,18 @@ class _exclusive:
         self.owner, self.say = folder / ".owner", say
 
     def __enter__(self):
+        with naming(self.owner.parent):
+            try:
+                self.lock.acquire(timeout=0)
+            except Timeout:
+                holder = self.owner.read_text() if self.owner.exists() else "another process"
+                self.say(f"waiting for {holder} to finish {self.owner.parent.name}")
+                self.lock.acquire()
         try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            holder = self.owner.read_text() if self.owner.exists() else "another process"
-            self.say(f"waiting for {holder} to finish {self.owner.parent.name}")
-            self.lock.acquire()
-        self.owner.write_text(f"process {os.getpid()} on {platform.node()}")
+            write_text(self.owner, f"process {os.getpid()} on {platform.node()}")
+        except BaseException:
+            self.lock.release()
+            raise
 
     def __exit__(self, *_):
         self.owner.unlink(missing_ok=True)

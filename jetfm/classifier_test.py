@@ -44,11 +44,16 @@ def classifier_test(
     Validation every other epoch and the batch size are our choices. The samples are cut to equal
     size, so that 0.5 means indistinguishable.
     """
+    rng = np.random.default_rng([seed, 11])
     n_each = min(len(offsets) - 1 for _, offsets in (sample, reference))
-    parts = [(flat, offsets[: n_each + 1]) for flat, offsets in (sample, reference)]
-    lengths = np.concatenate([np.diff(offsets) for _, offsets in parts])
-    starts = np.cumsum(lengths) - lengths
-    flat = np.concatenate([flat[: offsets[-1]] for flat, offsets in parts]).astype(np.float32)
+    flat = np.concatenate([sample[0], reference[0]]).astype(np.float32)
+    starts, lengths = [], []
+    for shift, (_, offsets) in zip((0, len(sample[0])), (sample, reference), strict=True):
+        # At random: a store is sorted by class, and its first jets are not a fair sample.
+        chosen = rng.choice(len(offsets) - 1, n_each, replace=False)
+        starts.append(shift + offsets[chosen])
+        lengths.append(np.diff(offsets)[chosen])
+    starts, lengths = np.concatenate(starts), np.concatenate(lengths)
     labels = np.repeat([1, 0], n_each)
 
     def batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -63,7 +68,7 @@ def classifier_test(
             "label": torch.from_numpy(labels[indices]),
         }
 
-    order = np.random.default_rng([seed, 11]).permutation(2 * n_each)
+    order = rng.permutation(2 * n_each)
     cuts = np.cumsum([int(share * len(order)) for share in SHARES[:2]])
     train, val, test = np.split(order, cuts)
     schedule = LengthBucketedBatches(lengths, batch_size, seed, train)

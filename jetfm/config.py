@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from jetfm.data.schema import class_by_name
 from jetfm.errors import JetfmError
 
 PROFILES_DIR = Path(__file__).parent / "profiles"
@@ -50,11 +58,23 @@ class DataSettings(Settings):
     workers: int = Field(0, ge=0)  # 0: one per core
     max_constituents: Positive = 128  # P1 II.A, C: pad_length
 
+    @field_validator("classes")
+    @classmethod
+    def _known(cls, names):
+        return tuple(_known_class(name) for name in names)
+
     @model_validator(mode="after")
     def _path_with_folder(self):
         if (self.source == "folder") != (self.path is not None):
             raise ValueError("'path' belongs to source 'folder', and only to it")
         return self
+
+
+def _known_class(name: str) -> str:
+    try:
+        return class_by_name(name).name
+    except JetfmError as error:
+        raise ValueError(f"Input should be {error.expected}") from None
 
 
 class OptimizerSettings(Settings):
@@ -150,17 +170,31 @@ class FinetuningSettings(Settings):
     batch_size: Positive = 1000
     small_batch_size: Positive = 100  # P2: for training sets up to small_size
     small_size: Positive = 10_000
-    patience_epochs: Positive = 20  # P1 A.4: for sizes up to 10 000
+    patience_epochs: tuple[tuple[Positive, Positive], ...] = (  # P1 A.4: up to this size
+        (10_000, 20),
+        (1_000_000, 10),
+        (2_000_000, 5),
+    )
     optimizer: OptimizerSettings = OptimizerSettings(
         name="adamw", lr=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
     )
+
+    @field_validator("signal", "background")
+    @classmethod
+    def _known(cls, name):
+        return _known_class(name)
+
+    def patience(self, size: int) -> int:
+        """Epochs without improvement that end a training on `size` jets."""
+        fitting = [epochs for limit, epochs in self.patience_epochs if size <= limit]
+        return fitting[0] if fitting else self.patience_epochs[-1][1]
 
 
 class Profile(Settings):
     """All settings of one run, from data to figures."""
 
     name: str
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     data: DataSettings
     tokenizer: TokenizerSettings = TokenizerSettings()
     pretraining: PretrainingSettings = PretrainingSettings()
@@ -244,7 +278,9 @@ def with_folder(profile: Profile, folder: str | Path) -> Profile:
     if not folder.is_dir():
         raise JetfmError(folder, "no such folder", "a folder with train*/, val*/ and test*/")
     data = profile.data.model_copy(update={"source": "folder", "path": folder.resolve()})
-    return profile.model_copy(update={"data": data})
+    other = profile.data.source != "folder"  # figures of real and simulated jets stay apart
+    name = f"{profile.name}-data" if other else profile.name
+    return profile.model_copy(update={"data": data, "name": name})
 
 
 def dry_run(profile: Profile) -> Profile:

@@ -6,10 +6,12 @@ class-attention blocks on top. Three strategies see the same jets with the same 
 (random weights), *finetuned* (pre-trained backbone, all weights free) and *fixed* (pre-trained
 backbone as it is; its jets are encoded once, without dropout, and only the head learns).
 
-Training jets of a size are the first ones of a class-balanced random order that depends on the
-seed alone, so that larger sets contain the smaller ones. Validation jets stop the training, test
-jets are seen once, at the end. The papers give neither the split of labels by class (we balance)
-nor what a seed changes beyond the head's weights (here also the training jets and their batches).
+The labelled training jets are, without their labels, among the jets of the pre-training; test jets
+are not. (Paper 1 takes all jets of this study from JetClass's test split.) Training jets of a size
+are the first ones of a class-balanced random order that depends on the seed alone, so that larger
+sets contain the smaller ones. Validation jets stop the training, test jets are seen once, at the
+end. The papers give neither the split of labels by class (we balance) nor what a seed changes
+beyond the head's weights (here also the training jets and their batches).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 from torch import nn
 
 from jetfm.config import FinetuningSettings, TrainingSettings
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.labelled import EncodedJets, LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.files import read_json, write_json
@@ -154,7 +156,7 @@ def _train_and_test(module, sides, jets: Jets, indices, settings, folder: Path, 
         batch_size=batch_size,
         max_steps=settings.max_steps,
         validate_every=validate_every,
-        patience=max(1, math.ceil(settings.patience_epochs / epochs)),
+        patience=max(1, math.ceil(settings.patience(len(indices)) / epochs)),
         optimizer=settings.optimizer,
     )
     val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
@@ -162,7 +164,7 @@ def _train_and_test(module, sides, jets: Jets, indices, settings, folder: Path, 
         module,
         lambda step: sides.train.batch(schedule.indices(step)),
         training,
-        validation=_Batches(val, sides.val),
+        validation=EvaluationBatches(val, sides.val.batch),
         folder=folder,
         seed=seed,
         progress=False,
@@ -176,19 +178,6 @@ def _train_and_test(module, sides, jets: Jets, indices, settings, folder: Path, 
         "last_step": outcome.last_step,
         "history": outcome.history,
     }
-
-
-class _Batches:
-    """Validation batches, the same every time."""
-
-    def __init__(self, schedule: InOrderBatches, jets) -> None:
-        self.schedule, self.jets = schedule, jets
-
-    def __iter__(self):
-        return (self.jets.batch(indices) for indices in self.schedule)
-
-    def __len__(self) -> int:
-        return len(self.schedule)
 
 
 @torch.no_grad()

@@ -16,10 +16,8 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
@@ -28,6 +26,11 @@ from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.progress import Progress
 from jetfm.training import BEST, Batches, make_optimizer
+
+with warnings.catch_warnings():  # it imports a notebook widget that it does not need
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import lightning.pytorch as L
+    from lightning.pytorch.plugins.precision import MixedPrecision
 
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation

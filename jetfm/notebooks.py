@@ -1,8 +1,8 @@
 """Run the numbered notebooks in order, headless, each only when something it shows has changed.
 
 papermill executes a copy into the work folder and streams what the notebook prints; the sources
-stay clean. A notebook is up to date when its source, the profile and every figure it made are as
-they were when it last ran through.
+stay clean. A notebook is up to date when its source, the profile, the library's code and every
+figure it made are as they were when it last ran through.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jetfm
 from jetfm.artifacts import as_json, fingerprint
 from jetfm.config import Profile, available_profiles
 from jetfm.errors import JetfmError
-from jetfm.files import read_json, sha256, write_json, write_text
+from jetfm.files import make_folder, naming, read_json, sha256, write_json, write_text
 from jetfm.paths import figures_folder, project_folder, work_folder
 
 
@@ -42,23 +42,34 @@ def run_all(profile: Profile, say=print) -> list[str]:
         request = {
             "notebook": sha256(source),
             "profile": as_json(profile),
-            "jetfm": jetfm.__version__,
+            "code": _code_digest(),
         }
         record_path = work_folder() / "notebooks" / profile.name / f"{source.stem}.json"
         if _up_to_date(record_path, request, profile):
             continue
         say(f"\n=== {source.stem} ({sources.index(source) + 1} of {len(sources)}) ===")
-        started = time.time()
+        before = _times(figures_folder(profile.name))
         seconds = _run(source, record_path.with_suffix(".ipynb"), name)
         figures = {
             path.name: sha256(path)
             for path in sorted(figures_folder(profile.name).iterdir())
-            if path.stat().st_mtime >= started - 1
+            if before.get(path.name) != path.stat().st_mtime_ns
         }
         write_json(record_path, {"request": fingerprint(request), "figures": figures})
         executed.append(source.stem)
         say(f"=== {source.stem} finished in {seconds:.0f} s, {len(figures)} files in figures ===")
     return executed
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def _code_digest() -> str:
+    """Hash of the library: after a change of it notebooks run again, and find what still holds."""
+    package = Path(jetfm.__file__).parent
+    files = sorted(p for p in package.rglob("*") if p.suffix in (".py", ".yaml"))
+    return fingerprint({str(p.relative_to(package)): sha256(p) for p in files})
 
 
 def _up_to_date(record_path: Path, request: dict, profile: Profile) -> bool:
@@ -81,22 +92,23 @@ def _run(source: Path, copy: Path, profile: str) -> float:
     if not sys.stdout.isatty():  # a log: now and then a line, not a bar that redraws itself
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    copy.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(copy.parent)
     start = time.monotonic()
     # The kernel talks through sockets in the file system where there are any: no open ports.
     transport = "ipc" if os.name == "posix" else "tcp"
     try:
-        papermill.execute_notebook(
-            source,
-            copy,
-            parameters={"profile": profile},
-            cwd=source.parent,
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stdout,
-            config=Config({"KernelManager": {"transport": transport}}),
-        )
+        with naming(copy):
+            papermill.execute_notebook(
+                source,
+                copy,
+                parameters={"profile": profile},
+                cwd=source.parent,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stdout,
+                config=Config({"KernelManager": {"transport": transport}}),
+            )
     except PapermillExecutionError as error:
         found = f"{error.ename}: {error.evalue}"
         raise JetfmError(source.name, found, f"no error; its traceback is in {copy}") from None

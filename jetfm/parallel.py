@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from jetfm.cores import n_cores, watch_parent
 
 
 def run_tasks(
@@ -34,7 +34,7 @@ def run_tasks(
     workers : processes; 0 is one per available core. On a machine with a GPU, one: it is shared.
     """
     if not workers:
-        workers = 1 if torch.cuda.is_available() else _available_cores()
+        workers = 1 if torch.cuda.is_available() else n_cores()
     workers = min(workers, len(tasks))
     bar = tqdm(total=len(tasks), desc=name, unit="fit", disable=not progress)
     with bar:
@@ -56,12 +56,6 @@ def run_tasks(
                 raise
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # respects a batch system's limit; not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextmanager
 def one_thread():
     """torch on one thread inside the block."""
@@ -75,11 +69,4 @@ def one_thread():
 
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing beside its successor."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    watch_parent(parent)

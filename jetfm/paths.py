@@ -19,14 +19,12 @@ def project_folder() -> Path:
 
 def work_folder() -> Path:
     """Folder of all artifacts, ``work/`` in the clone by default."""
-    return make_folder(os.environ.get("JETFM_WORK") or project_folder() / "work")
+    return make_folder(project_folder() / os.environ.get("JETFM_WORK", "work"))
 
 
 def figures_folder(profile: str) -> Path:
     """Folder of one profile's figures, ``figures/<profile>/`` in the clone by default."""
-    return make_folder(
-        Path(os.environ.get("JETFM_FIGURES") or project_folder() / "figures") / profile
-    )
+    return make_folder(project_folder() / os.environ.get("JETFM_FIGURES", "figures") / profile)
 
 
 def sample_folder() -> Path:

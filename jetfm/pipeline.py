@@ -31,7 +31,7 @@ from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.files import read_json, sha256, write_json
 from jetfm.finetuning import Study
-from jetfm.paths import figures_folder, sample_folder, work_folder
+from jetfm.paths import figures_folder, project_folder, sample_folder, work_folder
 from jetfm.pretraining import NextTokenModel
 from jetfm.tokenizers.quality import TokenQuality
 from jetfm.tokenizers.vqvae import VQVAE
@@ -71,7 +71,7 @@ class Pipeline:
         if data.source == "simulate":
             artifact = self._simulated(split)
             return sorted(artifact.folder.glob("*.root"))
-        folder = sample_folder() if data.source == "sample" else data.path
+        folder = sample_folder() if data.source == "sample" else project_folder() / data.path
         files = sorted(folder.glob(f"{split}*/*.root"))
         if data.classes:
             prefixes = tuple(c.prefix + "_" for c in CLASSES if c.name in data.classes)
@@ -82,22 +82,22 @@ class Pipeline:
         return files
 
     def _simulated(self, split: str) -> Artifact:
-        from jetfm.data.simulate import simulate
+        from jetfm.data.simulate import recipe, simulate
 
         data = self.profile.data
         n_jets = getattr(data.jets_per_class, split)
+        classes = data.classes or tuple(c.name for c in CLASSES)
         request = {
             "campaign": "jetclass",
-            "classes": data.classes,
             "jets_per_class": n_jets,
             "jets_per_file": data.jets_per_file,
-            "detector": data.detector,
+            "recipes": {name: recipe("jetclass", name, data.detector) for name in classes},
         }
 
         def make(folder: Path) -> dict:
             simulate(
                 folder,
-                classes=list(data.classes) or None,
+                classes=classes,
                 jets_per_class=n_jets,
                 split=split,
                 seed=self.profile.seed,
@@ -120,7 +120,7 @@ class Pipeline:
                 "n_jets": len(build_store(files, folder, self.progress, jets_per_class=limit))
             },
             settings={"jets_per_class": limit},
-            inputs={path.name: _source_digest(path) for path in files},
+            inputs=_digests(files),
         )
         return JetStore(artifact.folder)
 
@@ -132,11 +132,15 @@ class Pipeline:
     def calibration(self) -> list[calibration.Comparison]:
         """Statistics of all splits' jets beside the published ones of JetClass."""
         files = [path for split in SPLITS for path in self.jet_files(split)]
+        if (
+            self.profile.data.source == "folder"
+        ):  # real files hold 100 000 jets: one a class will do
+            files = list({path.name.rsplit("_", 1)[0]: path for path in files[::-1]}.values())
         artifact = self._stage(
             "calibration",
             lambda folder: _calibrate(files, folder),
             settings={"published": sha256(calibration.REFERENCE)},
-            inputs={f"{path.parent.name}/{path.name}": _source_digest(path) for path in files},
+            inputs=_digests(files),
         )
         return [calibration.Comparison(**row) for row in read_json(artifact / "table.json")]
 
@@ -212,7 +216,7 @@ class Pipeline:
 
         trained, store = self.tokenizer_artifact(), self.store(split)
         limit = self.profile.data.max_constituents
-        seed = [self.profile.seed, SPLITS.index(split)]
+        seed = (self.profile.seed, SPLITS.index(split))
 
         def make(folder: Path) -> dict:
             tokens = tokenize(
@@ -432,6 +436,10 @@ def _calibrate(files: list[Path], folder: Path) -> dict:
         "within": sum(row.ok is True for row in rows),
         "outside": sum(row.ok is False for row in rows),
     }
+
+
+def _digests(files: list[Path]) -> dict[str, str]:
+    return {f"{path.parent.name}/{path.name}": _source_digest(path) for path in files}
 
 
 def _source_digest(path: Path) -> str:

@@ -18,6 +18,7 @@ without a count). The token store records how many there are (``n_truncated``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from jetfm.config import PretrainingSettings
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
@@ -223,19 +224,6 @@ def token_batches(
     return lambda step: token_batch(store, schedule.indices(step), max_constituents)
 
 
-class _Validation:
-    """Batches of all jets of a store, the same every time."""
-
-    def __init__(self, store: TokenStore, batch_size: int) -> None:
-        self.store, self.batches = store, InOrderBatches(store.n_constituents, batch_size)
-
-    def __iter__(self):
-        return (token_batch(self.store, indices) for indices in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 def pretrain(
     train: TokenStore,
     validation: TokenStore,
@@ -264,7 +252,9 @@ def pretrain(
         model,
         token_batches(train, schedule),
         settings.training,
-        validation=_Validation(validation, batch_size),
+        validation=EvaluationBatches(
+            InOrderBatches(validation.n_constituents, batch_size), partial(token_batch, validation)
+        ),
         folder=folder,
         seed=seed,
         progress=progress,

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rangerlite import RangerLite
 from torch import nn
@@ -49,16 +48,6 @@ class TrainingResult:
     resumed_from: int  # 0: from the beginning
     seconds: float  # of this call
     jets_per_second: float  # of this call
-
-
-class BatchStream:
-    """Batches by step: ``schedule.indices(step)`` chooses jets, `collate(indices)` fetches them."""
-
-    def __init__(self, schedule: Any, collate: Callable[[np.ndarray], Any]) -> None:
-        self.schedule, self.collate = schedule, collate
-
-    def __call__(self, step: int) -> Any:
-        return self.collate(self.schedule.indices(step))
 
 
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:

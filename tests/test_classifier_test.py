@@ -27,6 +27,22 @@ def test_auc(tmp_path, width, low, high):
     assert (result["n_train"], result["n_test"]) == (720, 240)
 
 
+def test_a_reference_sorted_by_class_is_sampled_fairly(tmp_path):
+    # Half of the reference's jets are wide and come last, as in a store; so is half of the sample.
+    rng = np.random.default_rng(5)
+    narrow, wide = sample(6, 1.0, 1200), sample(7, 2.0, 1200)
+    reference = (
+        np.concatenate([narrow[0], wide[0]]),
+        np.concatenate([narrow[1], narrow[1][-1] + wide[1][1:]]),
+    )
+    parts = [sample(8, 1.0, 300), sample(9, 2.0, 300)]
+    jets = [flat[a:b] for flat, off in parts for a, b in zip(off[:-1], off[1:], strict=True)]
+    jets = [jets[i] for i in rng.permutation(len(jets))]
+    mixed = np.concatenate(jets), np.concatenate([[0], np.cumsum([len(jet) for jet in jets])])
+    result = classifier_test(mixed, reference, tmp_path, 1, epochs=20, progress=False)
+    assert 0.38 < result["auc"] < 0.62
+
+
 def test_deepsets_ignores_order_and_padding():
     torch.manual_seed(0)
     network = DeepSets(3, 2)

@@ -8,6 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from jetfm import notebooks
+from jetfm.config import load_profile
+from jetfm.errors import JetfmError
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = (
     "00_data", "01_tokenizer", "02_token_quality", "03_pretraining", "04_generation",
@@ -56,3 +60,53 @@ def test_outputs_are_stored_only_where_nbval_checks_them(notebook):
             else:
                 assert cell.outputs == [] and cell.execution_count is None
     assert checked >= 1
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with one notebook that makes one figure."""
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setattr(notebooks, "project_folder", lambda: tmp_path)
+    write_notebook(tmp_path, "open(f'{folder}/fig00.png', 'w').write(profile)")
+    return tmp_path
+
+
+def write_notebook(project, last_line):
+    source = (
+        f"from jetfm.paths import figures_folder\nfolder = figures_folder('smoke')\n{last_line}"
+    )
+    cells = [nbformat.v4.new_code_cell(text) for text in ("profile = 'none'", source)]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    (project / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, project / "notebooks" / "00_one.ipynb")
+
+
+def run(**changes):
+    return notebooks.run_all(load_profile("smoke", **changes), say=lambda text: None)
+
+
+def test_a_notebook_runs_once_until_something_it_shows_changes(project):
+    figure = project / "figures" / "smoke" / "fig00.png"
+    source = project / "notebooks" / "00_one.ipynb"
+    before = source.read_bytes()
+    assert run() == ["00_one"] and figure.read_text() == "smoke"
+    assert source.read_bytes() == before, "the source stays clean"
+    assert run() == []
+    figure.unlink()
+    assert run() == ["00_one"] and figure.exists()
+    figure.write_text("scribbled over")
+    assert run() == ["00_one"]
+    write_notebook(project, "open(f'{folder}/fig00.png', 'w').write('new')")
+    assert run() == ["00_one"] and figure.read_text() == "new"
+    assert run(seed=2) == ["00_one"]
+
+
+def test_a_failing_notebook_is_named_and_runs_again(project):
+    write_notebook(project, "raise ValueError('the axis is bent')")
+    with pytest.raises(JetfmError, match="00_one.*the axis is bent"):
+        run()
+    write_notebook(project, "pass")
+    assert run() == ["00_one"]

@@ -20,7 +20,7 @@ from jetfm.checkpoints import LAST, PREVIOUS, load_newest, read_checkpoint, save
 from jetfm.config import OptimizerSettings
 from jetfm.errors import JetfmError
 from jetfm.models.attention import dropout
-from jetfm.training import BatchStream, fit, make_optimizer
+from jetfm.training import fit, make_optimizer
 from tests.toys import training_settings
 
 
@@ -319,14 +319,6 @@ def test_autocast_in_bfloat16_trains_the_float32_weights():
     assert set(seen) == {torch.bfloat16} and module.weight.dtype == torch.float32
     with pytest.raises(JetfmError, match="precision"):
         fit(module, batches, plan, precision="fp8", progress=False)
-
-
-def test_batch_stream_asks_the_schedule():
-    class Schedule:
-        def indices(self, step):
-            return np.arange(step)
-
-    assert BatchStream(Schedule(), lambda indices: indices.sum())(4) == 6
 
 
 def test_parameter_groups_keep_their_own_rates():

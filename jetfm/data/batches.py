@@ -6,6 +6,9 @@ function of (seed, step): a resumed training sees what an uninterrupted one woul
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 
 from jetfm.errors import JetfmError
@@ -98,6 +101,25 @@ class InOrderBatches:
 
     def __iter__(self):
         return (self.indices(step) for step in range(self.steps_per_epoch))
+
+
+class EvaluationBatches:
+    """All jets once, short ones first, fetched anew in the same order at every iteration.
+
+    Parameters
+    ----------
+    schedule : says which jets are in which batch
+    collate : fetches a batch, ``collate(indices)``
+    """
+
+    def __init__(self, schedule: InOrderBatches, collate: Callable[[np.ndarray], Any]) -> None:
+        self.schedule, self.collate = schedule, collate
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.collate(indices) for indices in self.schedule)
+
+    def __len__(self) -> int:
+        return len(self.schedule)
 
 
 def shuffle_constituents(offsets: np.ndarray, seed: int) -> np.ndarray:

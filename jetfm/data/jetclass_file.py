@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import awkward as ak
@@ -20,6 +19,7 @@ from jetfm.data.detector import NEUTRAL_HADRON, PHOTON, Candidates
 from jetfm.data.event_record import Truth
 from jetfm.data.schema import BRANCHES, CLASSES, TREE_NAME, JetClassLabel, is_jagged
 from jetfm.errors import JetfmError
+from jetfm.files import replacing
 
 SETTINGS_KEY = "jetfm"  # name of the JSON text beside the tree
 PZ_MAX, ETA_MAX = 10_000.0, 5.0  # GeV; constituents beyond are dropped (makeNtuples.C)
@@ -169,14 +169,8 @@ def write_jetclass_file(
             field_name=lambda outer, inner: f"{outer}_{inner}",
         )
         file[TREE_NAME].extend(tree)
-    aside = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as aside:
         aside.write_bytes(buffer.getbuffer())
-        os.replace(aside, path)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
-        raise JetfmError(path, f"'{error.strerror}' while writing", "room and permission") from None
 
 
 def read_settings(path: str | Path) -> dict:

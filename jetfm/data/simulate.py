@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from jetfm.data.pythia import Generator
 from jetfm.data.schema import BRANCHES, class_by_name
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
+from jetfm.files import make_folder, remove_leftovers
 
 SPLITS = ("train", "val", "test")
 MAX_FILES = 1_000_000  # per class and split: keeps seeds apart
@@ -57,18 +57,23 @@ class Task:
 
     def settings(self) -> dict:
         """What decides the jets, and the versions that made them; stored in the file."""
-        campaign = CAMPAIGNS[self.campaign]
-        physics = (campaign.settings, campaign.processes[self.class_name], campaign.pt_range)
-        card = load_card(self.detector).model_dump()
-        recipe = repr((physics, campaign.eta_max, campaign.max_constituents, card))
         values = {k: v for k, v in asdict(self).items() if k not in _NOT_JETS}
         values["detector"] = load_card(self.detector).name
-        return values | {
-            "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
-            "jetfm": __version__,
-            "pythia8mc": version("pythia8mc"),
-            "fastjet": version("fastjet"),
-        }
+        return values | recipe(self.campaign, self.class_name, self.detector)
+
+
+def recipe(campaign: str, class_name: str, detector: str) -> dict[str, str]:
+    """What decides the jets beside the request: process, selection, the card, versions."""
+    chosen = CAMPAIGNS[campaign]
+    physics = (chosen.settings, chosen.processes[class_name], chosen.pt_range)
+    card = load_card(detector).model_dump()
+    text = repr((physics, chosen.eta_max, chosen.max_constituents, card))
+    return {
+        "recipe": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "jetfm": __version__,
+        "pythia8mc": version("pythia8mc"),
+        "fastjet": version("fastjet"),
+    }
 
 
 def task_seeds(
@@ -227,7 +232,7 @@ def simulate(
     pending = [task for task in tasks if not _is_finished(task)]
     done = sum(t.n_jets for t in tasks) - sum(t.n_jets for t in pending)
     if pending:
-        _check_writable(Path(out))
+        remove_leftovers(make_folder(out))
     with tqdm(
         total=done + sum(t.n_jets for t in pending),
         initial=done,
@@ -303,13 +308,3 @@ def _is_finished(task: Task) -> bool:
                 f"{json.dumps(value)}; choose another folder or delete the file",
             )
     return True
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise JetfmError(out, f"'{error.strerror}'", "a folder that can be written to") from None

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from jetfm.cores import n_cores, watch_parent
 from jetfm.errors import JetfmError
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -60,7 +57,13 @@ def run_local(
             finished(by_key[key])
 
     with _translated_errors(), _one_thread_each(), Callback(posttask=tick):
-        dask.compute(*delayed, scheduler="processes", num_workers=workers, chunksize=1)
+        dask.compute(
+            *delayed,
+            scheduler="processes",
+            num_workers=workers,
+            chunksize=1,
+            initializer=partial(watch_parent, os.getpid()),
+        )
 
 
 def run_distributed(

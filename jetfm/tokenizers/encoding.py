@@ -37,7 +37,7 @@ def tokenize(
     tokenizer: VQVAE,
     store: JetStore,
     folder: str | Path,
-    seed: int,
+    seed: tuple[int, ...],
     max_constituents: int = 128,
     batch_size: int = 500,
     progress: bool = True,
@@ -60,11 +60,11 @@ def tokenize(
         tokenizer.n_codes,
         n_constituents=lengths,
         tokenizer=tokenizer.hash,
-        seed=seed,
+        seed=list(seed),
         n_truncated=store.n_truncated(max_constituents),
     ) as writer:
         for step, indices in enumerate(batches):
-            batch = jet_batch(store, tokenizer, indices, max_constituents, (seed, step))
+            batch = jet_batch(store, tokenizer, indices, max_constituents, (*seed, step))
             mask = batch["mask"].to(device)
             ids = tokenizer.encode(batch["x"].to(device), mask)
             decoded = tokenizer.decode(ids, mask)

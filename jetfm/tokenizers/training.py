@@ -8,24 +8,11 @@ from pathlib import Path
 import torch
 
 from jetfm.config import TokenizerSettings
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import TrainingResult, fit
-
-
-class _Validation:
-    """Batches of all validation jets, the same ones in the same order every time."""
-
-    def __init__(self, store: JetStore, batch_size: int, collate):
-        self.batches, self.collate = InOrderBatches(store.n_constituents, batch_size), collate
-
-    def __iter__(self):
-        return (self.collate(indices) for indices in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 def train_tokenizer(
@@ -60,9 +47,8 @@ def train_tokenizer(
         tokenizer,
         lambda step: collate(train, indices=schedule.indices(step), seed=(seed, 0, step)),
         settings.training,
-        validation=_Validation(
-            validation,
-            batch_size,
+        validation=EvaluationBatches(
+            InOrderBatches(validation.n_constituents, batch_size),
             lambda indices: collate(validation, indices=indices, seed=(seed, 1, int(indices[0]))),
         ),
         folder=folder,
