@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import sys
 
@@ -23,9 +24,13 @@ def main() -> None:
     unknown = sorted(set(chosen) - set(names))
     if unknown:
         sys.exit(f"benchmarks: found {', '.join(unknown)}; expected some of {', '.join(names)}")
+    # Libraries and worker processes greet on standard output; that belongs to people, the rows to
+    # programs: everything but the rows goes to standard error.
+    rows = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     for name in chosen:
         for row in importlib.import_module(f"benchmarks.{name}").run():
-            print(json.dumps(row), flush=True)
+            print(json.dumps(row), file=rows, flush=True)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,6 @@ class Study:
     """A finished study, read from its folder."""
 
     folder: Path
-    settings: FinetuningSettings
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "result", read_json(self.folder / "study.json"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 from jetfm.comparison import Comparison
 from jetfm.finetuning import Study
 from jetfm.ledger import Ledger, Measurement
 from jetfm.tokenizers.quality import TokenQuality
-
-_OVER_SEEDS = "uncertainty: standard error over seeds"
 
 
 def measure(book: Ledger, quality: TokenQuality, generated: Comparison, study: Study) -> None:
@@ -47,32 +46,48 @@ def _generation(book: Ledger, generated: Comparison) -> None:
 def _finetuning(book: Ledger, study: Study) -> None:
     n_test, largest = study.result["n_test"], max(study.sizes)
 
-    def put(claim: str, values: np.ndarray | None, note: str = "") -> None:
-        if values is None:
+    def put(claim: str, *points: tuple[str, int], note: str = "") -> None:
+        """Measure the first point, or the first minus the second; points are strategy and size."""
+        runs = [study.runs(strategy, size, "accuracy") for strategy, size in points]
+        if any(run is None for run in runs):
             book.out_of_reach[claim] = "this training size is not in the profile"
-        elif len(values) < 2:
+        elif len(runs[0]) < 2:
             book.out_of_reach[claim] = "one seed has no spread"
         else:
-            error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
-            text = f"{note}; {_OVER_SEEDS}" if note else _OVER_SEEDS
-            book.measured[claim] = Measurement(
-                float(np.mean(values)), error, n_test, len(values), text
-            )
+            book.measured[claim] = _over_seeds(runs, n_test, note)
 
-    def accuracy(strategy: str, size: int) -> np.ndarray | None:
-        return study.runs(strategy, size, "accuracy")
+    put("finetune-100", ("finetuned", 100))
+    put("finetune-1000", ("finetuned", 1000))
+    put("scratch-1000", ("scratch", 1000))
+    put("gain-100", ("finetuned", 100), ("scratch", 100))
+    put("gain-1000", ("finetuned", 1000), ("scratch", 1000))
+    put("gain-largest", ("finetuned", largest), ("scratch", largest), note=f"at {largest} jets")
+    put("open-beats-fixed", ("finetuned", 1000), ("fixed", 1000))
+    if largest > 100:
+        points = [(s, n) for n in (100, largest) for s in ("finetuned", "scratch")]
+        put("fewer-labels-larger-gain", *points, note=f"100 against {largest} jets")
 
-    def gain(size: int, over: str = "scratch") -> np.ndarray | None:
-        tuned, other = accuracy("finetuned", size), accuracy(over, size)
-        return None if tuned is None or other is None else tuned - other
 
-    put("finetune-100", accuracy("finetuned", 100))
-    put("finetune-1000", accuracy("finetuned", 1000))
-    put("scratch-1000", accuracy("scratch", 1000))
-    put("gain-100", gain(100))
-    put("gain-1000", gain(1000))
-    put("gain-largest", gain(largest), f"at {largest} jets")
-    put("open-beats-fixed", gain(1000, over="fixed"))
-    smallest, top = gain(100), gain(largest)
-    difference = None if smallest is None or largest <= 100 else smallest - top
-    put("fewer-labels-larger-gain", difference, f"100 against {largest} jets")
+def _over_seeds(runs: list[np.ndarray], n_test: int, note: str) -> Measurement:
+    """First minus second, minus the same of a second pair, of accuracies over seeds.
+
+    The uncertainty adds in quadrature the standard error over seeds, widened to the one-sigma
+    quantile of Student's t since there are few of them, and the binomial error of each accuracy on
+    the test jets, as if they were independent: too wide for differences, since all strategies
+    share the test jets.
+    """
+    signs = (1, -1, -1, 1)[: len(runs)]
+    values = sum(sign * run for sign, run in zip(signs, runs, strict=True))
+    n_seeds = len(values)
+    student = stats.t.ppf(stats.norm.cdf(1), n_seeds - 1)
+    seeds = student * np.std(values, ddof=1) / np.sqrt(n_seeds)
+    means = np.array([run.mean() for run in runs])
+    jets = np.sqrt((means * (1 - means)).sum() / n_test)
+    text = "uncertainty: seeds (Student) and test jets (binomial)"
+    return Measurement(
+        float(values.mean()),
+        float(np.hypot(seeds, jets)),
+        n_test,
+        n_seeds,
+        f"{note}; {text}" if note else text,
+    )

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from jetfm import ledger, plotting
@@ -54,6 +55,7 @@ class Pipeline:
     def __init__(self, profile: str | Path | Profile = "smoke", progress: bool = True) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.progress = progress
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         plotting.use_style()
         self._found: dict[str, Artifact] = {}
 
@@ -220,7 +222,12 @@ class Pipeline:
 
         def make(folder: Path) -> dict:
             tokens = tokenize(
-                VQVAE.load(trained.folder), store, folder, seed, limit, progress=self.progress
+                VQVAE.load(trained.folder).to(self.device),
+                store,
+                folder,
+                seed,
+                limit,
+                progress=self.progress,
             )
             return {"n_jets": len(tokens), "n_truncated": store.n_truncated(limit)}
 
@@ -335,6 +342,7 @@ class Pipeline:
                 batch_size=settings.batch_size,
                 temperature=settings.temperature,
                 max_constituents=limit,
+                device=self.device,
                 progress=self.progress,
             )
             seconds = time.monotonic() - start
@@ -385,7 +393,7 @@ class Pipeline:
             inputs={"model": model.digest}
             | {split: self._found[f"store-{split}"].digest for split in SPLITS},
         )
-        return Study(artifact.folder, settings)
+        return Study(artifact.folder)
 
     # Figures and the ledger ----------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ def test_help_names_every_command():
         (("simulate", "--out", "x", "--classes", "QCD,Zqqq"), "Zqqq"),
         (("simulate", "--out", "x", "--jets-per-class", "0"), "0"),
         (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),
+        (("simulate", "--out", "/dev/null/jets"), "/dev/null/jets"),
         (("simulate", "--out", "x", "--detector", "alice"), "alice"),
     ],
 )

@@ -49,6 +49,9 @@ def test_extends_changes_only_what_it_names(write):
     ("text", "setting", "found"),
     [
         ("extends: smoke\nseed: lots\n", "seed", "'lots'"),
+        ("extends: smoke\nseed: -1\n", "seed", "-1"),
+        ("extends: smoke\ndata: {classes: [QCD, Tbq]}\n", "data.classes", "Tbq"),
+        ("extends: smoke\nfinetuning: {signal: top}\n", "finetuning.signal", "top"),
         ("extends: smoke\ntokenizer: {n_codes: 1.5}\n", "tokenizer.n_codes", "1.5"),
         ("extends: smoke\ntokenizer: {n_kodes: 8}\n", "tokenizer.n_kodes", "8"),
         ("extends: smoke\ntokenizer: {beta: .nan}\n", "tokenizer.beta", "nan"),
@@ -91,5 +94,6 @@ def test_dry_run_keeps_the_networks_and_shrinks_the_rest(name):
 def test_with_folder_replaces_the_source(tmp_path):
     profile = with_folder(load_profile("laptop"), tmp_path)
     assert (profile.data.source, profile.data.path) == ("folder", tmp_path)
+    assert profile.name == "laptop-data", "figures of real and simulated jets stay apart"
     with pytest.raises(JetfmError, match="no such folder"):
         with_folder(load_profile("laptop"), tmp_path / "absent")

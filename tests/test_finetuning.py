@@ -108,7 +108,7 @@ def test_scores_do_not_depend_on_the_order_of_constituents(jets, pretrained):
 
 def test_study_separates_separable_jets(jets, pretrained, tmp_path):
     result = run_study(jets, pretrained, SETTINGS, tmp_path, 1, progress=False, workers=1)
-    study = Study(tmp_path, SETTINGS)
+    study = Study(tmp_path)
     assert study.n_fits == 12 and study.n_leaked == 0
     for strategy in finetuning.STRATEGIES:
         assert study.runs(strategy, 60, "auc").min() > 0.9
@@ -164,7 +164,7 @@ def test_two_workers_and_an_interruption_change_nothing(jets, pretrained, tmp_pa
 def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
     run_study(leaky, pretrained, SHORT, tmp_path, 1, progress=False, workers=1)
-    assert Study(tmp_path, SHORT).n_leaked == len(jets.val.indices)
+    assert Study(tmp_path).n_leaked == len(jets.val.indices)
 
 
 def test_a_missing_class_is_named(tmp_path):

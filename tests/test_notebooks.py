@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from jetfm import notebooks
+from jetfm import figures, notebooks
 from jetfm.config import load_profile
 from jetfm.errors import JetfmError
 
@@ -60,6 +60,17 @@ def test_outputs_are_stored_only_where_nbval_checks_them(notebook):
             else:
                 assert cell.outputs == [] and cell.execution_count is None
     assert checked >= 1
+
+
+@pytest.mark.parametrize("name", figures.CAPTIONS)
+def test_every_figure_of_the_gallery_is_made_by_the_notebook_of_its_number(name):
+    sources = [path for path in FOLDER.glob("*.ipynb") if f'"{name}"' in _code(path)]
+    assert [path.name[:2] for path in sources] == [name[3:5]]
+
+
+def _code(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
 
 
 @pytest.fixture

@@ -9,26 +9,63 @@ import subprocess
 import sys
 import time
 
+import awkward as ak
+import psutil
 import pytest
+import uproot
+
+from jetfm.data.schema import BRANCHES, TREE_NAME
 
 TINY = """
 extends: smoke
-data: {jets_per_class: {train: 30, val: 10, test: 20}}
+data: {jets_per_class: {train: 30, val: 10, test: 40}}
 tokenizer:
   n_codes: 64
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
 pretraining:
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
-finetuning: {sizes: [20], n_seeds: 1, max_steps: 20}
+generation: {n_jets: 50}
+finetuning: {sizes: [20], n_seeds: 2, max_steps: 20}
 """
+LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).ledger()"
+# A sign that a stage is in the middle of its work, in the order of the stages.
+MOMENTS = (
+    "store-train-*/.*.part",
+    "tokenizer-*/training/*",
+    "pretraining-*/training/best.ckpt",
+    "generation-*/training/*",
+    "finetuning-*/runs/*.json",
+)
 
 
-def finetune(profile, work) -> subprocess.Popen:
-    environment = os.environ | {"JETFM_WORK": str(work)}
-    command = [sys.executable, "-m", "jetfm", "finetune", "--profile", str(profile)]
+def start(folder, *command) -> subprocess.Popen:
+    environment = os.environ | {
+        "JETFM_WORK": str(folder / "work"),
+        "JETFM_FIGURES": str(folder / "figures"),
+    }
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, command)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+def kill_at(process: subprocess.Popen, folder, pattern: str) -> bool:
+    """SIGKILL as soon as a file of this pattern is there; False if the process ended before."""
+    while process.poll() is None:
+        if any(folder.glob(pattern)):
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
 
 
 def digests(work) -> dict[str, str]:
@@ -37,27 +74,44 @@ def digests(work) -> dict[str, str]:
     return {record["stage"]: record["digest"] for record in records}
 
 
-@pytest.mark.timeout(600)
-def test_killed_again_and_again_it_ends_the_same(tmp_path):
+@pytest.mark.timeout(900)
+def test_stages_killed_in_the_middle_end_the_same(tmp_path):
     profile = tmp_path / "tiny.yaml"
     profile.write_text(TINY)
-    start = time.monotonic()
-    whole = finetune(profile, tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr.read()
-    seconds = time.monotonic() - start
-    expected = digests(tmp_path / "whole")
-    assert {"tokenizer", "tokens-train", "pretraining", "finetuning"} <= set(expected)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start(whole, "-c", LEDGER, profile))
+    expected = digests(whole / "work")
+    stages = ("store-train", "tokenizer", "tokens-train", "pretraining", "generation", "finetuning")
+    assert set(stages) <= set(expected)
 
-    n_killed = 0
-    for share in (0.45, 0.55, 0.65, 0.75):  # imports take the first third
-        process = finetune(profile, tmp_path / "killed")
-        try:
-            process.wait(share * seconds)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            n_killed += 1
-    last = finetune(profile, tmp_path / "killed")
-    assert last.wait() == 0, last.stderr.read()
-    assert n_killed >= 2
-    assert digests(tmp_path / "killed") == expected
+    killed = [kill_at(start(cut, "-c", LEDGER, profile), cut / "work", p) for p in MOMENTS]
+    assert sum(killed) >= 4
+    finish(start(cut, "-c", LEDGER, profile))
+    assert digests(cut / "work") == expected
+    ledgers = [(side / "figures" / "tiny" / "ledger.json").read_text() for side in (whole, cut)]
+    assert ledgers[0] == ledgers[1]
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_simulation_continues_and_leaves_no_worker_behind(tmp_path):
+    options = "--classes Tbqq,Wqq --jets-per-class 6 --jets-per-file 2 --workers 2 --seed 3".split()
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start(tmp_path, "-m", "jetfm", "simulate", "--out", whole, *options))
+    process = start(tmp_path, "-m", "jetfm", "simulate", "--out", cut, *options)
+    while not any(cut.glob("*_000.root")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)  # they look for their parent themselves
+    assert alive == []
+    finished = {path.name: path.stat().st_mtime_ns for path in cut.glob("*.root")}
+    finish(start(tmp_path, "-m", "jetfm", "simulate", "--out", cut, *options))
+    assert {p.name for p in whole.iterdir()} == {p.name for p in cut.iterdir()}
+    for path in whole.glob("*.root"):
+        one, two = (uproot.open(side / path.name)[TREE_NAME].arrays() for side in (whole, cut))
+        assert all(ak.array_equal(one[branch], two[branch]) for branch in BRANCHES)
+    for name, time_ns in finished.items():
+        assert (cut / name).stat().st_mtime_ns == time_ns, "finished files are kept"

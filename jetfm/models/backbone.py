@@ -5,8 +5,8 @@ A jet enters as [r_1..r_8, d_s, x_1..x_N]: trainable registers, a trainable star
 classification). Every position but the registers is told how many constituents the jet has, as
 (N - 50) * 0.1 with N the uncapped count. Causal for next-token prediction, bidirectional for
 masked particles and classification. Registers are visible to every position; in a causal pass
-they see only each other, so they carry nothing from the future. Sizes and details follow
-arXiv 2512.04149 and its official example configuration.
+each sees the registers before it and nothing else, so they carry nothing from the future. Sizes
+and details follow arXiv 2512.04149 and its official example configuration.
 
 At the paper's size and with 3 features: 1,590,144 parameters plus the 3 of d_s.
 """
