@@ -203,6 +203,10 @@ def jet_classes(data: Mapping) -> Figure:
     return figure
 
 
+#: Metrics whose learning curves are drawn on a logarithmic axis.
+LOGARITHMIC = ("reconstruction", "commitment")
+
+
 def training(history: Mapping, panels: Sequence[tuple[str, str]], best_step: int) -> Figure:
     """Learning curves.
 
@@ -221,6 +225,10 @@ def training(history: Mapping, panels: Sequence[tuple[str, str]], best_step: int
                 x, y = columns["step"], columns[metric]
                 axis.plot(x, y, color=COLORS[split], label=names[split], **marker)
         axis.axvline(best_step, color="0.6", lw=0.9, ls="--", label="Kept")
+        if metric in LOGARITHMIC:
+            axis.set_yscale("log")
+        else:
+            axis.margins(y=0.15)
         axis.set_xlabel("Training step")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -161,19 +161,17 @@ def with_ratio(
         lost = data["underflow"] + data["overflow"]
         share = lost / max(lost + sum(data["counts"]), 1)
         if share > 1e-3:
-            outside.append(f"{text}: {share:.1%} outside")
-    if outside:
-        main.text(
-            0.03, 0.97, "\n".join(outside), transform=main.transAxes, ha="left", va="top",
-            fontsize=7, color="0.35",
-        )  # fmt: skip
+            outside.append((f"{share:.1%} outside", colors[text]))
+    for line, (note, color) in enumerate(outside):
+        y = 0.96 - 0.08 * line
+        main.text(0.03, y, note, transform=main.transAxes, va="top", fontsize=7, color=color)
     if edges[0] > 0 and np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0])):
         main.set_xscale("log")
     if log:
         main.set_yscale("log")
     else:
-        main.set_ylim(bottom=0)
-        main.margins(y=0.25)
+        top = max(normalised(data)[0].max() for data in entries.values())
+        main.set_ylim(0, 1.5 * top)
     main.set_ylabel("Normalised entries")
     main.tick_params(labelbottom=False)
     ratio.axhline(1, color="0.5", linewidth=0.8)
