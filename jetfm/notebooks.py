@@ -89,7 +89,9 @@ def _run(source: Path, copy: Path, profile: str) -> float:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    if not sys.stdout.isatty():  # a log: now and then a line, not a bar that redraws itself
+    if not sys.stdout.isatty():  # a log: what is new at once, but no bar that redraws itself
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(write_through=True)
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     logging.getLogger("papermill").setLevel(logging.WARNING)
     make_folder(copy.parent)
