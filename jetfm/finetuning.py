@@ -236,6 +236,11 @@ class Study:
                 return np.asarray(row[metric])
         return None
 
+    def still_improving(self, strategy: str, size: int) -> int:
+        """Fits whose last validation was their best: with more steps they would do better."""
+        best, last = (self.runs(strategy, size, key) for key in ("best_step", "last_step"))
+        return int((best == last).sum())
+
     def figure_data(self) -> dict:
         """Arguments of the figure."""
         paper = FinetuningSettings().sizes
@@ -247,12 +252,14 @@ class Study:
 
     def as_text(self) -> str:
         """Table of AUC and accuracy, mean and standard deviation over seeds."""
-        lines = [f"{'strategy':10s} {'jets':>8s} {'AUC':>18s} {'accuracy':>18s}  seeds"]
+        lines = [
+            f"{'strategy':10s} {'jets':>8s} {'AUC':>18s} {'accuracy':>18s}  seeds, still improving"
+        ]
         for row in self.result["rows"]:
             cells = [_mean_and_spread(row[metric]) for metric in ("auc", "accuracy")]
             lines.append(
                 f"{row['strategy']:10s} {row['size']:8d} {cells[0]:>18s} {cells[1]:>18s} "
-                f"{row['n_seeds']:6d}"
+                f"{row['n_seeds']:6d}  {self.still_improving(row['strategy'], row['size']):d}"
             )
         return "\n".join(lines)
 

@@ -54,6 +54,11 @@ def _finetuning(book: Ledger, study: Study) -> None:
         elif len(runs[0]) < 2:
             book.out_of_reach[claim] = "one seed has no spread"
         else:
+            unfinished = sum(study.still_improving(*point) for point in points)
+            if unfinished:
+                total = sum(map(len, runs))
+                text = f"{unfinished} of {total} fits were still improving when their steps ran out"
+                note = f"{note}; {text}" if note else text
             book.measured[claim] = _over_seeds(runs, n_test, note)
 
     put("finetune-100", ("finetuned", 100))
