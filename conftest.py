@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 
@@ -15,9 +16,20 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 if os.name == "posix":
     # Kernels talk through sockets in the file system, so that the tests need no network at all.
-    from jupyter_client.connect import ConnectionFileMixin
+    # The path must be absolute: nbval and its kernels work in different folders.
+    import nbval.kernel
+    from jupyter_client.manager import KernelManager
 
-    ConnectionFileMixin.transport.default_value = "ipc"
+    class SocketFileKernelManager(KernelManager):
+        """A kernel manager without ports."""
+
+        numbers = itertools.count()
+
+        def __init__(self, **options):
+            address = f"{_SCRATCH.name}/kernel{next(self.numbers)}"
+            super().__init__(**({"transport": "ipc", "ip": address} | options))
+
+    nbval.kernel.KernelManager = SocketFileKernelManager
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
