@@ -96,8 +96,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "tau32-bias", OMNIJET, "III A, figure 4",
-        "Conditional tokens, codebook of 8192: tokenised jets have a smaller tau32 than the original "
-        "ones (original minus reconstructed is positive)",
+        "Conditional tokens, codebook of 8192: tokenised jets have a smaller tau32 than the "
+        "original ones (original minus reconstructed is positive)",
         "direction",
     ),
     Claim(
