@@ -111,7 +111,7 @@ def energy_correlation_d2(physical: np.ndarray, offsets: np.ndarray) -> np.ndarr
         pt, eta, phi = np.moveaxis(physical[rows], -1, 0)
         pt = np.where(real, pt, 0.0)
         eta, phi = (angle[:, :, None] - angle[:, None, :] for angle in (eta, phi))
-        m = pt[:, :, None] * np.hypot(eta, _wrapped(phi))  # (B, T, T)
+        m = pt[:, :, None] * np.hypot(eta, wrap(phi))  # (B, T, T)
         ecf1 = pt.sum(axis=1)
         ecf2 = np.einsum("bij,bj->b", m, pt) / 2
         ecf3 = np.einsum("bij,bji->b", m @ m, m) / 6
@@ -183,7 +183,7 @@ def _kt_taus(sequence, physical: np.ndarray, counts: np.ndarray) -> np.ndarray:
         subjets = _exclusive(sequence, n)
         x, y, z = (subjets[name] for name in ("px", "py", "pz"))  # (n_jets, n)
         d_eta = eta[:, None] - np.arcsinh(z / np.hypot(x, y))[jet_index]
-        d_phi = _wrapped(phi[:, None] - np.arctan2(y, x)[jet_index])
+        d_phi = wrap(phi[:, None] - np.arctan2(y, x)[jet_index])
         nearest = np.hypot(d_eta, d_phi).min(axis=1)
         taus[:, n - 1] = segment_sum(pt * nearest, offsets) / total
     return taus
@@ -210,8 +210,8 @@ def segment_sum(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return result
 
 
-def _wrapped(phi: np.ndarray) -> np.ndarray:
-    """To [-pi, pi)."""
+def wrap(phi: np.ndarray) -> np.ndarray:
+    """Angle wrapped to [-pi, pi)."""
     return (phi + np.pi) % (2 * np.pi) - np.pi
 
 

@@ -25,7 +25,7 @@ from jetfm.artifacts import Artifact, as_json, fingerprint, produce
 from jetfm.comparison import Comparison
 from jetfm.config import Profile, load_profile
 from jetfm.data import calibration
-from jetfm.data.schema import CLASSES
+from jetfm.data.schema import CLASSES, SPLITS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
@@ -37,7 +37,6 @@ from jetfm.pretraining import NextTokenModel
 from jetfm.tokenizers.quality import TokenQuality
 from jetfm.tokenizers.vqvae import VQVAE
 
-SPLITS = ("train", "val", "test")
 _HASHED = 64 * 2**20  # bytes; larger source files are known by name, size and time
 
 

@@ -164,7 +164,7 @@ def with_ratio(
             outside.append((f"{share:.1%} outside", colors[text]))
     for line, (note, color) in enumerate(outside):
         y = 0.96 - 0.08 * line
-        main.text(0.03, y, note, transform=main.transAxes, va="top", fontsize=7, color=color)
+        main.text(0.1, y, note, transform=main.transAxes, va="top", fontsize=7, color=color)
     if edges[0] > 0 and np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0])):
         main.set_xscale("log")
     if log:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jetfm.data.detector import Candidates
 from jetfm.data.event_record import Truth
+from jetfm.observables import wrap
 
 RADIUS = 0.8  # of jets, soft drop and N-subjettiness; delphes_card.tcl, FatJetFinder
 SOFT_DROP_BETA, SOFT_DROP_CUT = 0.0, 0.1  # ibid.
@@ -47,11 +48,6 @@ class Jets:
             self.energy[mask],
             self.constituents[mask],
         )
-
-
-def wrap(phi: np.ndarray) -> np.ndarray:
-    """Angle wrapped to [-pi, pi)."""
-    return (phi + np.pi) % (2 * np.pi) - np.pi
 
 
 def momenta(px, py, pz, energy, counts) -> ak.Array:

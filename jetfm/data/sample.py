@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
 from jetfm.data.simulate import simulate
 from jetfm.errors import JetfmError
+from jetfm.files import sha256
 
 SEED = 2024
 JETS_PER_CLASS = {"train": 165, "val": 40, "test": 75}  # fits into 5 MB
@@ -35,7 +35,7 @@ def make_sample(out: str | Path, workers: int = 0, progress: bool = True) -> lis
             progress=progress,
             compression="lzma",  # small files; the default is JetClass's LZ4
         )
-    lines = [f"{_sha256(f)}  {f.relative_to(out).as_posix()}\n" for f in sorted(files)]
+    lines = [f"{sha256(f)}  {f.relative_to(out).as_posix()}\n" for f in sorted(files)]
     (out / CHECKSUMS).write_text("".join(lines))
     return files
 
@@ -54,13 +54,9 @@ def check_sample(folder: str | Path) -> None:
     for line in (folder / CHECKSUMS).read_text().splitlines():
         checksum, name = line.split(maxsplit=1)
         path = folder / name
-        if not path.exists() or _sha256(path) != checksum:
+        if not path.exists() or sha256(path) != checksum:
             found = "another checksum" if path.exists() else "no such file"
             raise JetfmError(path, found, f"SHA-256 {checksum}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

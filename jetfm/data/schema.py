@@ -50,6 +50,8 @@ CLASSES: tuple[JetClassLabel, ...] = tuple(
 
 TREE_NAME = "tree"
 
+SPLITS = ("train", "val", "test")
+
 _PART_FLOATS = (
     "part_px part_py part_pz part_energy part_deta part_dphi "
     "part_d0val part_d0err part_dzval part_dzerr part_charge"
