@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from jetfm.config import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.generation import draw, generate, uniforms
 from jetfm.pretraining import NextTokenModel
+from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 
 N_CODES, N_JETS, N_PLAIN, LENGTH = 512, 512, 64, 60

@@ -11,7 +11,8 @@ import fastjet
 import numpy as np
 
 from jetfm.data.batches import shuffle_constituents
-from jetfm.data.store import JET_DTYPE, KINEMATICS, JetStore, JetStoreWriter
+from jetfm.data.schema import KINEMATICS
+from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.observables import R0, energy_correlation_d2, four_momenta, jet_observables
 
 N_JETS, N_PLAIN = 10_000, 300

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jetfm.config import (
+from jetfm.models import transformer
+from jetfm.pretraining import NextTokenModel, next_token_targets
+from jetfm.settings import (
     BackboneSettings,
     OptimizerSettings,
     PretrainingSettings,
     TokenizerSettings,
 )
-from jetfm.models import transformer
-from jetfm.pretraining import NextTokenModel, next_token_targets
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import make_optimizer
 

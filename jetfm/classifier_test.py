@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jetfm.config import OptimizerSettings, TrainingSettings
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.metrics import roc_auc
 from jetfm.models.deepsets import CLASSIFIER_TEST, DeepSets
+from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training import fit
 
 SHARES = (0.6, 0.2, 0.2)  # training, validation, test

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from jetfm.config import FinetuningSettings, TrainingSettings
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.labelled import EncodedJets, LabelledJets
 from jetfm.errors import JetfmError
@@ -36,6 +35,7 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import HeadOnly, JetClassifier
 from jetfm.parallel import run_tasks
 from jetfm.pretraining import load_backbone
+from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.training import fit
 
 STRATEGIES = ("scratch", "fixed", "finetuned")

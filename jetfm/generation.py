@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from jetfm.errors import JetfmError
 from jetfm.pretraining import NextTokenModel
 from jetfm.progress import Progress
-from jetfm.tokenizers.vqvae import VQVAE
+from jetfm.tokenizers.interface import Tokenizer
 
 _COMPACT = 8  # finished jets leave the caches once they are a 1/8 of them: copying costs too
 
@@ -73,7 +73,7 @@ def draw(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
 @torch.inference_mode()
 def generate(
     model: NextTokenModel,
-    tokenizer: VQVAE,
+    tokenizer: Tokenizer,
     n_constituents: np.ndarray,
     *,
     seed: int,
@@ -179,7 +179,7 @@ def _check(model, tokenizer, requested, seed, batch_size, temperature, max_const
     if not isinstance(model, nn.Module) or not hasattr(model, "next_logits"):
         found = type(model).__name__
         raise JetfmError("model", f"{found} without a next-token head", "a NextTokenModel")
-    if not tokenizer.causal_decoder:
+    if not tokenizer.sequential:
         raise JetfmError("tokenizer", "a decoder that sees the future", "a causal decoder")
     if model.n_codes != tokenizer.n_codes:
         found = f"{tokenizer.n_codes} codes"

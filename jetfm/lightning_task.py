@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
-from jetfm.config import TrainingSettings
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.progress import Progress
+from jetfm.settings import TrainingSettings
 from jetfm.training import BEST, Batches, make_optimizer
 
 with warnings.catch_warnings():  # it imports a notebook widget that it does not need
@@ -125,8 +125,7 @@ class Task(L.LightningModule):
 
     def on_train_batch_start(self, batch, batch_idx):
         _seed_all(self.seed, self.state.step)
-        # constant rate after a third of it in the first steps (official code: a scheduler default)
-        factor = 1 / 3 if self.state.step < self.settings.optimizer.warmup_steps else 1.0
+        factor = rate_factor(self.settings, self.state.step)
         groups = self.trainer.optimizers[0].param_groups
         for group, rate in zip(groups, self._learning_rates, strict=True):
             group["lr"] = rate * factor
@@ -212,6 +211,19 @@ class Task(L.LightningModule):
             raise JetfmError(self.folder / BEST, "a damaged or missing file", "the best weights; "
                              "delete the folder to start again")  # fmt: skip
         self.best = best["module"]
+
+
+def rate_factor(settings: TrainingSettings, step: int) -> float:
+    """Factor on the learning rate in a step.
+
+    A third in the first `warmup_steps` (official code of paper 2: a scheduler default), times the
+    schedule: straight lines between its points.
+    """
+    factor = 1 / 3 if step < settings.optimizer.warmup_steps else 1.0
+    if not settings.optimizer.schedule:
+        return factor
+    shares, factors = zip(*settings.optimizer.schedule, strict=True)
+    return factor * float(np.interp(step / settings.max_steps, shares, factors))
 
 
 class _Means:

@@ -123,6 +123,8 @@ def with_ratio(
     label: str,
     colors: Mapping[str, str],
     log: bool = False,
+    lines: Mapping[str, str | tuple] | None = None,
+    ratio_steps: bool = False,
 ) -> None:
     """Draw normalised histograms above, and their ratio to `reference` below.
 
@@ -134,17 +136,20 @@ def with_ratio(
     label : of the horizontal axis, with its unit
     colors : by legend text
     log : logarithmic vertical axis
+    lines : line styles by legend text, solid if not given
+    ratio_steps : ratios as steps without error bars, for more entries than points can tell apart
 
     Bands and bars are Poisson, one standard deviation. The share of entries outside the range is
     written into the panel when it exceeds one in a thousand, so that nothing is cut unnoticed.
     """
     main, ratio = axes
+    lines = lines or {}
     edges = np.asarray(entries[reference]["edges"])
     base, base_error = normalised(entries[reference])
     safe = np.where(base > 0, base, np.nan)
-    outside = []
     for text, data in entries.items():
         density, error = normalised(data)
+        line = lines.get(text, "-")
         if text == reference:
             mplhep.histplot(
                 density, edges, ax=main, histtype="fill", color=colors[text], alpha=0.22, label=text
@@ -155,16 +160,13 @@ def with_ratio(
             )  # fmt: skip
         else:
             mplhep.histplot(
-                density, edges, ax=main, histtype="step", color=colors[text], label=text
+                density, edges, ax=main, histtype="step", color=colors[text], ls=line, label=text
             )
-            _ratio_points(ratio, edges, density / safe, error / safe, colors[text])
-        lost = data["underflow"] + data["overflow"]
-        share = lost / max(lost + sum(data["counts"]), 1)
-        if share > 1e-3:
-            outside.append((f"{share:.1%} outside", colors[text]))
-    for line, (note, color) in enumerate(outside):
-        y = 0.96 - 0.08 * line
-        main.text(0.1, y, note, transform=main.transAxes, va="top", fontsize=7, color=color)
+            if ratio_steps:
+                _ratio_steps(ratio, edges, density / safe, colors[text], line)
+            else:
+                _ratio_points(ratio, edges, density / safe, error / safe, colors[text])
+    note_outside(main, entries, colors)
     if edges[0] > 0 and np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0])):
         main.set_xscale("log")
     if log:
@@ -181,6 +183,41 @@ def with_ratio(
     ratio.set_xlabel(label)
 
 
+def note_outside(
+    axis: plt.Axes, entries: Mapping[str, Mapping], colors: Mapping[str, str]
+) -> None:
+    """Write the shares in the flow bins into a panel, those above one in a thousand.
+
+    Parameters
+    ----------
+    entries : histogram data (`to_data`) by legend text
+    colors : by legend text
+
+    More than two share one note, which gives the smallest and the largest.
+    """
+    shares = {}
+    for text, data in entries.items():
+        lost = data["underflow"] + data["overflow"]
+        shares[text] = lost / max(lost + sum(data["counts"]), 1)
+    notes = [(share, colors[text]) for text, share in shares.items() if share > 1e-3]
+    if len(notes) > 2:
+        low, high = min(notes)[0], max(notes)[0]
+        texts = [(f"{low:.1%} to {high:.1%} outside", "0.3")]
+    else:
+        texts = [(f"{share:.1%} outside", color) for share, color in notes]
+    for line, (text, color) in enumerate(texts):
+        y = 0.96 - 0.08 * line
+        axis.text(0.1, y, text, transform=axis.transAxes, va="top", fontsize=7, color=color)
+
+
+def _ratio_steps(axis: plt.Axes, edges, values, color: str, line) -> None:
+    """Steps within the panel; bins outside it become triangles at its edge."""
+    low, high = RATIO_RANGE
+    inside = np.where((values >= low) & (values <= high), values, np.nan)
+    axis.stairs(inside, edges, baseline=None, color=color, ls=line, lw=1.2)
+    _ratio_arrows(axis, (edges[:-1] + edges[1:]) / 2, values, color)
+
+
 def _ratio_points(axis: plt.Axes, edges, values, errors, color: str) -> None:
     """Points with error bars; those outside the panel become triangles at its edge."""
     centres = (edges[:-1] + edges[1:]) / 2
@@ -189,6 +226,12 @@ def _ratio_points(axis: plt.Axes, edges, values, errors, color: str) -> None:
     axis.errorbar(
         centres[inside], values[inside], errors[inside], fmt="o", color=color, markersize=3, lw=1.2
     )
+    _ratio_arrows(axis, centres, values, color)
+
+
+def _ratio_arrows(axis: plt.Axes, centres, values, color: str) -> None:
+    """Triangles at the edge of a ratio panel for what lies outside it."""
+    low, high = RATIO_RANGE
     for outside, y, marker in ((values > high, high - 0.04, "^"), (values < low, low + 0.04, "v")):
         at = np.full(outside.sum(), y)
         axis.plot(centres[outside], at, marker, color=color, markersize=3.5, ls="", mfc="none")
@@ -222,3 +265,8 @@ def save(figure: Figure, data: Mapping, name: str, folder: str | Path) -> Path:
             figure.savefig(aside, format=suffix[1:], metadata=metadata)
     write_json(folder / f"{name}.json", data)
     return folder / f"{name}.png"
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds; 0 for a single one, which has no spread to show."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jetfm.config import PretrainingSettings
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
 from jetfm.models.transformer import KVCache
+from jetfm.settings import PretrainingSettings
 from jetfm.training import TrainingResult, fit
 from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
 

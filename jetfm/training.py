@@ -28,9 +28,9 @@ from rangerlite import RangerLite
 from torch import nn
 
 from jetfm.checkpoints import load_newest
-from jetfm.config import OptimizerSettings, TrainingSettings
 from jetfm.files import make_folder, remove_leftovers
 from jetfm.progress import Progress
+from jetfm.settings import OptimizerSettings, TrainingSettings
 
 Batches = Callable[[int], Any]
 BEST = "best.ckpt"

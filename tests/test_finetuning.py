@@ -7,12 +7,6 @@ import pytest
 import torch
 
 from jetfm import finetuning
-from jetfm.config import (
-    BackboneSettings,
-    FinetuningSettings,
-    OptimizerSettings,
-    PretrainingSettings,
-)
 from jetfm.data.labelled import EncodedJets, LabelledJets
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
@@ -21,6 +15,12 @@ from jetfm.finetuning import Jets, Study, run_study
 from jetfm.metrics import roc_auc
 from jetfm.models.classifier import JetClassifier
 from jetfm.pretraining import NextTokenModel, load_backbone
+from jetfm.settings import (
+    BackboneSettings,
+    FinetuningSettings,
+    OptimizerSettings,
+    PretrainingSettings,
+)
 
 KINEMATICS = ("pt", "eta_rel", "phi_rel")
 SMALL = BackboneSettings(dim=16, n_blocks=1, n_heads=2, n_registers=2, mlp_ratio=2)

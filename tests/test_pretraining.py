@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.config import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.data.batches import LengthBucketedBatches
 from jetfm.errors import JetfmError
 from jetfm.models.transformer import n_parameters
@@ -22,6 +21,7 @@ from jetfm.pretraining import (
     token_batch,
     token_batches,
 )
+from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import fit
 from tests.toys import (

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from jetfm.checkpoints import LAST, PREVIOUS, load_newest, read_checkpoint, save_newest
-from jetfm.config import OptimizerSettings
 from jetfm.errors import JetfmError
 from jetfm.models.attention import dropout
+from jetfm.settings import OptimizerSettings
 from jetfm.training import fit, make_optimizer
 from tests.toys import training_settings
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from jetfm.config import (
+from jetfm.features import Preprocessing
+from jetfm.settings import (
     BackboneSettings,
     OptimizerSettings,
     PretrainingSettings,
     TokenizerSettings,
     TrainingSettings,
 )
-from jetfm.features import Preprocessing
 
 
 def toy_jets(counts, seed: int = 0, extra_padding: int = 0):

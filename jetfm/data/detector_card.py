@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from jetfm.config import Settings
 from jetfm.errors import JetfmError
+from jetfm.settings import Settings
 
 CARDS_DIR = Path(__file__).parent / "cards"
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jetfm.config import FinetuningSettings
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.schema import class_by_name
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
+from jetfm.settings import FinetuningSettings
 
 ENCODING_BATCH = 500
 

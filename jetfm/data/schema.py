@@ -94,6 +94,9 @@ CONSTITUENT_FEATURES: tuple[str, ...] = (
     "dzerr",
 )
 
+#: Those that both papers start from.
+KINEMATICS = CONSTITUENT_FEATURES[:3]
+
 #: Columns of a jet: as in the file, then the vector sum of its constituents (``axis_*``).
 JET_COLUMNS: tuple[str, ...] = (
     "label",

@@ -25,7 +25,13 @@ import numpy as np
 from tqdm import tqdm
 
 from jetfm.data import jetclass
-from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, class_by_name
+from jetfm.data.schema import (
+    CLASSES,
+    CONSTITUENT_FEATURES,
+    JET_COLUMNS,
+    KINEMATICS,
+    class_by_name,
+)
 from jetfm.errors import JetfmError
 from jetfm.files import (
     NpyWriter,
@@ -38,7 +44,6 @@ from jetfm.files import (
 )
 
 JET_DTYPE = np.dtype([(name, "i4" if name == "label" else "f4") for name in JET_COLUMNS])
-KINEMATICS = ("pt", "eta_rel", "phi_rel")
 MANIFEST = "store.json"
 VERSION = 1
 

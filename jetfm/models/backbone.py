@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jetfm.config import BackboneSettings
 from jetfm.errors import JetfmError
 from jetfm.models.transformer import KVCache, Transformer
+from jetfm.settings import BackboneSettings
 
 
 class Backbone(nn.Module):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jetfm.config import TokenHeadSettings
 from jetfm.models.attention import attention
 from jetfm.models.transformer import KVCache, Transformer
+from jetfm.settings import TokenHeadSettings
 
 _CHUNK_ROWS = 1024  # logits held at once: 1024 x 8194 float32 are 34 MB
 

@@ -1,4 +1,4 @@
-"""The transformer block that tokenizer, backbone, heads and classifiers share.
+"""The transformer block that tokenizer, backbone, heads and classifiers share, and its stack.
 
 Pre-norm with LayerScale (arXiv 2103.17239):
 
@@ -9,6 +9,8 @@ constituents. Axes: B jets, T positions, C channels, H heads, D = C/H.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -121,40 +123,13 @@ class Block(nn.Module):
         return x + self.mlp_scale * self.mlp_out(dropout(hidden, self.p, self.training))
 
 
-class Transformer(nn.Module):
-    """A stack of blocks, optionally closed by a LayerNorm.
+class Stack(nn.Module):
+    """Blocks one after the other, optionally closed by a LayerNorm of width `norm_dim`."""
 
-    Parameters
-    ----------
-    dim, n_blocks, n_heads : width, depth and heads
-    mlp_ratio : hidden width of the MLP over `dim`
-    dropout, attention_dropout : probabilities in the MLP and on the attention weights
-    layer_scale : initial value of every LayerScale vector
-    final_norm : close with a LayerNorm
-
-    Raises
-    ------
-    JetfmError
-        When the heads do not divide the width.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        n_blocks: int,
-        n_heads: int,
-        mlp_ratio: int = 4,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        layer_scale: float = 1.0,
-        final_norm: bool = False,
-    ) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], norm_dim: int | None = None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(dim, n_heads, mlp_ratio, dropout, attention_dropout, layer_scale)
-            for _ in range(n_blocks)
-        )
-        self.final_norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
+        self.blocks = nn.ModuleList(blocks)
+        self.final_norm = nn.LayerNorm(norm_dim) if norm_dim else nn.Identity()
 
     def forward(
         self,
@@ -188,6 +163,43 @@ class Transformer(nn.Module):
     def new_caches(self) -> list[KVCache]:
         """Empty key-value caches for one batch of sequences."""
         return [KVCache() for _ in self.blocks]
+
+
+class Transformer(Stack):
+    """A stack of pre-norm blocks.
+
+    Parameters
+    ----------
+    dim, n_blocks, n_heads : width, depth and heads
+    mlp_ratio : hidden width of the MLP over `dim`
+    dropout, attention_dropout : probabilities in the MLP and on the attention weights
+    layer_scale : initial value of every LayerScale vector
+    final_norm : close with a LayerNorm
+
+    Raises
+    ------
+    JetfmError
+        When the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_blocks: int,
+        n_heads: int,
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        layer_scale: float = 1.0,
+        final_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            (
+                Block(dim, n_heads, mlp_ratio, dropout, attention_dropout, layer_scale)
+                for _ in range(n_blocks)
+            ),
+            dim if final_norm else None,
+        )
 
 
 def n_parameters(module: nn.Module) -> int:

@@ -11,30 +11,32 @@ from tqdm import tqdm
 from jetfm.data.batches import InOrderBatches, shuffle_dense
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
-from jetfm.tokenizers.vqvae import VQVAE
+from jetfm.tokenizers.interface import Tokenizer
 
 
 def jet_batch(
     store: JetStore,
-    tokenizer: VQVAE,
+    tokenizer: Tokenizer,
     indices: np.ndarray,
     max_constituents: int,
     seed: tuple[int, ...],
 ) -> dict[str, torch.Tensor]:
     """Jets in network space: 'x' (B, T, F) and 'mask' (B, T).
 
-    Constituents are in random order: paper 2 does not feed them sorted in pt (arXiv 2512.04149,
-    figure 2 and official code).
+    Constituents come in random order where the tokenizer's settings say so: paper 2 does not feed
+    them sorted in pt (arXiv 2512.04149, figure 2 and official code), paper 1 does.
     """
-    physical, mask = store.dense(indices, max_constituents)
-    order = shuffle_dense(mask, np.random.default_rng(seed))
-    physical = np.take_along_axis(physical, order[..., None], axis=1)
-    x = tokenizer.preprocessing.forward(physical, mask)
+    preprocessing = tokenizer.preprocessing
+    physical, mask = store.dense(indices, max_constituents, preprocessing.features)
+    if tokenizer.settings.order == "random":
+        order = shuffle_dense(mask, np.random.default_rng(seed))
+        physical = np.take_along_axis(physical, order[..., None], axis=1)
+    x = preprocessing.forward(physical, mask)
     return {"x": torch.as_tensor(x, dtype=torch.float32), "mask": torch.as_tensor(mask)}
 
 
 def tokenize(
-    tokenizer: VQVAE,
+    tokenizer: Tokenizer,
     store: JetStore,
     folder: str | Path,
     seed: tuple[int, ...],
@@ -43,6 +45,9 @@ def tokenize(
     progress: bool = True,
 ) -> TokenStore:
     """Write the token store of all jets of `store`, which keep their index.
+
+    The store's manifest counts, under ``out_of_range``, the constituents that the tokenizer could
+    only clip to the edge of its range, and the jets that have one.
 
     Parameters
     ----------
@@ -53,20 +58,27 @@ def tokenize(
     """
     lengths = np.minimum(store.n_constituents, max_constituents)
     batches = InOrderBatches(store.n_constituents, batch_size)
-    device = next(tokenizer.parameters()).device
+    device = next(iter(tokenizer.state_dict().values())).device
+    clipped = {"constituents": 0, "jets": 0}  # the writer reads it when all is done
     bar = tqdm(total=len(store), desc="tokenise", unit="jet", disable=not progress)
     with TokenStoreWriter(
         folder,
         tokenizer.n_codes,
+        tokenizer.n_features,
         n_constituents=lengths,
         tokenizer=tokenizer.hash,
         seed=list(seed),
         n_truncated=store.n_truncated(max_constituents),
+        out_of_range=clipped,
     ) as writer:
         for step, indices in enumerate(batches):
             batch = jet_batch(store, tokenizer, indices, max_constituents, (*seed, step))
             mask = batch["mask"].to(device)
-            ids = tokenizer.encode(batch["x"].to(device), mask)
+            x = batch["x"].to(device)
+            ids = tokenizer.encode(x, mask)
+            outside = tokenizer.out_of_range(x, mask)
+            clipped["constituents"] += int(outside.sum())
+            clipped["jets"] += int(outside.any(1).sum())
             decoded = tokenizer.decode(ids, mask)
             arrays = (ids.cpu(), decoded.cpu(), mask.cpu())
             writer.put(indices, *arrays, store.labels[indices], store.n_constituents[indices])

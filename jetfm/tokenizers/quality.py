@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.data.schema import class_by_name
-from jetfm.data.store import KINEMATICS, JetStore
+from jetfm.data.schema import KINEMATICS, class_by_name
+from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing

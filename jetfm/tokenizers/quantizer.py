@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jetfm.errors import JetfmError
-
 _CHUNK = 2**24  # distances held at once: 64 MiB in float32
 
 
@@ -36,7 +34,56 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.where(total > 0, torch.exp(-torch.xlogy(p, p).sum()), 0.0).float()
 
 
-class VectorQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """Base of all quantisers: real constituents are picked out before, laid out again after.
+
+    Parameters
+    ----------
+    n_codes, dim : number of ids K and of components D of a latent
+    """
+
+    def __init__(self, n_codes: int, dim: int) -> None:
+        super().__init__()
+        self.n_codes, self.dim = n_codes, dim
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantise latents (..., D); `mask` (...) is True at real constituents."""
+        if mask is None:
+            mask = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        with torch.autocast(z.device.type, enabled=False):
+            real = z[mask].float()  # (n, D): nothing below sees padding
+            if len(real):
+                out, ids, loss = self._quantized(real)
+            else:
+                out, ids, loss = real, real.new_zeros(0, dtype=torch.int64), real.sum()
+        counts = torch.bincount(ids, minlength=self.n_codes)
+        if self.training and len(real):
+            self._used(real.detach(), counts)
+        all_ids = torch.full(mask.shape, -1, dtype=torch.int64, device=z.device)
+        all_ids[mask] = ids
+        latents = torch.zeros(z.shape, dtype=out.dtype, device=z.device).index_put((mask,), out)
+        return Quantized(latents, all_ids, loss, perplexity(counts))
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Ids (n,) int64 of latents (n, D)."""
+        raise NotImplementedError
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Code vectors (..., D) of ids (...) in 0..K-1; zero for id -1."""
+        raise NotImplementedError
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each step of the optimiser."""
+
+    def _quantized(self, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, D) latents -> codes with their gradient, ids (n,), loss; n > 0, in float32."""
+        raise NotImplementedError
+
+    def _used(self, real: Tensor, counts: Tensor) -> None:
+        """Told of every training forward: latents (n, D) and usage (K,)."""
+
+
+class VectorQuantizer(Quantizer):
     """Nearest-code quantiser with a learned codebook.
 
     Parameters
@@ -73,8 +120,7 @@ class VectorQuantizer(nn.Module):
         replace_after: int = 500,
         replace_noise: float = 0.01,
     ) -> None:
-        super().__init__()
-        self.n_codes, self.dim = n_codes, dim
+        super().__init__(n_codes, dim)
         self.beta, self.nu, self.affine_lr = beta, nu, affine_lr
         self.replace_after, self.replace_noise = replace_after, replace_noise
         self.codebook = nn.Parameter(torch.randn(n_codes, dim))
@@ -103,42 +149,18 @@ class VectorQuantizer(nn.Module):
         return torch.cat(ids) if ids else z.new_zeros(0, dtype=torch.int64)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Code vectors (..., D) of ids (...); zero for id -1.
-
-        Raises
-        ------
-        JetfmError
-            An id below -1 or beyond the codebook.
-        """
-        if ids.numel() and not (-1 <= int(ids.min()) and int(ids.max()) < self.n_codes):
-            found = f"ids from {int(ids.min())} to {int(ids.max())}"
-            raise JetfmError("token ids", found, f"0..{self.n_codes - 1}, -1 for padding")
         return F.embedding(ids.clamp(min=0), self.codes()) * (ids >= 0).unsqueeze(-1)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantise latents (..., D); `mask` (...) is True at real constituents."""
-        if mask is None:
-            mask = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
-        with torch.autocast(z.device.type, enabled=False):
-            real = z[mask].float()  # (n, D): nothing below sees padding
-            ids = self.nearest(real)
-            q = F.embedding(ids, self.codes())
-            loss = q.new_zeros(())
-            if len(real):
-                commitment = F.mse_loss(real, q.detach())
-                loss = (1 - self.beta) * commitment + self.beta * F.mse_loss(q, real.detach())
-            # value q; gradient 1 to z and nu to the codes
-            out = q.detach() + (real - real.detach()) + self.nu * (q - q.detach())
-        counts = torch.bincount(ids, minlength=self.n_codes)
-        if self.training and len(real):
-            self._replace_dead(real.detach(), counts)
-        all_ids = torch.full(mask.shape, -1, dtype=torch.int64, device=z.device)
-        all_ids[mask] = ids
-        latents = torch.zeros(z.shape, dtype=out.dtype, device=z.device).index_put((mask,), out)
-        return Quantized(latents, all_ids, loss, perplexity(counts))
+    def _quantized(self, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ids = self.nearest(real)
+        q = F.embedding(ids, self.codes())
+        commitment = F.mse_loss(real, q.detach())
+        loss = (1 - self.beta) * commitment + self.beta * F.mse_loss(q, real.detach())
+        # value q; gradient 1 to z and nu to the codes
+        return q.detach() + (real - real.detach()) + self.nu * (q - q.detach()), ids, loss
 
     @torch.no_grad()
-    def _replace_dead(self, real: Tensor, counts: Tensor) -> None:
+    def _used(self, real: Tensor, counts: Tensor) -> None:
         """Count forwards without use; move codes that reached the limit onto random latents."""
         self.unused.add_(1).masked_fill_(counts > 0, 0)
         self._replaced = None
@@ -159,7 +181,7 @@ class VectorQuantizer(nn.Module):
         self._replaced = dead, chosen
 
     @torch.no_grad()
-    def forget_replaced(self, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let codes replaced in this step start anew in the optimiser's memory too.
 
         Our choice: otherwise the old momentum, and Ranger's lookahead average with the place where

@@ -1,11 +1,12 @@
-"""Conditional VQ-VAE: constituents to token ids and back (arXiv 2512.04149, 2403.05618).
+"""VQ-VAE tokenizers: constituents to token ids and back (arXiv 2403.05618, 2512.04149).
 
-    x -> Linear, blocks, Linear -> z -> nearest code -> Linear, causal blocks, Linear -> x'
+    x -> Linear, network, Linear -> z -> nearest code -> Linear, network, Linear -> x'
 
-The encoder sees the whole jet, so the same constituent may get another token in another jet: that
-is what "conditional" means. The decoder is causal, so that x'_i depends on tokens up to i only and
-generated jets can be decoded token by token. Sizes follow the official example configuration of
-2512.04149; 3 features and the defaults give 1,656,859 parameters.
+*Conditional*: the networks are transformers, so that the same constituent may get another token in
+another jet, and a token another meaning. Paper 2's decoder is causal, so that x'_i depends on
+tokens up to i only and generated jets can be decoded token by token; paper 1's sees the whole jet.
+*Unconditional*: an MLP on each constituent by itself. Sizes follow the settings; those of
+2512.04149, with 3 features, give 1,656,859 parameters.
 
 Axes: B jets, T constituents, F features in network space. Masks are True at real constituents.
 """
@@ -18,24 +19,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jetfm.config import TokenizerSettings
-from jetfm.errors import JetfmError
+from jetfm.data.store import JetStore
 from jetfm.features import Preprocessing
+from jetfm.models.normformer import NormFormer
 from jetfm.models.transformer import KVCache, Transformer
-from jetfm.tokenizers.quantizer import VectorQuantizer
-from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
+from jetfm.settings import TokenizerSettings
+from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.library_quantizers import make_quantizer
 
-_NAME = "tokenizer"
+
+class PointwiseMLP(nn.Module):
+    """Hidden layers with ReLU that act on every constituent by itself.
+
+    With the linear layers before and after it, an MLP of `n_blocks` hidden layers; called like a
+    stack of transformer blocks.
+    """
+
+    def __init__(self, dim: int, n_blocks: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.ReLU()]
+        for _ in range(n_blocks - 1):
+            layers += [nn.Linear(dim, dim), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, mask=None, causal=False, caches=None) -> Tensor:
+        """(..., C) -> (..., C); mask and order make no difference."""
+        return self.layers(x)
+
+    def new_caches(self) -> list[KVCache]:
+        """Nothing to remember."""
+        return []
 
 
-class VQVAE(nn.Module):
-    """Conditional VQ-VAE tokenizer.
+class VQVAE(Tokenizer):
+    """VQ-VAE tokenizer; see `Tokenizer` for its interface.
 
     Parameters
     ----------
-    settings : sizes and loss constants; its `training` part is not used here
-    preprocessing : the map between physical and network space, stored with the tokenizer
-    n_features : features of a constituent
+    settings : network, quantiser and loss constants
+    preprocessing : the map between physical and network space, by default as the settings say
     """
 
     # Our choice: the commitment grows with the scale of the latents while the jets get better, so
@@ -46,30 +68,33 @@ class VQVAE(nn.Module):
         self,
         settings: TokenizerSettings | None = None,
         preprocessing: Preprocessing | None = None,
-        n_features: int = 3,
     ) -> None:
-        super().__init__()
-        self.settings = settings = settings or TokenizerSettings()
-        self.preprocessing = preprocessing or Preprocessing()
-        self.n_features, self.n_codes = n_features, settings.n_codes
+        settings = settings or TokenizerSettings()
+        super().__init__(settings, preprocessing)
         self.causal_decoder = settings.causal_decoder
-        size = (settings.dim, settings.n_blocks, settings.n_heads, settings.mlp_ratio)
-        self.features_in = nn.Linear(n_features, settings.dim)
-        self.encoder = Transformer(*size)
+        self.sequential = settings.causal_decoder or settings.network == "mlp"
+        self.features_in = nn.Linear(self.n_features, settings.dim)
+        self.encoder = _network(settings)
         self.latent_in = nn.Linear(settings.dim, settings.latent_dim)
-        self.quantizer = VectorQuantizer(
-            settings.n_codes,
-            settings.latent_dim,
-            beta=settings.beta,
-            nu=settings.nu,
-            affine_lr=settings.affine_lr,
-            replace_after=settings.replace_after,
-        )
+        self.quantizer = make_quantizer(settings)
         self.latent_out = nn.Linear(settings.latent_dim, settings.dim)
-        self.decoder = Transformer(*size)
-        self.features_out = nn.Linear(settings.dim, n_features)
+        self.decoder = _network(settings)
+        self.features_out = nn.Linear(settings.dim, self.n_features)
 
     # Training ------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: JetStore,
+        validation: JetStore,
+        folder: str | Path,
+        seed: int,
+        max_constituents: int = 128,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        from jetfm.tokenizers.training import train_vqvae
+
+        return train_vqvae(self, train, validation, folder, seed, max_constituents, progress)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction plus commitment (2403.05618, eq. A1), over real constituents only.
@@ -101,95 +126,27 @@ class VQVAE(nn.Module):
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called by the training after each optimiser step."""
-        self.quantizer.forget_replaced(optimizer)
+        self.quantizer.after_step(optimizer)
 
     # Use -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, T) int64 in 0..K-1, -1 where padded, of constituents (B, T, F)."""
-        self._check(x, mask)
-        ids = torch.full(mask.shape, -1, dtype=torch.int64, device=x.device)
-        ids[mask] = self.quantizer.nearest(self._latents(x, mask)[mask])
-        return ids
-
-    @torch.no_grad()
-    def decode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Constituents (B, T, F) of ids (B, T), zero where padded (id -1, or `mask` False)."""
-        mask = ids >= 0 if mask is None else mask & (ids >= 0)
-        return self._decoded(self.quantizer.lookup(torch.where(mask, ids, -1)), mask).float()
-
-    @torch.no_grad()
     def decode_next(self, ids: Tensor, caches: list[KVCache]) -> Tensor:
-        """Decode one more token per jet, (B,) to (B, F), given the earlier ones in `caches`.
-
-        Equal to the newest position of `decode` on the whole sequence.
-
-        Raises
-        ------
-        JetfmError
-            When the decoder is not causal: then a new token changes all earlier constituents.
-        """
         if not self.causal_decoder:
-            raise JetfmError("causal_decoder", "False", "True for decoding token by token")
-        hidden = self.latent_out(self.quantizer.lookup(ids).unsqueeze(1))  # (B, 1, C)
+            return super().decode_next(ids, caches)
+        hidden = self.latent_out(self.quantizer.lookup(self._known(ids)).unsqueeze(1))  # (B, 1, C)
         return self.features_out(self.decoder(hidden, caches=caches)).squeeze(1).float()
 
     def new_caches(self) -> list[KVCache]:
-        """Empty caches for `decode_next`."""
         return self.decoder.new_caches()
 
-    def usage(self, ids: Tensor) -> Tensor:
-        """How often each code occurs in `ids`, (K,) int64; padding does not count."""
-        return torch.bincount(ids[ids >= 0], minlength=self.n_codes)
-
-    # Files ---------------------------------------------------------------------------------------
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the tokenizer, as JSON values."""
-        return {
-            "settings": self.settings.model_dump(mode="json", exclude={"training"}),
-            "preprocessing": self.preprocessing.to_dict(),
-            "n_features": self.n_features,
-        }
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of settings, preprocessing and weights; token stores and models record it."""
-        return identity(self.config, weights_bytes(self.state_dict()))
-
-    def save(self, folder: str | Path, **info: Any) -> str:
-        """Write ``weights.safetensors`` and ``tokenizer.json``; return the hash.
-
-        Parameters
-        ----------
-        info : JSON values to record beside it, e.g. code usage, hash of the training data, metrics
-        """
-        return save_weights(folder, _NAME, self.state_dict(), self.config, info)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> VQVAE:
-        """Read a tokenizer, in evaluation mode on the CPU.
-
-        Raises
-        ------
-        JetfmError
-            Missing, damaged or mismatched files.
-        """
-        record, state = load_weights(folder, _NAME)
-        config = record["config"]
-        try:
-            settings = TokenizerSettings.model_validate(config["settings"])
-            preprocessing = Preprocessing.from_dict(config["preprocessing"])
-            model = cls(settings, preprocessing, config["n_features"])
-        except (KeyError, ValueError) as error:
-            where = Path(folder) / f"{_NAME}.json"
-            raise JetfmError(where, f"{error}".splitlines()[0], "a tokenizer's settings") from None
-        fill(model, state, Path(folder))
-        return model.eval()
-
     # Inside --------------------------------------------------------------------------------------
+
+    def _ids(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.quantizer.nearest(self._latents(x, mask)[mask])
+
+    def _decoded_ids(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self._decoded(self.quantizer.lookup(ids), mask)
 
     def _latents(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, F) -> (B, T, D)."""
@@ -200,7 +157,11 @@ class VQVAE(nn.Module):
         hidden = self.decoder(self.latent_out(latents), mask, causal=self.causal_decoder)
         return self.features_out(hidden) * mask.unsqueeze(-1)
 
-    def _check(self, x: Tensor, mask: Tensor) -> None:
-        if x.ndim != 3 or x.shape[-1] != self.n_features or mask.shape != x.shape[:2]:
-            found = f"features {tuple(x.shape)} with mask {tuple(mask.shape)}"
-            raise JetfmError("tokenizer input", found, f"(B, T, {self.n_features}) and (B, T)")
+
+def _network(settings: TokenizerSettings) -> nn.Module:
+    size = (settings.dim, settings.n_blocks, settings.n_heads, settings.mlp_ratio)
+    if settings.network == "mlp":
+        return PointwiseMLP(settings.dim, settings.n_blocks)
+    if settings.network == "normformer":
+        return NormFormer(*size, settings.dropout)
+    return Transformer(*size, settings.dropout, settings.dropout)

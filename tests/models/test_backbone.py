@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jetfm.config import BackboneSettings
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
 from jetfm.models.transformer import n_parameters
+from jetfm.settings import BackboneSettings
 from tests.toys import randomise, small_pretraining_settings, toy_jets
 
 

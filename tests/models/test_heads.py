@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jetfm.config import BackboneSettings
 from jetfm.models import heads
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import ClassHead, TokenHead, linear_cross_entropy
 from jetfm.models.transformer import n_parameters
+from jetfm.settings import BackboneSettings
 from tests.toys import randomise
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jetfm.data.store import JET_DTYPE, KINEMATICS, JetStore, JetStoreWriter
+from jetfm.data.schema import KINEMATICS
+from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing

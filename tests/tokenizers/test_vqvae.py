@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.config import TokenizerSettings
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.transformer import n_parameters
+from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import fit
 from tests.toys import CLIP_FIVE, randomise, small_tokenizer_settings, toy_jets, training_settings

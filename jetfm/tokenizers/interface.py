@@ -1,0 +1,218 @@
+"""What every tokenizer offers: fit, encode, decode, save and load.
+
+Axes: B jets, T constituents, F features in network space. Masks are True at real constituents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from jetfm.data.store import JetStore
+from jetfm.errors import JetfmError
+from jetfm.features import FEATURE_SETS, Preprocessing
+from jetfm.files import sha256, write_npy
+from jetfm.models.transformer import KVCache
+from jetfm.settings import TokenizerSettings
+from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
+
+NAME = "tokenizer"
+USAGE = "usage.npy"
+
+
+class Tokenizer(nn.Module):
+    """Base of all tokenizers.
+
+    Parameters
+    ----------
+    settings : sizes and loss constants; its `training` part is used by `fit` alone
+    preprocessing : the map between physical and network space, by default as the settings say
+
+    Attributes
+    ----------
+    n_codes : ids are 0 to n_codes - 1
+    n_features : features of a constituent
+    sequential : whether what an id decodes to never depends on later ids (`decode_next`)
+    """
+
+    sequential = True
+
+    def __init__(
+        self, settings: TokenizerSettings, preprocessing: Preprocessing | None = None
+    ) -> None:
+        super().__init__()
+        if preprocessing is None:
+            names = FEATURE_SETS[settings.features]
+            preprocessing = Preprocessing(features=names, pt_map=settings.pt_map)
+        self.settings, self.preprocessing = settings, preprocessing
+        self.n_codes, self.n_features = settings.n_codes, preprocessing.n_features
+
+    # Use -----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: JetStore,
+        validation: JetStore,
+        folder: str | Path,
+        seed: int,
+        max_constituents: int = 128,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Learn from jets, in place; an interrupted call continues.
+
+        Parameters
+        ----------
+        folder : for checkpoints and ``metrics.csv``
+        seed : of batches and the order within jets; the initial weights come with the tokenizer
+
+        Returns
+        -------
+        'metrics' to record with the tokenizer and 'history', a dictionary per row of the log
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, mask: Tensor, features: Sequence[str] | None = None) -> Tensor:
+        """Ids (B, T) int64 in 0..K-1, -1 where padded, of constituents (B, T, F).
+
+        Parameters
+        ----------
+        features : names of the columns of `x`, to be checked against the tokenizer's
+
+        Raises
+        ------
+        JetfmError
+            Shapes that do not fit, or features in another order than the tokenizer's.
+        """
+        if features is not None:
+            self.preprocessing.check(features, "tokenizer input")
+        if x.ndim != 3 or x.shape[-1] != self.n_features or mask.shape != x.shape[:2]:
+            found = f"features {tuple(x.shape)} with mask {tuple(mask.shape)}"
+            raise JetfmError("tokenizer input", found, f"(B, T, {self.n_features}) and (B, T)")
+        ids = torch.full(mask.shape, -1, dtype=torch.int64, device=x.device)
+        ids[mask] = self._ids(x, mask)
+        return ids
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Constituents (B, T, F) of ids (B, T), zero where padded (id -1, or `mask` False).
+
+        Raises
+        ------
+        JetfmError
+            An id outside the codebook.
+        """
+        mask = ids >= 0 if mask is None else mask & (ids >= 0)
+        return self._decoded_ids(torch.where(mask, self._known(ids), -1), mask).float()
+
+    def decode_next(self, ids: Tensor, caches: list[KVCache]) -> Tensor:
+        """Decode one more token per jet, (B,) to (B, F), given the earlier ones in `caches`.
+
+        Equal to the newest position of `decode` on the whole sequence.
+
+        Raises
+        ------
+        JetfmError
+            When a new token changes what the earlier ones decode to (a decoder that is not
+            causal), or an id outside the codebook.
+        """
+        if not self.sequential:
+            raise JetfmError("causal_decoder", "False", "True for decoding token by token")
+        return self.decode(ids.unsqueeze(1)).squeeze(1)
+
+    def new_caches(self) -> list[KVCache]:
+        """Empty caches for `decode_next`."""
+        return []
+
+    def usage(self, ids: Tensor) -> Tensor:
+        """How often each code occurs in `ids`, (K,) int64; padding does not count."""
+        return torch.bincount(ids[ids >= 0], minlength=self.n_codes)
+
+    def out_of_range(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Real constituents (B, T) that the tokenizer can only clip to the edge of its range."""
+        return torch.zeros_like(mask)
+
+    # What a subclass defines ---------------------------------------------------------------------
+
+    def _ids(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, F) -> (n,) ids of the real constituents, jet after jet."""
+        raise NotImplementedError
+
+    def _decoded_ids(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, T) ids in 0..K-1, -1 where padded -> (B, T, F), zero where padded."""
+        raise NotImplementedError
+
+    def _known(self, ids: Tensor) -> Tensor:
+        if ids.numel() and not (-1 <= int(ids.min()) and int(ids.max()) < self.n_codes):
+            found = f"ids from {int(ids.min())} to {int(ids.max())}"
+            raise JetfmError("token ids", found, f"0..{self.n_codes - 1}, -1 for padding")
+        return ids
+
+    # Files ---------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything needed to rebuild the tokenizer, as JSON values."""
+        return {
+            "settings": self.settings.model_dump(mode="json", exclude={"training"}),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of settings, preprocessing and weights; token stores and models record it."""
+        return identity(self.config, weights_bytes(self.state_dict()))
+
+    def save(self, folder: str | Path, usage: np.ndarray | None = None, **info: Any) -> str:
+        """Write ``weights.safetensors`` and ``tokenizer.json``; return the hash.
+
+        Parameters
+        ----------
+        usage : (K,) how often each code occurred in some jets, written as ``usage.npy``
+        info : JSON values to record beside it, e.g. the hash of the training data, metrics
+        """
+        if usage is not None:
+            write_npy(Path(folder) / USAGE, np.asarray(usage, np.int64))
+            info["usage_sha256"] = sha256(Path(folder) / USAGE)
+        return save_weights(folder, NAME, self.state_dict(), self.config, info)
+
+    @staticmethod
+    def load(folder: str | Path) -> Tokenizer:
+        """Read a tokenizer of any kind, in evaluation mode on the CPU.
+
+        Raises
+        ------
+        JetfmError
+            Missing, damaged, altered or mismatched files.
+        """
+        from jetfm.tokenizers import make_tokenizer
+
+        folder = Path(folder)
+        record, state = load_weights(folder, NAME)
+        expected = record.get("usage_sha256")
+        if expected is not None:
+            path = folder / USAGE
+            if not path.exists():
+                raise JetfmError(path, "no such file", f"the usage that {NAME}.json describes")
+            if sha256(path) != expected:
+                raise JetfmError(path, "other bytes", f"the usage that {NAME}.json describes")
+        config = record["config"]
+        try:
+            settings = TokenizerSettings.model_validate(config["settings"])
+            preprocessing = Preprocessing.from_dict(config["preprocessing"])
+            tokenizer = make_tokenizer(settings, preprocessing)
+        except (KeyError, TypeError, ValidationError) as error:
+            where = folder / f"{NAME}.json"
+            raise JetfmError(where, f"{error}".splitlines()[0], "a tokenizer's settings") from None
+        fill(tokenizer, state, folder)
+        return tokenizer.eval()
+
+    def __str__(self) -> str:
+        return f"{self.settings.label} ({json.dumps(self.config['settings'])})"
