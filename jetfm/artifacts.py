@@ -64,7 +64,7 @@ class Artifact:
 
 def produce(
     stage: str,
-    make: Callable[[Path], dict | None],
+    make: Callable[[Path], dict | None] | None,
     *,
     work: Path,
     settings: Any = None,
@@ -72,17 +72,22 @@ def produce(
     seed: int = 0,
     version: int = 1,
     say: Callable[[str], None] = print,
-) -> Artifact:
+) -> Artifact | None:
     """Return the stage's artifact, running ``make(folder)`` only if it is not there yet.
 
     Parameters
     ----------
     stage : name, the first part of the folder's name
     make : fills the folder and returns metrics (JSON values) or None. It may find what an
-        interrupted call left behind, and should continue from it.
+        interrupted call left behind, and should continue from it. If it is None itself, the call
+        only looks.
     settings : pydantic model or JSON values that decide the result
     inputs : digest of each input, by name
     version : raise it when a change of the code changes the stage's result
+
+    Returns
+    -------
+    the artifact; None when it is not there and `make` is None
     """
     request = {
         "stage": stage,
@@ -92,11 +97,14 @@ def produce(
         "settings": as_json(settings),
         "inputs": dict(sorted((inputs or {}).items())),
     }
-    folder = make_folder(Path(work) / f"{stage}-{fingerprint(request)}")
+    folder = Path(work) / f"{stage}-{fingerprint(request)}"
     done = _read_record(folder)  # before the lock: a finished folder may well be read-only
     if done is not None:
         say(f"{stage}: done before, {folder.name}")
         return Artifact(folder, done)
+    if make is None:
+        return None
+    make_folder(folder)
     with _exclusive(folder, say):
         done = _read_record(folder)
         if done is not None:

@@ -92,11 +92,34 @@ def tokenize(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a trained tokenizer, for jets of your own.")
+    ] = None,
+    jets: Annotated[
+        Path | None,
+        typer.Option(help="With --tokenizer: a jets store, a ROOT file or a folder of them."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --tokenizer: folder for the token store.")
+    ] = None,
 ) -> None:
-    """Train the tokenizer (or find it trained) and write the token stores."""
-    pipeline = _pipeline(profile, data, seed, dry_run)
-    for split in ("train", "val", "test"):
-        typer.echo(pipeline.tokens(split).folder)
+    """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
+
+    Without --tokenizer, trains the profile's tokenizer (or finds it trained) and tokenises its
+    three splits. With it, encodes --jets into --out. Either is streamed and can be repeated.
+    """
+    if tokenizer is None and jets is None and out is None:
+        pipeline = _pipeline(profile, data, seed, dry_run)
+        for split in ("train", "val", "test"):
+            typer.echo(pipeline.tokens(split).folder)
+        return
+    for name, value in (("--tokenizer", tokenizer), ("--jets", jets), ("--out", out)):
+        if value is None:
+            raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
+    from jetfm.tokenizers.files import tokenize_files
+
+    tokens = tokenize_files(tokenizer, jets, out, seed or 1)
+    typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 
 
 @app.command()

@@ -124,7 +124,12 @@ def dry_run(profile: Profile) -> Profile:
         values["data"] |= {"source": "sample", "path": None}
     values["name"] = f"{profile.name}-dry-run"
     values["data"]["jets_per_class"] = {"train": 10, "val": 5, "test": 40}
-    values["tokenizer"]["training"] |= training
+    quality = values["token_quality"]
+    for tokenizer in (values["tokenizer"], *quality["tokenizers"].values()):
+        tokenizer["training"] |= training
+    quality |= {"n_reconstructions": 1, "n_conditioning": 2, "n_seeds": 1, "n_train": 20}
+    for classifier in ("deepsets", "transformer"):
+        quality[classifier]["training"] |= training
     values["pretraining"]["training"] |= training
     values["generation"] |= {"n_jets": 8, "batch_size": 8}
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}

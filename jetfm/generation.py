@@ -105,7 +105,7 @@ def generate(
     home = next(model.parameters()).device
     device = torch.device(device) if device is not None else home
     modes = model.training, tokenizer.training
-    tokenizer_home = next(tokenizer.parameters()).device
+    tokenizer_home = tokenizer.device
     model.to(device).eval(), tokenizer.to(device).eval()
     n_jets = len(requested)
     bar = Progress("generation", n_jets, unit="jet", show=progress)

@@ -27,41 +27,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from jetfm.claims import CLAIMS, Claim
 from jetfm.files import read_json, write_json
 
 VERDICTS = (
     "reproduced", "same direction", "not reproduced", "out of reach at this scale", "not run",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One statement of a paper.
-
-    Attributes
-    ----------
-    id : short name
-    paper : arXiv number
-    where : section, figure or table
-    claim : the statement in our words
-    kind : 'number' or 'direction'
-    paper_value : the paper's number; None where it gives none
-    unit : of the values
-    tolerance : absolute; a number this close counts as the same
-    baseline : a value that a number must beat to go in the same direction
-    """
-
-    id: str
-    paper: str
-    where: str
-    claim: str
-    kind: Literal["number", "direction"]
-    paper_value: float | None = None
-    unit: str = ""
-    tolerance: float = 0.0
-    baseline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,80 +45,6 @@ class Measurement:
     n_jets: int
     n_seeds: int = 1
     note: str = ""
-
-
-OMNIJET, HYBRID = "2403.05618", "2512.04149"
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "mass-resolution-512", OMNIJET, "III A, figure 4",
-        "Conditional tokens, codebook of 512: width of the jet-mass residual of t->bqq' jets",
-        "number", 8.3, "GeV", tolerance=1.0,
-    ),
-    Claim(
-        "mass-resolution-8192", OMNIJET, "III A, figure 4",
-        "Conditional tokens, codebook of 8192: width of the jet-mass residual of t->bqq' jets",
-        "number", 4.0, "GeV", tolerance=0.5, baseline=8.3,
-    ),
-    Claim(
-        "mass-centred", OMNIJET, "III A, figure 4",
-        "Conditional tokens: the jet-mass residual is centred at zero, far below the 15 GeV shift "
-        "of unconditional tokens",
-        "number", 0.0, "GeV", tolerance=1.0,
-    ),
-    Claim(
-        "tau32-bias", OMNIJET, "III A, figure 4",
-        "Conditional tokens, codebook of 8192: tokenised jets have a smaller tau32 than the "
-        "original ones (original minus reconstructed is positive)",
-        "direction",
-    ),
-    Claim(
-        "generation-auc", OMNIJET, "III B, appendix A 5",
-        "A DeepSets classifier separates generated from reconstructed jets with this AUC",
-        "number", 0.54, "", tolerance=0.01,
-    ),
-    Claim(
-        "finetune-100", OMNIJET, "III C, figure 7",
-        "Fine-tuned on 100 jets: accuracy of t->bqq' against q/g",
-        "number", 0.85, "", tolerance=0.01,
-    ),
-    Claim(
-        "finetune-1000", OMNIJET, "IV, figure 7",
-        "Fine-tuned on 1000 jets: accuracy of t->bqq' against q/g",
-        "number", 0.90, "", tolerance=0.01,
-    ),
-    Claim(
-        "scratch-1000", OMNIJET, "IV, figure 7",
-        "From scratch on 1000 jets: accuracy of t->bqq' against q/g",
-        "number", 0.75, "", tolerance=0.02,
-    ),
-    Claim(
-        "gain-100", OMNIJET, "III C, figure 7",
-        "At 100 jets, fine-tuned accuracy exceeds that from scratch",
-        "direction",
-    ),
-    Claim(
-        "gain-1000", OMNIJET, "IV, figure 7",
-        "At 1000 jets, fine-tuned accuracy exceeds that from scratch by 15 points",
-        "number", 0.15, "", tolerance=0.02, baseline=0.0,
-    ),
-    Claim(
-        "gain-largest", OMNIJET, "IV, figure 7",
-        "At the largest training size, fine-tuned accuracy still exceeds that from scratch",
-        "direction",
-    ),
-    Claim(
-        "open-beats-fixed", OMNIJET, "III C, figure 7",
-        "Fine-tuning all weights does slightly better than a fixed backbone (at 1000 jets)",
-        "direction",
-    ),
-    Claim(
-        "fewer-labels-larger-gain", HYBRID, "second-hand summary, key results",
-        "The gain of pre-training over scratch is largest for few training jets (gain at 100 jets "
-        "minus gain at the largest size)",
-        "direction",
-    ),
-)  # fmt: skip
 
 
 @dataclass

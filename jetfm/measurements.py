@@ -2,41 +2,175 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import stats
 
 from jetfm.comparison import Comparison
 from jetfm.finetuning import Study
 from jetfm.ledger import Ledger, Measurement
-from jetfm.tokenizers.quality import TokenQuality
+from jetfm.tokenizers.classifiers import TokenClassifiers
+from jetfm.tokenizers.quality import TokenQuality, TokenQualityStudy
+
+SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
 
 
-def measure(book: Ledger, quality: TokenQuality, generated: Comparison, study: Study) -> None:
+def measure(
+    book: Ledger,
+    quality: TokenQualityStudy,
+    classifiers: TokenClassifiers,
+    generated: Comparison,
+    study: Study,
+) -> None:
     """Fill the ledger from finished stages."""
     _token_quality(book, quality)
+    _token_classifiers(book, classifiers, quality)
     _generation(book, generated)
     _finetuning(book, study)
 
 
-def _token_quality(book: Ledger, quality: TokenQuality) -> None:
-    fits, n_codes = quality.result["fits"], quality.result["n_codes"]
-    n_jets = quality.result["n_signal_jets"]
-    mass, tau32 = fits["jet_mass"], fits["tau32"]
-    for size in (512, 8192):
-        claim = f"mass-resolution-{size}"
-        if n_codes == size:
-            book.measured[claim] = Measurement(mass["sigma"], mass["sigma_error"], n_jets)
+def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
+    """Paper 1's claims, on paper 1's kinds of tokenizers; the others stand in the tables only."""
+    conditional = _family(quality, "conditional")
+    unconditional, binned = _family(quality, "unconditional"), _family(quality, "binned")
+
+    def put(claim: str, values: list[tuple], combine, note: str = "") -> None:
+        """`combine` of some (value, uncertainty), by error propagation; None where one lacks."""
+        if any(pair is None for pair in values):
+            book.out_of_reach[claim] = "the profile lacks a tokenizer of this kind and size"
+        elif any(number is None for pair in values for number in pair):
+            book.out_of_reach[claim] = "residuals without a peak to fit"
         else:
-            book.out_of_reach[claim] = f"this profile's codebook has {n_codes} codes"
-    note = f"{n_codes} codes"
-    book.measured["mass-centred"] = Measurement(mass["mean"], mass["mean_error"], n_jets, 1, note)
-    if n_codes == 8192:  # the paper says it of this codebook alone
-        book.measured["tau32-bias"] = Measurement(
-            -tau32["bias"], tau32["bias_error"], n_jets, 1, "mean of all residuals"
-        )
-    else:
-        mean = f"{tau32['bias']:+.3f} +- {tau32['bias_error']:.3f}"
-        book.out_of_reach["tau32-bias"] = f"{note}; mean of reconstructed minus original {mean}"
+            value, error = _propagated(values, combine)
+            n_jets = quality["main"].result["n_signal_jets"]
+            book.measured[claim] = Measurement(value, error, n_jets, 1, note)
+
+    def fit(tokenizer, quantity: str, what: str):
+        """The fitted 'sigma' or 'mean', or the 'bias', of the signal's residuals."""
+        if tokenizer is None:
+            return None
+        found = quality[tokenizer["name"]].result["fits"][quantity]
+        return found[what], found[f"{what}_error"]
+
+    small, large = conditional.get(512), conditional.get(8192)
+    plain = unconditional.get(512)
+    put("mass-resolution-512", [fit(small, "jet_mass", "sigma")], lambda x: x)
+    put("mass-resolution-8192", [fit(large, "jet_mass", "sigma")], lambda x: x)
+    put("unconditional-shift", [fit(plain, "jet_mass", "mean")], abs)
+    put("tau32-bias", [fit(large, "tau32", "bias")], lambda x: -x, "mean of all residuals")
+    sizes = sorted(conditional)
+    first, last = (conditional[sizes[0]], conditional[sizes[-1]]) if sizes else (None, None)
+    put("mass-centred", [fit(first, "jet_mass", "mean")], lambda x: x, _names(first))
+    ends = (first, last) if len(sizes) > 1 else (None, None)
+    between = f"{sizes[0]} against {sizes[-1]} codes" if len(sizes) > 1 else ""
+    put("mass-resolution-falls", [fit(t, "jet_mass", "sigma") for t in ends], np.subtract, between)
+    put(
+        "tau32-bias-falls",
+        [fit(t, "tau32", "bias") for t in ends],
+        lambda x, y: abs(x) - abs(y),
+        between,
+    )
+    pair = _similar(unconditional, conditional)
+    put(
+        "unconditional-shift-exceeds",
+        [fit(t, "jet_mass", "mean") for t in pair],
+        lambda x, y: abs(x) - abs(y),
+        _names(*pair),
+    )
+    grid = (binned.get(21**3), large)
+    put("binned-mass", [fit(t, "jet_mass", "sigma") for t in grid], np.divide)
+    fine = (binned.get(40**3), large)
+    put("binned-fine", [fit(t, "jet_mass", "sigma") for t in fine], np.divide)
+    pair = _similar(binned, conditional)
+    spreads = [_spread(quality, tokenizer, "tau32", ["Tbqq"]) for tokenizer in pair]
+    put("binned-tau32", spreads, np.subtract, _names(*pair))
+    spreads = [_spread(quality, tokenizer, "jet_mass", ["Tbl", "Hqql"]) for tokenizer in pair]
+    put("binned-leptons", spreads, np.subtract, _names(*pair))
+
+
+def _family(quality: TokenQualityStudy, family: str) -> dict[int, dict]:
+    """Descriptors of one kind of tokenizer, by codebook size."""
+    return {t["n_codes"]: t for t in quality.tokenizers if t["family"] == family}
+
+
+def _similar(one: dict[int, dict], other: dict[int, dict]) -> tuple:
+    """The largest pair of tokenizers of two kinds whose codebooks are of similar size."""
+    pairs = [(a, b) for a in one for b in other if max(a, b) < SIMILAR * min(a, b)]
+    if not pairs:
+        return None, None
+    a, b = max(pairs)
+    return one[a], other[b]
+
+
+def _names(*tokenizers: dict | None) -> str:
+    return " and ".join(t["label"] for t in tokenizers if t is not None)
+
+
+def _spread(quality: TokenQualityStudy, tokenizer, quantity: str, classes: list[str]):
+    """Standard deviation of the residuals of some classes together, and its uncertainty."""
+    if tokenizer is None:
+        return None
+    one: TokenQuality = quality[tokenizer["name"]]
+    values = np.concatenate([one.residuals(quantity, name) for name in classes])
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return None, None
+    squares = (values - values.mean()) ** 2
+    variance = squares.mean()
+    # from the fourth moment: residuals have tails
+    return math.sqrt(variance), float(np.std(squares) / math.sqrt(len(values) * variance) / 2)
+
+
+def _propagated(values: list[tuple[float, float]], combine) -> tuple[float, float]:
+    """`combine` of the values, and its uncertainty to first order, without correlations.
+
+    Too wide for differences: all tokenizers see the same jets.
+    """
+    centre = [value for value, _ in values]
+    result = float(combine(*centre))
+    shifts = []
+    for i, (value, error) in enumerate(values):
+        shifted = [*centre[:i], value + error, *centre[i + 1 :]]
+        shifts.append(float(combine(*shifted)) - result)
+    return result, float(np.linalg.norm(shifts))
+
+
+def _token_classifiers(
+    book: Ledger, classifiers: TokenClassifiers, quality: TokenQualityStudy
+) -> None:
+    sizes = {
+        tokenizer["n_codes"]: tokenizer["name"]
+        for tokenizer in quality.tokenizers
+        if tokenizer["name"] in classifiers.inputs and tokenizer["family"] == "conditional"
+    }
+    few = "fewer than two codebooks, or one seed, in the profile"
+
+    def put(claim: str, classifier: str, inputs: list[str | None], note: str) -> None:
+        if any(name is None for name in inputs):
+            book.out_of_reach[claim] = "the profile lacks one of these codebooks"
+            return
+        runs = [classifiers.accuracies(classifier, name) for name in inputs]
+        if len(runs[0]) < 2:
+            book.out_of_reach[claim] = few
+        else:
+            book.measured[claim] = _over_seeds(runs, classifiers.n_test, note)
+
+    for classifier in ("deepsets", "transformer"):
+        rises, below = f"{classifier}-rises", f"{classifier}-below-original"
+        if not sizes:
+            book.out_of_reach |= {rises: few, below: few}
+            continue
+        smallest, largest = min(sizes), max(sizes)
+        put(below, classifier, ["original", sizes[largest]], f"{largest} codes")
+        if smallest == largest:
+            book.out_of_reach[rises] = few
+        else:
+            note = f"{smallest} against {largest} codes"
+            put(rises, classifier, [sizes[largest], sizes[smallest]], note)
+    # (4096 - 512) - (8192 - 4096), in the order of signs of _over_seeds: + - - +
+    names = [sizes.get(size) for size in (4096, 512, 8192, 4096)]
+    put("accuracy-plateau", "transformer", names, "")
 
 
 def _generation(book: Ledger, generated: Comparison) -> None:

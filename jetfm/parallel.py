@@ -25,18 +25,20 @@ def run_tasks(
     workers: int = 0,
     name: str = "tasks",
     progress: bool = True,
+    unit: str = "fit",
 ) -> None:
     """Call ``function(*task)`` for every task; an exception of one ends them all.
 
     Parameters
     ----------
     function : importable by name; what it makes, it writes to files
+    name, unit : what the progress bar says
     workers : processes; 0 is one per available core. On a machine with a GPU, one: it is shared.
     """
     if not workers:
         workers = 1 if torch.cuda.is_available() else n_cores()
     workers = min(workers, len(tasks))
-    bar = tqdm(total=len(tasks), desc=name, unit="fit", disable=not progress)
+    bar = tqdm(total=len(tasks), desc=name, unit=unit, disable=not progress)
     with bar:
         if workers <= 1:
             with one_thread():

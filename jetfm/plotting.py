@@ -137,7 +137,8 @@ def with_ratio(
     colors : by legend text
     log : logarithmic vertical axis
     lines : line styles by legend text, solid if not given
-    ratio_steps : ratios as steps without error bars, for more entries than points can tell apart
+    ratio_steps : ratios as steps without error bars, for more entries than points can tell apart;
+        bins with fewer than ten reference entries, mere noise, are left out
 
     Bands and bars are Poisson, one standard deviation. The share of entries outside the range is
     written into the panel when it exceeds one in a thousand, so that nothing is cut unnoticed.
@@ -163,7 +164,8 @@ def with_ratio(
                 density, edges, ax=main, histtype="step", color=colors[text], ls=line, label=text
             )
             if ratio_steps:
-                _ratio_steps(ratio, edges, density / safe, colors[text], line)
+                filled = np.where(np.asarray(entries[reference]["counts"]) >= 10, safe, np.nan)
+                _ratio_steps(ratio, edges, density / filled, colors[text], line)
             else:
                 _ratio_points(ratio, edges, density / safe, error / safe, colors[text])
     note_outside(main, entries, colors)
@@ -183,9 +185,7 @@ def with_ratio(
     ratio.set_xlabel(label)
 
 
-def note_outside(
-    axis: plt.Axes, entries: Mapping[str, Mapping], colors: Mapping[str, str]
-) -> None:
+def note_outside(axis: plt.Axes, entries: Mapping[str, Mapping], colors: Mapping[str, str]) -> None:
     """Write the shares in the flow bins into a panel, those above one in a thousand.
 
     Parameters
@@ -237,14 +237,28 @@ def _ratio_arrows(axis: plt.Axes, centres, values, color: str) -> None:
         axis.plot(centres[outside], at, marker, color=color, markersize=3.5, ls="", mfc="none")
 
 
-def ratio_panels(columns: int, rows: int = 1, width: float = 3.9, height: float = 3.9):
+def ratio_panels(
+    columns: int, rows: int = 1, width: float = 3.9, height: float = 3.9, aligned: bool = False
+):
     """Figure with `rows` x `columns` pairs of a main and a ratio panel, sharing their x axis.
+
+    Parameters
+    ----------
+    aligned : all panels of equal size, also where only some carry axis labels
 
     Returns
     -------
     figure, list of (main, ratio), row by row
     """
     figure = plt.figure(figsize=(width * columns, height * rows))
+    if aligned:
+        # One flat grid: the layout keeps sizes equal within a grid, not across nested ones.
+        figure.set_layout_engine("constrained", h_pad=0.03, hspace=0.0)
+        axes = figure.subplots(2 * rows, columns, height_ratios=(3, 1) * rows, squeeze=False)
+        pairs = list(zip(axes[::2].flat, axes[1::2].flat, strict=True))
+        for main, ratio in pairs:
+            ratio.sharex(main)
+        return figure, pairs
     outer = figure.add_gridspec(rows, columns)
     pairs = []
     for cell in outer:
@@ -267,6 +281,6 @@ def save(figure: Figure, data: Mapping, name: str, folder: str | Path) -> Path:
     return folder / f"{name}.png"
 
 
-def spread(values: Sequence[float]) -> float:
+def seed_spread(values: Sequence[float]) -> float:
     """Standard deviation over seeds; 0 for a single one, which has no spread to show."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

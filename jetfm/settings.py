@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -24,12 +24,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0)]
 
 
-class Settings(BaseModel):
-    """Base of all settings: immutable, and a misspelt name is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 def merged(base: dict, changes: dict) -> dict:
     """`base` with `changes` on top, nested dictionaries entry by entry."""
     result = dict(base)
@@ -37,6 +31,30 @@ def merged(base: dict, changes: dict) -> dict:
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a misspelt name is an error.
+
+    A part that is given only partly keeps the default of the rest: ``training: {max_steps: 100}``
+    changes the steps and nothing else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    completed_as_part: ClassVar[bool] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_parts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for name, field in cls.model_fields.items():
+            default, given = field.default, values.get(name)
+            if isinstance(default, Settings) and isinstance(given, dict):
+                if default.completed_as_part:
+                    values[name] = merged(default.model_dump(), given)
+        return values
 
 
 class SplitSizes(Settings):
@@ -157,6 +175,8 @@ class TokenizerSettings(Settings):
     ``preset`` starts from one of `TOKENIZER_PRESETS` instead; what stands beside it still wins.
     ``n_codes`` follows from ``bins`` or ``levels`` where those define the codes.
     """
+
+    completed_as_part: ClassVar[bool] = False  # a preset decides what the rest is
 
     features: Literal["kinematics", "full"] = "kinematics"  # 3, or all 14 constituent features
     pt_map: Literal["log1p", "log"] = "log1p"  # P2, P1

@@ -2,12 +2,14 @@
 
 Like the jets store (`jetfm.data.store`), a folder complete only when ``store.json`` is there::
 
-    ids.npy       (n_total,) int32, 0 ... n_codes - 1, jet after jet
-    decoded.npy   (n_total, F) float32, network space: the vectors d_i that feed pre-training
-    offsets.npy   (n_jets + 1,) int64
-    labels.npy    (n_jets,) int64, class index, -1 unknown
+    ids.npy           (n_total,) int32, 0 ... n_codes - 1, jet after jet
+    decoded.npy       (n_total, F) float32, network space: the vectors d_i that feed pre-training
+    positions.npy     (n_total,) int16, which constituent of its jet in the jets store a token
+                      stands for: tokenizers may see them in random order
+    offsets.npy       (n_jets + 1,) int64
+    labels.npy        (n_jets,) int64, class index, -1 unknown
     multiplicity.npy  (n_jets,) int64, constituents the jet had before any cap: the condition N
-    store.json    n_codes, hash of the tokenizer, counts, sha256 of the arrays
+    store.json        n_codes, hash of the tokenizer, counts, sha256 of the arrays
 """
 
 from __future__ import annotations
@@ -21,20 +23,22 @@ from jetfm.data.store import MANIFEST, RaggedFolder, padded, write_manifest
 from jetfm.errors import JetfmError
 from jetfm.files import NpyWriter, make_folder, naming, remove_leftovers, write_npy
 
+_LAST_POSITION = np.iinfo(np.int16).max
+
 
 class TokenStore(RaggedFolder):
     """Tokenised jets, read-only and memory-mapped.
 
     Attributes
     ----------
-    ids, decoded, labels, multiplicity, offsets : as in the files
+    ids, decoded, positions, labels, multiplicity, offsets : as in the files
     n_constituents : (n_jets,) int64, tokens per jet
     n_codes : size of the codebook
     info : what ``store.json`` says, with what the writer was given (e.g. ``tokenizer_sha256``)
     """
 
     kind = "token store"
-    flat_arrays = ("ids", "decoded")
+    flat_arrays = ("ids", "decoded", "positions")
     jet_arrays = ("labels", "multiplicity")
 
     @property
@@ -89,7 +93,7 @@ class TokenStoreWriter:
         remove_leftovers(self.folder)
         self.n_jets, self.n_total = 0, 0  # written so far
         rows = {"ids": ("i4", ()), "decoded": ("f4", (n_features,)), "labels": ("i8", ())}
-        rows["multiplicity"] = ("i8", ())
+        rows |= {"positions": ("i2", ()), "multiplicity": ("i8", ())}
         if n_constituents is None:
             self._in_order = {
                 name: NpyWriter(self.folder / f"{name}.npy", *kind) for name, kind in rows.items()
@@ -115,28 +119,36 @@ class TokenStoreWriter:
     def _aside(self, name: str) -> Path:
         return self.folder / f".{name}.npy.put.part"
 
-    def append(self, ids, decoded, mask, labels=None, multiplicity=None) -> None:
+    def append(self, ids, decoded, mask, labels=None, multiplicity=None, positions=None) -> None:
         """Add the next jets: ids (B, T) int, decoded (B, T, F), mask (B, T) bool, labels (B,).
 
         Arrays or CPU tensors; padded slots are dropped, `labels` None means unknown (-1).
-        `multiplicity` (B,) is the uncapped number of constituents, by default that of tokens.
+        `multiplicity` (B,) is the uncapped number of constituents, by default that of tokens;
+        `positions` (B, T) are the constituents' places in the jets store, by default in its order.
         """
         if self._in_order is None:
             raise JetfmError(self.folder, "append", "put(indices, ...), as lengths were given")
-        ids, decoded, labels, counts = self._checked(ids, decoded, mask, labels)
+        ids, decoded, positions, labels, counts = self._checked(
+            ids, decoded, mask, labels, positions
+        )
         self._in_order["ids"].append(ids)
         self._in_order["decoded"].append(decoded)
+        self._in_order["positions"].append(positions)
         self._in_order["labels"].append(labels)
         self._in_order["multiplicity"].append(counts if multiplicity is None else multiplicity)
         self._in_order["offsets"].append(self.n_total + np.cumsum(counts))
         self.n_jets, self.n_total = self.n_jets + len(counts), self.n_total + len(ids)
 
-    def put(self, indices, ids, decoded, mask, labels=None, multiplicity=None) -> None:
+    def put(
+        self, indices, ids, decoded, mask, labels=None, multiplicity=None, positions=None
+    ) -> None:
         """Write the jets `indices` (B,), each once in all; other arguments as for `append`."""
         if self._in_order is not None:
             raise JetfmError(self.folder, "put", "append, as no lengths were given")
         indices = np.asarray(indices, np.int64)
-        ids, decoded, labels, counts = self._checked(ids, decoded, mask, labels)
+        ids, decoded, positions, labels, counts = self._checked(
+            ids, decoded, mask, labels, positions
+        )
         expected = np.diff(self._offsets)[indices]
         if not np.array_equal(counts, expected):
             jet = int(np.flatnonzero(counts != expected)[0])
@@ -146,22 +158,31 @@ class TokenStoreWriter:
         rows = np.repeat(self._offsets[indices] - before, counts) + np.arange(counts.sum())
         self._maps["ids"][rows] = ids
         self._maps["decoded"][rows] = decoded
+        self._maps["positions"][rows] = positions
         self._maps["labels"][indices] = labels
         self._maps["multiplicity"][indices] = counts if multiplicity is None else multiplicity
         self._written[indices] = True
 
-    def _checked(self, ids, decoded, mask, labels):
+    def _checked(self, ids, decoded, mask, labels, positions):
         ids, decoded, mask = np.asarray(ids), np.asarray(decoded), np.asarray(mask, bool)
         labels = np.full(len(mask), -1) if labels is None else np.asarray(labels)
-        if ids.shape != mask.shape or decoded.shape[:2] != mask.shape or len(labels) != len(mask):
-            shapes = f"ids {ids.shape}, decoded {decoded.shape}, labels {labels.shape}"
+        positions = np.cumsum(mask, axis=1) - 1 if positions is None else np.asarray(positions)
+        rows = (ids.shape, decoded.shape[:2], positions.shape)
+        if any(shape != mask.shape for shape in rows) or len(labels) != len(mask):
+            shapes = f"ids {ids.shape}, decoded {decoded.shape}, positions {positions.shape}, "
+            shapes += f"labels {labels.shape}"
             raise JetfmError(self.folder, shapes, f"shapes that agree with the mask {mask.shape}")
         outside = mask & ((ids < 0) | (ids >= self.n_codes))
         if outside.any():
             jet, slot = np.argwhere(outside)[0]
             found = f"id {ids[jet, slot]} at slot {slot} of jet {jet} of the batch"
             raise JetfmError(self.folder, found, f"0 to {self.n_codes - 1}")
-        return ids[mask].astype(np.int32), decoded[mask], labels, mask.sum(axis=1)
+        positions = positions[mask]
+        if len(positions) and not (0 <= positions.min() and positions.max() <= _LAST_POSITION):
+            found = f"positions {positions.min()} to {positions.max()}"
+            raise JetfmError(self.folder, found, f"0 to {_LAST_POSITION}")
+        flat = (ids[mask].astype(np.int32), decoded[mask], positions.astype(np.int16))
+        return *flat, labels, mask.sum(axis=1)
 
     def __enter__(self) -> TokenStoreWriter:
         return self

@@ -11,8 +11,35 @@ CAPTIONS = {
     "constituents of all classes mixed, and substructure of q/g and t→bqq′ jets.",
     "fig00_classes": "Soft-drop mass, multiplicity and tau32 of five of the ten classes.",
     "fig01_tokenizer": "Training of the conditional VQ-VAE.",
+    "fig02_token_map": "Where tokens lie in physical space (after figure 3 of arXiv 2403.05618). "
+    "Each colour is one token. A conditional token is reconstructed beside other, random tokens, "
+    "and its blob shows how far they move it; other tokens have one place each.",
     "fig02_token_quality": "What tokenisation loses (after figure 4 of arXiv 2403.05618): jet mass "
-    "of all classes before and after, and the residuals of mass and tau32 of t→bqq′ jets.",
+    "of all classes before and after, and the residuals of mass and tau32 of t→bqq′ jets. The "
+    "table gives the mean and width of Gaussian fits to the residuals. Ratios of several "
+    "tokenizers are drawn where a bin holds at least ten original jets.",
+    "fig02_resolutions": "Larger codebooks lose less: width and mean of the fitted mass residuals, "
+    "and mean bias of tau32, of t→bqq′ jets by codebook size. Stars: values of arXiv 2403.05618.",
+    "fig02_classifiers": "What ten-class classifiers still learn from decoded tokens (after "
+    "figure 5 of arXiv 2403.05618). Dashed: trained on the original constituents.",
+    "fig02_codebook": "Use of the codes: share of constituents by rank of the code, number of "
+    "codes used, and perplexity, which is the size of an evenly used codebook as informative.",
+    "fig02_errors": "Errors of single constituents by their pT, and the share of constituents "
+    "and jets beyond what a tokenizer covers.",
+    "fig02_class_jet_mass": "Jet mass by class, before and after tokenisation (after figure 8 of "
+    "arXiv 2403.05618).",
+    "fig02_class_jet_mass_residual": "Change of the jet mass by class (after figure 9 of arXiv "
+    "2403.05618).",
+    "fig02_class_jet_pt": "Jet pT by class, before and after tokenisation (after figure 10 of "
+    "arXiv 2403.05618).",
+    "fig02_class_jet_pt_residual": "Change of the jet pT by class (after figure 11 of arXiv "
+    "2403.05618).",
+    "fig02_class_tau21": "tau21 by class, before and after tokenisation (after figure 12 of arXiv "
+    "2403.05618).",
+    "fig02_class_tau21_residual": "Change of tau21 by class (after figure 13 of arXiv 2403.05618).",
+    "fig02_class_tau32": "tau32 by class, before and after tokenisation (after figure 14 of arXiv "
+    "2403.05618).",
+    "fig02_class_tau32_residual": "Change of tau32 by class (after figure 15 of arXiv 2403.05618).",
     "fig03_pretraining": "Next-token prediction: loss and accuracy per predicted token.",
     "fig04_generation": "Generated jets against tokenised and decoded ones (after figure 6 of "
     "arXiv 2403.05618 and figure 3 of arXiv 2512.04149).",

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jetfm.data.schema import class_by_name
-from jetfm.plotting import COLORS, spread
+from jetfm.plotting import COLORS, seed_spread
 
 #: Legend text of the three fine-tuning strategies, in plotting order.
 STRATEGIES = {
@@ -37,7 +37,7 @@ def finetuning(rows: Sequence[Mapping], n_test: int, missing_sizes: Sequence[int
             chosen = sorted((r for r in rows if r["strategy"] == strategy), key=lambda r: r["size"])
             sizes = [row["size"] for row in chosen]
             mean = np.array([np.mean(row[metric]) for row in chosen])
-            spread = np.array([spread(row[metric]) for row in chosen])
+            spread = np.array([seed_spread(row[metric]) for row in chosen])
             color = COLORS[strategy]
             axis.plot(sizes, mean, marker="o", markersize=4, color=color, label=text)
             axis.fill_between(sizes, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)

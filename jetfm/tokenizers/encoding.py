@@ -21,18 +21,24 @@ def jet_batch(
     max_constituents: int,
     seed: tuple[int, ...],
 ) -> dict[str, torch.Tensor]:
-    """Jets in network space: 'x' (B, T, F) and 'mask' (B, T).
+    """Jets in network space: 'x' (B, T, F), 'mask' (B, T), and 'positions' (B, T).
 
-    Constituents come in random order where the tokenizer's settings say so: paper 2 does not feed
-    them sorted in pt (arXiv 2512.04149, figure 2 and official code), paper 1 does.
+    Positions are those of the constituents within their jet in the store. Constituents come in
+    random order where the tokenizer's settings say so: paper 2 does not feed them sorted in pt
+    (arXiv 2512.04149, figure 2 and official code), paper 1 does.
     """
     preprocessing = tokenizer.preprocessing
     physical, mask = store.dense(indices, max_constituents, preprocessing.features)
+    order = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
     if tokenizer.settings.order == "random":
         order = shuffle_dense(mask, np.random.default_rng(seed))
         physical = np.take_along_axis(physical, order[..., None], axis=1)
     x = preprocessing.forward(physical, mask)
-    return {"x": torch.as_tensor(x, dtype=torch.float32), "mask": torch.as_tensor(mask)}
+    return {
+        "x": torch.as_tensor(x, dtype=torch.float32),
+        "mask": torch.as_tensor(mask),
+        "positions": torch.tensor(order),
+    }
 
 
 def tokenize(
@@ -81,7 +87,8 @@ def tokenize(
             clipped["jets"] += int(outside.any(1).sum())
             decoded = tokenizer.decode(ids, mask)
             arrays = (ids.cpu(), decoded.cpu(), mask.cpu())
-            writer.put(indices, *arrays, store.labels[indices], store.n_constituents[indices])
+            of_jets = (store.labels[indices], store.n_constituents[indices])
+            writer.put(indices, *arrays, *of_jets, batch["positions"])
             bar.update(len(indices))
     bar.close()
     return TokenStore(folder)

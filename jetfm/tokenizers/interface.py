@@ -54,6 +54,11 @@ class Tokenizer(nn.Module):
         self.settings, self.preprocessing = settings, preprocessing
         self.n_codes, self.n_features = settings.n_codes, preprocessing.n_features
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(iter(self.state_dict().values())).device
+
     # Use -----------------------------------------------------------------------------------------
 
     def fit(

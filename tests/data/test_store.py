@@ -259,7 +259,8 @@ def test_any_order_of_batches_gives_the_same_store(tmp_path_factory, lengths, se
     a, b = TokenStore(folder / "a"), TokenStore(folder / "b")
     assert a.info == b.info  # hashes of the arrays included
     assert sorted(p.name for p in (folder / "b").iterdir()) == [
-        "decoded.npy", "ids.npy", "labels.npy", "multiplicity.npy", "offsets.npy", "store.json"
+        "decoded.npy", "ids.npy", "labels.npy", "multiplicity.npy", "offsets.npy",
+        "positions.npy", "store.json",
     ]  # fmt: skip
 
 
@@ -275,6 +276,27 @@ def test_multiplicity_is_that_before_the_cap(tmp_path):
     np.testing.assert_array_equal(TokenStore(tmp_path / "a").multiplicity, [4, 200, 4, 6])
     np.testing.assert_array_equal(TokenStore(tmp_path / "b").multiplicity, [4, 200])
     np.testing.assert_array_equal(TokenStore(tmp_path / "b").n_constituents, [4, 6])
+
+
+def test_positions_are_kept_and_count_up_by_default(tmp_path):
+    ids, decoded, mask, _ = random_tokens([4, 6])
+    positions = np.array([[3, 0, 2, 1, 9, 9], [5, 4, 3, 2, 1, 0]])  # 9 stands at padding
+    with TokenStoreWriter(tmp_path / "a", 16) as writer:
+        writer.append(ids, decoded, mask, positions=positions)
+        writer.append(ids, decoded, mask)
+    with TokenStoreWriter(tmp_path / "b", 16, n_constituents=[4, 6]) as writer:
+        writer.put([1, 0], ids[::-1], decoded[::-1], mask[::-1], positions=positions[::-1])
+    expected = [3, 0, 2, 1, 5, 4, 3, 2, 1, 0]
+    np.testing.assert_array_equal(TokenStore(tmp_path / "b").positions, expected)
+    expected += [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(TokenStore(tmp_path / "a").positions, expected)
+
+
+def test_positions_beyond_int16(tmp_path):
+    ids, decoded, mask, _ = random_tokens([4, 6])
+    with pytest.raises(JetfmError, match="positions 40000 to 40000; expected 0 to 32767"):
+        with TokenStoreWriter(tmp_path, 16) as writer:
+            writer.append(ids, decoded, mask, positions=np.full(mask.shape, 40_000))
 
 
 @pytest.mark.parametrize("bad", [-1, 16])

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from jetfm import figures
+from jetfm.data.batches import shuffle_dense
 from jetfm.data.schema import KINEMATICS
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.tokenizers.quality import TokenQuality, compare, residual_edges
+from jetfm.settings import TokenizerSettings
+from jetfm.tokenizers import make_tokenizer
+from jetfm.tokenizers.encoding import tokenize
+from jetfm.tokenizers.quality import (
+    QUANTITIES,
+    TokenQuality,
+    TokenQualityStudy,
+    compare,
+    decoded_jets,
+    original_observables,
+    residual_edges,
+)
+from jetfm.tokenizers.quality_measurement import PT_EDGES, fit_residuals, original_jets
 
 N_JETS = 400
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    """Jets of two classes, t->bqq' (8) and q/g (0)."""
     rng = np.random.default_rng(1)
     counts = rng.integers(8, 40, N_JETS)
     physical = np.column_stack(
@@ -30,22 +49,50 @@ def store(tmp_path_factory):
     return JetStore(folder)
 
 
-def tokens_of(store, folder, scale: np.ndarray) -> TokenStore:
-    """Tokens that decode to the store's constituents with pt scaled by one factor a jet."""
-    physical, mask = store.dense(slice(None))
-    physical = physical * np.array([1.0, 1.0, 1.0])
-    physical[..., 0] *= scale[:, None]
+@pytest.fixture(scope="module")
+def original(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
+    assert original_observables(store, folder)["n_jets"] == N_JETS
+    return folder
+
+
+def tokens_of(
+    store, folder, change=lambda x: x, n_codes=5, id_of=None, limit=None, **info
+) -> TokenStore:
+    """Tokens in random order within a jet, that decode to changed constituents (B, T, 3)."""
+    physical, mask = store.dense(slice(None), limit)
+    order = shuffle_dense(mask, np.random.default_rng(7))
+    physical = np.take_along_axis(change(physical.astype(np.float64)), order[..., None], axis=1)
+    ids = np.zeros(mask.shape, int) if id_of is None else id_of(mask)
     decoded = Preprocessing().forward(physical, mask)
-    with TokenStoreWriter(folder, n_codes=5) as writer:
-        writer.append(np.zeros(mask.shape, int), decoded, mask, store.labels)
+    with TokenStoreWriter(folder, n_codes=n_codes, **info) as writer:
+        writer.append(ids, decoded, mask, store.labels, positions=order)
     return TokenStore(folder)
 
 
-def test_residuals_are_those_that_were_put_in(store, tmp_path):
+def scaled_by(factor: np.ndarray):
+    """pt multiplied by one factor a jet."""
+    return lambda x: x * np.stack([factor, np.ones(N_JETS), np.ones(N_JETS)], -1)[:, None]
+
+
+def smeared(pt: float, eta: float, phi: float, seed: int = 0):
+    def change(x):
+        noise = np.random.default_rng(seed).normal(size=x.shape) * (pt, eta, phi)
+        smeared = x + noise
+        smeared[..., 0] = x[..., 0] * np.exp(noise[..., 0])
+        return smeared
+
+    return change
+
+
+# --- one tokenizer ---
+
+
+def test_residuals_are_those_that_were_put_in(store, original, tmp_path):
     scale = np.random.default_rng(2).normal(1.0, 0.05, N_JETS)
-    tokens = tokens_of(store, tmp_path / "tokens", scale)
-    compare(store, tokens, Preprocessing(), tmp_path)
-    quality = TokenQuality(tmp_path)
+    tokens = tokens_of(store, tmp_path / "tokens", scaled_by(scale))
+    compare(store, tokens, Preprocessing(), original, tmp_path)
+    quality = TokenQuality(tmp_path, original)
     mass = quality.values("original", "jet_mass")
     # Mass and pt are homogeneous in the constituents' pt; the ratios of tau do not see a scale.
     np.testing.assert_allclose(quality.values("reconstructed", "jet_mass"), scale * mass, rtol=1e-5)
@@ -53,45 +100,270 @@ def test_residuals_are_those_that_were_put_in(store, tmp_path):
     np.testing.assert_allclose(
         quality.residuals("jet_mass"), ((scale - 1) * mass)[signal], atol=2e-3
     )
-    expected = ((scale - 1) * quality.values("original", "jet_pt"))[signal]
+    expected = ((scale - 1) * quality.values("original", "jet_pt", "Tbqq"))[: signal.sum()]
+    pt = quality.values("original", "jet_pt")
+    expected = ((scale - 1) * pt)[signal]
     assert quality.result["fits"]["jet_pt"]["bias"] == pytest.approx(expected.mean(), abs=1e-2)
     assert np.abs(quality.residuals("tau32")).max() < 1e-4
     assert quality.result["n_signal_jets"] == N_JETS // 2
+    assert quality.result["fits"]["jet_mass"]["sigma"] == pytest.approx(
+        0.05 * mass[signal].mean(), rel=0.2
+    )
     assert quality.beats_mean_mass()
 
 
-def test_the_figures_curve_has_the_area_of_the_peak(store, tmp_path):
-    scale = np.random.default_rng(3).normal(1.0, 0.05, N_JETS)
-    tokens = tokens_of(store, tmp_path / "tokens", scale)
-    # tau needs a width of its own for its fit: smear by redrawing half of the jets' constituents.
-    compare(store, tokens, Preprocessing(), tmp_path)
-    fit = TokenQuality(tmp_path).figure_data()["fits"]["jet_mass"]
-    area = fit["height"] * fit["sigma"] * np.sqrt(2 * np.pi)
-    assert area == pytest.approx(1.0, abs=0.15)
+def test_a_perfect_tokenizer_loses_nothing(store, original, tmp_path):
+    tokens = tokens_of(store, tmp_path / "tokens")
+    result = compare(store, tokens, Preprocessing(), original, tmp_path)
+    for name in KINEMATICS:
+        errors = [e for e in result["constituents"][name] if e is not None]
+        assert errors and max(errors) < 1e-5
+    for fit in result["fits"].values():
+        assert abs(fit["bias"]) < 1e-3 and (fit["sigma"] is None or fit["sigma"] < 1e-2)
+    assert result["out_of_range"]["beyond_decoded"] == {"constituents": 0, "jets": 0}
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_known_smearing_is_found_in_every_pt_bin(store, original, tmp_path):
+    """Also that tokens in random order are compared with their own constituents."""
+    tokens = tokens_of(store, tmp_path / "tokens", smeared(0.1, 0.02, 0.03))
+    found = compare(store, tokens, Preprocessing(), original, tmp_path)["constituents"]
+    assert sum(found["n"]) == len(store.constituents)  # all within 0.5 to 500 GeV
+    np.testing.assert_array_equal(found["edges"], PT_EDGES)
+    for name, expected in (("pt", 0.1005), ("eta_rel", 0.02), ("phi_rel", 0.03)):
+        for n, error in zip(found["n"], found[name], strict=True):
+            if n < 10:
+                assert error is None
+            else:  # five standard deviations of an estimated rms
+                assert error == pytest.approx(expected, rel=0.02 + 5 / np.sqrt(2 * n))
+
+
+def test_angles_beyond_pi_are_the_same(store, original, tmp_path):
+    tokens = tokens_of(store, tmp_path / "tokens", lambda x: x + (0, 0, 2 * np.pi))
+    found = compare(store, tokens, Preprocessing(), original, tmp_path)
+    assert max(e for e in found["constituents"]["phi_rel"] if e is not None) < 1e-5
+
+
+def test_use_of_the_codes(store, original, tmp_path):
+    """Half of the constituents have code 0, the others share 1 and 2: 1.5 bits."""
+
+    def id_of(mask):
+        ids = np.zeros(mask.shape, int)
+        ids[mask] = np.resize([0, 1, 0, 2], mask.sum())
+        return ids
+
+    tokens = tokens_of(store, tmp_path / "tokens", id_of=id_of)
+    result = compare(store, tokens, Preprocessing(), original, tmp_path)
+    assert result["n_used"] == 3 and result["n_codes"] == 5
+    assert result["perplexity"] == pytest.approx(2**1.5, rel=1e-3)
+    assert result["n_constituents"] == np.load(tmp_path / "usage.npy").sum() == len(tokens.ids)
+
+
+def test_what_no_decoded_constituent_reaches_is_out_of_range(store, original, tmp_path):
+    def clipped(x):
+        return np.stack([x[..., 0], np.clip(x[..., 1], -0.5, 0.5), x[..., 2]], -1)
+
+    counted = {"constituents": len(store.constituents) // 4, "jets": N_JETS // 2}
+    tokens = tokens_of(store, tmp_path / "tokens", clipped, out_of_range=counted)
+    compare(store, tokens, Preprocessing(), original, tmp_path)
+    quality = TokenQuality(tmp_path, original)
+    outside = np.abs(store.constituents[:, 1]) > 0.5
+    jets = np.unique(np.repeat(np.arange(N_JETS), store.n_constituents)[outside])
+    expected = {"constituents": outside.mean(), "jets": len(jets) / N_JETS}
+    assert quality.out_of_range("conditional") == pytest.approx(expected)
+    n = len(store.constituents)
+    assert quality.out_of_range("binned") == {"constituents": (n // 4) / n, "jets": 0.5}
+
+
+@pytest.mark.parametrize("order", ["random", "pt"])
+def test_tokens_know_which_constituent_they_stand_for(store, original, tmp_path, order):
+    settings = TokenizerSettings(preset="binned", order=order, bins=(40, 40, 40))
+    tokenizer = make_tokenizer(settings)
+    tokenizer.fit(store)
+    tokens = tokenize(tokenizer, store, tmp_path / "t", (3,), 20, batch_size=70, progress=False)
+    counts = np.minimum(store.n_constituents, 20)
+    jets = np.repeat(np.arange(N_JETS), counts)
+    by_jet = np.lexsort((tokens.positions, jets))  # every jet has each of its positions once
+    expected = np.concatenate([np.arange(n) for n in counts])
+    np.testing.assert_array_equal(tokens.positions[by_jet], expected)
+    assert (order == "pt") == np.array_equal(tokens.positions, expected)
+    before = tokenizer.preprocessing.forward(original_jets(store, tokens, slice(0, N_JETS)))
+    after = tokenizer.preprocessing.forward(decoded_jets(tokens, tokenizer.preprocessing))
+    half_a_cell = (tokenizer.high - tokenizer.low).numpy() / 80
+    inside = (np.abs(before[:, 1:]) < 0.8 * 3).all(1)
+    assert (np.abs(after - before)[inside] <= 1.001 * half_a_cell).all()
+    assert tokens.info["out_of_range"]["constituents"] == (~inside).sum()
 
 
 def test_longer_jets_are_compared_on_the_same_leading_constituents(store, tmp_path):
-    physical, mask = store.dense(slice(None), max_constituents=10)
-    decoded = Preprocessing().forward(physical * np.array([1.02, 1.0, 1.0]), mask)
-    with TokenStoreWriter(tmp_path / "tokens", n_codes=5) as writer:
-        writer.append(np.zeros(mask.shape, int), decoded, mask, store.labels)
-    tokens = TokenStore(tmp_path / "tokens")
-    compare(store, tokens, Preprocessing(), tmp_path, max_constituents=10)
-    quality = TokenQuality(tmp_path)
+    original_observables(store, tmp_path / "original", max_constituents=10)
+    tokens = tokens_of(store, tmp_path / "tokens", lambda x: x * (1.02, 1, 1), limit=10)
+    compare(store, tokens, Preprocessing(), tmp_path / "original", tmp_path, max_constituents=10)
+    quality = TokenQuality(tmp_path, tmp_path / "original")
     ratio = quality.values("reconstructed", "jet_pt") / quality.values("original", "jet_pt")
     np.testing.assert_allclose(ratio, 1.02, rtol=1e-4)
 
 
-def test_jets_that_lose_nothing_have_no_width_to_fit(store, tmp_path):
-    tokens = tokens_of(store, tmp_path / "tokens", np.full(N_JETS, 0.0))
-    with pytest.raises(JetfmError):
-        compare(store, tokens, Preprocessing(), tmp_path)
+def test_tokens_of_other_jets(store, original, tmp_path):
+    tokens = tokens_of(store, tmp_path / "tokens", limit=10)
+    with pytest.raises(JetfmError, match="other lengths or labels; expected those of .* 128"):
+        compare(store, tokens, Preprocessing(), original, tmp_path)
+    physical, mask = store.dense(slice(None))
+    with TokenStoreWriter(tmp_path / "wrong", 5) as writer:
+        positions = np.arange(mask.shape[1]) + np.ones(mask.shape, int)
+        writer.append(mask * 0, physical, mask, store.labels, positions=positions)
+    with pytest.raises(JetfmError, match="positions of constituents that their jets do not have"):
+        compare(store, TokenStore(tmp_path / "wrong"), Preprocessing(), original, tmp_path)
+
+
+def test_further_features_are_left_out(store, tmp_path):
+    """Tokens of the full feature set decode to 14 columns, of which jets need three."""
+    preprocessing = Preprocessing(features=(*KINEMATICS, "mass", "charge"))
+    decoded = np.ones((1, 4, 5), np.float32)
+    with TokenStoreWriter(tmp_path, 5, n_features=5) as writer:
+        writer.append(np.zeros((1, 4), int), decoded, np.ones((1, 4), bool))
+    assert decoded_jets(TokenStore(tmp_path), preprocessing).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("residuals", "bias"),
+    [
+        (np.zeros(100), 0.0),  # no spread
+        (np.full(50, np.nan), None),
+        (np.zeros(0), None),
+        (np.array([1.0, 2.0, np.nan]), 1.5),  # too few
+        (np.linspace(-1, 1, 5000), 0.0),  # no peak
+    ],
+)
+def test_residuals_without_a_peak_have_no_fit(residuals, bias):
+    fit = fit_residuals(residuals)
+    assert {fit[key] for key in ("sigma", "sigma_error", "mean", "mean_error")} == {None}
+    assert fit["bias"] == (bias if bias is None else pytest.approx(bias, abs=1e-12))
+    assert fit["n_undefined"] == np.isnan(residuals).sum()
+    json.dumps(fit, allow_nan=False)
 
 
 @pytest.mark.parametrize("reach", [0.3, 7.0, 55.0])
 def test_residual_edges_hold_the_residuals(reach):
     residuals = np.random.default_rng(0).uniform(-reach, reach, 1000)
-    edges = residual_edges(residuals, 10.0)
-    assert edges[0] == -edges[-1] and len(edges) == 61
+    edges = residual_edges([residuals, np.full(3, np.nan)], 5.0)
+    assert edges[0] == -edges[-1] and len(edges) == 81
     assert (np.abs(residuals) <= edges[-1]).mean() >= 0.99
-    assert edges[-1] % 10 == 0
+    assert edges[-1] % 5 == 0
+
+
+def test_residual_edges_resolve_the_narrowest_peak():
+    rng = np.random.default_rng(0)
+    edges = residual_edges([rng.normal(0, 2, 5000), rng.normal(-60, 50, 5000)], 5.0)
+    assert edges[-1] >= 30 and 5 * 2 / np.diff(edges)[0] >= 10
+    assert residual_edges([np.zeros(10), rng.normal(0, 50, 5000)], 5.0)[-1] == 5
+    assert residual_edges([], 0.05)[-1] == pytest.approx(0.05)
+
+
+# --- several tokenizers ---
+
+
+@pytest.fixture(scope="module")
+def study(store, original, tmp_path_factory):
+    """A good tokenizer, a bad one, and one whose decoder gives the same constituent always."""
+    root = tmp_path_factory.mktemp("study")
+    changes = {
+        "good": ("conditional", smeared(0.1, 0.01, 0.01)),
+        "bad": ("binned", smeared(0.4, 0.1, 0.1)),
+        "broken": ("unconditional", lambda x: np.ones_like(x)),
+    }
+    for name, (_, change) in changes.items():
+        counted = {"constituents": 7, "jets": 4}
+        tokens = tokens_of(store, root / name / "tokens", change, n_codes=512, out_of_range=counted)
+        task = (store, tokens, Preprocessing(), original, root / name)
+        function, task = pickle.loads(pickle.dumps((compare, task)))  # as to a worker process
+        function(*task)
+    return TokenQualityStudy(
+        original,
+        {name: root / name for name in changes},
+        {
+            name: {"name": name, "label": name.capitalize(), "family": family, "n_codes": 512}
+            for name, (family, _) in changes.items()
+        },
+    )
+
+
+def n_entries(data: dict) -> float:
+    return sum(data["counts"]) + data["underflow"] + data["overflow"]
+
+
+def test_figures_share_edges_and_count_all_jets(study):
+    data = study.token_quality()
+    assert study.names == ["good", "bad", "broken"] == [t["name"] for t in data["tokenizers"]]
+    assert list(data["mass"]) == ["original", *study.names]
+    assert all(n_entries(histogram) == N_JETS for histogram in data["mass"].values())
+    for histograms in data["residuals"].values():
+        assert len({tuple(histogram["edges"]) for histogram in histograms.values()}) == 1
+        assert n_entries(histograms["good"]) == N_JETS // 2 == data["n_signal_jets"]
+    good, bad = (data["fits"][name]["jet_mass"] for name in ("good", "bad"))
+    assert 0 < good["sigma"] < bad["sigma"]
+    assert study.beats_mean_mass("good") and not study.beats_mean_mass("broken")
+
+
+def test_resolutions_beside_the_papers_values(study):
+    data = study.resolutions()
+    row = data["rows"][0]
+    fits = study["good"].result["fits"]
+    assert row["sigma"] == fits["jet_mass"]["sigma"] and row["tau32_bias"] == fits["tau32"]["bias"]
+    values = {(entry["quantity"], entry["n_codes"]): entry["value"] for entry in data["paper"]}
+    assert values == {("sigma", 512): 8.3, ("sigma", 8192): 4.0, ("mean", 512): -15.0}
+
+
+@pytest.mark.parametrize("quantity", list(QUANTITIES))
+def test_by_class_covers_the_classes_that_have_jets(study, quantity):
+    whole, residual = (study.by_class(quantity, residual) for residual in (False, True))
+    assert whole["n_jets"] == {"QCD": N_JETS // 2, "Tbqq": N_JETS // 2} == residual["n_jets"]
+    for row in whole["histograms"].values():
+        assert list(row) == ["original", *study.names]
+    edges = set()
+    for row in residual["histograms"].values():
+        assert list(row) == study.names
+        edges |= {tuple(histogram["edges"]) for histogram in row.values()}
+    assert len(edges) == 1
+
+
+def test_codebook_usage_is_thinned_but_keeps_its_ends(study):
+    entry = study.codebook_usage()["usage"]["bad"]
+    assert len(entry["share"]) == len(entry["rank"]) == 200
+    assert entry["share"][0] == 1 and entry["share"] == sorted(entry["share"], reverse=True)
+    assert entry["rank"][0] == 1 / 512 and entry["rank"][-1] == 1
+    assert entry["n_used"] == 1 and entry["perplexity"] == 1
+
+
+def test_range_is_the_grids_or_the_decoded_box(study):
+    data = study.constituent_errors()
+    assert data["out_of_range"]["bad"]["jets"] == 4 / N_JETS  # as counted while encoding
+    assert data["out_of_range"]["broken"] == {"constituents": 1, "jets": 1}
+    assert len(data["errors"]["good"]["pt"]) == len(data["edges"]) - 1
+
+
+def test_a_tokenizer_without_a_peak_leaves_a_gap_in_the_table(study):
+    assert study["broken"].result["fits"]["tau32"]["sigma"] is None
+    text = study.as_text()
+    rows = [line for line in text.splitlines() if line.startswith("Broken")]
+    assert len(rows) == 3 and " - " in rows[1] and "nan" not in text and "None" not in text
+    assert "1 of 512" in rows[2] and "100 %" in rows[2]
+    assert max(map(len, text.splitlines())) < 120
+
+
+@pytest.mark.parametrize(
+    ("figure", "arguments"),
+    [
+        ("token_quality", ()),
+        ("resolutions", ()),
+        ("by_class", ("jet_mass",)),
+        ("by_class", ("tau32", True)),
+        ("codebook_usage", ()),
+        ("constituent_errors", ()),
+    ],
+)
+def test_figures_take_what_the_study_gives(study, figure, arguments):
+    few = study.only("good", "bad")
+    data = getattr(few, figure)(*arguments)
+    data = json.loads(json.dumps(data, allow_nan=False))  # as the pipeline saves it
+    plt.close(getattr(figures, figure)(**data))

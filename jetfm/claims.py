@@ -1,0 +1,180 @@
+"""What the papers claim: every quantitative or directional statement that the ledger judges.
+
+The tolerances of numbers are our choice: they are what we would accept as the same result from
+another generator and detector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper.
+
+    Attributes
+    ----------
+    id : short name
+    paper : arXiv number
+    where : section, figure or table
+    claim : the statement in our words
+    kind : 'number' or 'direction'
+    paper_value : the paper's number; None where it gives none
+    unit : of the values
+    tolerance : absolute; a number this close counts as the same
+    baseline : a value that a number must beat to go in the same direction
+    """
+
+    id: str
+    paper: str
+    where: str
+    claim: str
+    kind: Literal["number", "direction"]
+    paper_value: float | None = None
+    unit: str = ""
+    tolerance: float = 0.0
+    baseline: float | None = None
+
+
+OMNIJET, HYBRID = "2403.05618", "2512.04149"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "mass-resolution-512", OMNIJET, "III A, figure 4",
+        "Conditional tokens, codebook of 512: width of the jet-mass residual of t->bqq' jets",
+        "number", 8.3, "GeV", tolerance=1.0,
+    ),
+    Claim(
+        "mass-resolution-8192", OMNIJET, "III A, figure 4",
+        "Conditional tokens, codebook of 8192: width of the jet-mass residual of t->bqq' jets",
+        "number", 4.0, "GeV", tolerance=0.5, baseline=8.3,
+    ),
+    Claim(
+        "mass-resolution-falls", OMNIJET, "III A, figure 4",
+        "Conditional tokens: the mass resolution improves with the codebook (smallest to largest)",
+        "direction", unit="GeV",
+    ),
+    Claim(
+        "mass-centred", OMNIJET, "III A, figure 4",
+        "Conditional tokens: the jet-mass residual is centred at zero (smallest codebook)",
+        "number", 0.0, "GeV", tolerance=1.0,
+    ),
+    Claim(
+        "unconditional-shift", OMNIJET, "III A, figure 4",
+        "Unconditional tokens, codebook of 512: the jet mass is underestimated systematically",
+        "number", 15.0, "GeV", tolerance=2.0, baseline=0.0,
+    ),
+    Claim(
+        "unconditional-shift-exceeds", OMNIJET, "III A, figure 4",
+        "The mass shift of unconditional tokens exceeds that of conditional ones (same codebook)",
+        "direction", unit="GeV",
+    ),
+    Claim(
+        "tau32-bias", OMNIJET, "III A, figure 4",
+        "Conditional tokens, codebook of 8192: tokenised jets have a smaller tau32 than the "
+        "original ones (original minus reconstructed is positive)",
+        "direction",
+    ),
+    Claim(
+        "tau32-bias-falls", OMNIJET, "III A, figure 4",
+        "Conditional tokens: the bias of tau32 shrinks from the smallest to the largest codebook",
+        "direction",
+    ),
+    Claim(
+        "binned-mass", OMNIJET, "III A, figure 4",
+        "A grid of 21 x 21 x 21 cells comes close to the mass resolution of 8192 conditional codes "
+        "(ratio of the two widths)",
+        "number", 1.0, "", tolerance=0.25,
+    ),
+    Claim(
+        "binned-tau32", OMNIJET, "III A, figure 4",
+        "The tau32 residuals of the grid are wider than those of the conditional codebook of "
+        "similar size (standard deviations, t->bqq')",
+        "direction",
+    ),
+    Claim(
+        "binned-leptons", OMNIJET, "III A and footnote 4",
+        "The grid mismodels t->blv and H->lvqq' jets: their mass residuals are wider than with a "
+        "conditional codebook of similar size (standard deviations)",
+        "direction", unit="GeV",
+    ),
+    Claim(
+        "binned-fine", OMNIJET, "footnote 4",
+        "A grid of 40 x 40 x 40 cells has the mass resolution of 8192 conditional codes (ratio)",
+        "number", 1.0, "", tolerance=0.25,
+    ),
+    Claim(
+        "deepsets-rises", OMNIJET, "III A, figure 5",
+        "DeepSets on reconstructed jets: accuracy rises with the codebook (smallest to largest)",
+        "direction",
+    ),
+    Claim(
+        "transformer-rises", OMNIJET, "III A, figure 5",
+        "Transformer on reconstructed jets: accuracy rises with the codebook (smallest to largest)",
+        "direction",
+    ),
+    Claim(
+        "deepsets-below-original", OMNIJET, "III A, figure 5",
+        "DeepSets: accuracy on original constituents exceeds that at the largest codebook",
+        "direction",
+    ),
+    Claim(
+        "transformer-below-original", OMNIJET, "III A, figure 5",
+        "Transformer: accuracy on original constituents exceeds that at the largest codebook",
+        "direction",
+    ),
+    Claim(
+        "accuracy-plateau", OMNIJET, "III A, figure 5",
+        "Accuracy levels off above 4096 codes (transformer: the gain from 512 to 4096 codes "
+        "exceeds that from 4096 to 8192)",
+        "direction",
+    ),
+    Claim(
+        "generation-auc", OMNIJET, "III B, appendix A 5",
+        "A DeepSets classifier separates generated from reconstructed jets with this AUC",
+        "number", 0.54, "", tolerance=0.01,
+    ),
+    Claim(
+        "finetune-100", OMNIJET, "III C, figure 7",
+        "Fine-tuned on 100 jets: accuracy of t->bqq' against q/g",
+        "number", 0.85, "", tolerance=0.01,
+    ),
+    Claim(
+        "finetune-1000", OMNIJET, "IV, figure 7",
+        "Fine-tuned on 1000 jets: accuracy of t->bqq' against q/g",
+        "number", 0.90, "", tolerance=0.01,
+    ),
+    Claim(
+        "scratch-1000", OMNIJET, "IV, figure 7",
+        "From scratch on 1000 jets: accuracy of t->bqq' against q/g",
+        "number", 0.75, "", tolerance=0.02,
+    ),
+    Claim(
+        "gain-100", OMNIJET, "III C, figure 7",
+        "At 100 jets, fine-tuned accuracy exceeds that from scratch",
+        "direction",
+    ),
+    Claim(
+        "gain-1000", OMNIJET, "IV, figure 7",
+        "At 1000 jets, fine-tuned accuracy exceeds that from scratch by 15 points",
+        "number", 0.15, "", tolerance=0.02, baseline=0.0,
+    ),
+    Claim(
+        "gain-largest", OMNIJET, "IV, figure 7",
+        "At the largest training size, fine-tuned accuracy still exceeds that from scratch",
+        "direction",
+    ),
+    Claim(
+        "open-beats-fixed", OMNIJET, "III C, figure 7",
+        "Fine-tuning all weights does slightly better than a fixed backbone (at 1000 jets)",
+        "direction",
+    ),
+    Claim(
+        "fewer-labels-larger-gain", HYBRID, "second-hand summary, key results",
+        "The gain of pre-training over scratch is largest for few training jets (gain at 100 jets "
+        "minus gain at the largest size)",
+        "direction",
+    ),
+)  # fmt: skip

@@ -1,0 +1,38 @@
+"""Every figure: a function from the saved numbers to a matplotlib figure.
+
+The functions take plain dictionaries, as the stages save them and as ``figNN_*.json`` keeps them,
+and return a figure; they read no files and run no model. Where a panel follows a figure of a
+paper, its docstring says which. The modules are named after what is shown, since the functions'
+names (`training`, `generation`, ...) are taken by the functions themselves.
+"""
+
+from jetfm.figures.captions import CAPTIONS
+from jetfm.figures.finetuning_curves import STRATEGIES, finetuning
+from jetfm.figures.generated_jets import generation
+from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
+from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
+from jetfm.figures.tokenised_jets import by_class, resolutions, token_classifiers, token_quality
+from jetfm.figures.tokens import codebook_usage, constituent_errors, token_map
+from jetfm.figures.training_curves import LOGARITHMIC, training
+
+__all__ = [
+    "CAPTIONS",
+    "CLASS_COLORS",
+    "LOGARITHMIC",
+    "STRATEGIES",
+    "VERDICT_COLORS",
+    "by_class",
+    "calibration",
+    "calibration_widths",
+    "codebook_usage",
+    "constituent_errors",
+    "finetuning",
+    "generation",
+    "jet_classes",
+    "ledger",
+    "resolutions",
+    "token_classifiers",
+    "token_map",
+    "token_quality",
+    "training",
+]

@@ -1,0 +1,98 @@
+"""One colour, line style and marker per tokenizer, the same in every figure of token quality.
+
+A tokenizer is described by a dictionary: ``name``, ``label`` (legend text), ``family`` (a key of
+`FAMILIES`) and ``n_codes``. The style depends on family and codebook size only, never on which
+other tokenizers a figure shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from jetfm.errors import JetfmError
+from jetfm.plotting import COLORS
+
+
+class Family(NamedTuple):
+    """How one kind of tokenizer looks: colours of a small and of a large codebook, line, marker."""
+
+    label: str
+    small: str
+    large: str
+    line: str | tuple
+    marker: str
+
+
+#: Colours by search: with any two of 512 and 8192 codes at least 10 apart in CIE Lab, also for
+#: readers with protanopia, deuteranopia or tritanopia; the closest pairs differ in their lines.
+FAMILIES = {
+    "conditional": Family("Conditional", "#86A2FF", "#0E149D", "-", "o"),
+    "causal": Family("Conditional (causal)", "#47DE91", "#0B5D39", (0, (6, 1.5)), "s"),
+    "unconditional": Family("Unconditional", "#EE8F3C", "#5A2600", (0, (1, 1)), "^"),
+    "binned": Family("Binned", "#EBCB28", "#645902", (0, (3, 1, 1, 1)), "D"),
+    "fsq": Family("FSQ", "#C77FC4", "#8B1181", (0, (2.5, 1.5)), "v"),
+    "residual": Family("Residual VQ", "#B4B8B4", "#56645A", (0, (5, 1, 1, 1, 1, 1)), "P"),
+}
+
+#: Codebook sizes where a family's colour is lightest and darkest.
+_SIZES = (256, 8192)
+
+
+def family_of(tokenizer: Mapping) -> Family:
+    """Look of the tokenizer's family.
+
+    Raises
+    ------
+    JetfmError
+        A family that has no look.
+    """
+    name = tokenizer["family"]
+    if name not in FAMILIES:
+        where = f"family of tokenizer {tokenizer['name']}"
+        raise JetfmError(where, repr(name), f"one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def color_of(tokenizer: Mapping) -> str:
+    """Hue by family, the darker the larger the codebook."""
+    return _mixed(family_of(tokenizer), tokenizer["n_codes"])
+
+
+def family_color(name: str) -> str:
+    """Colour of a family as a whole: that of a codebook halfway between small and large."""
+    return _mixed(FAMILIES[name], np.sqrt(np.prod(_SIZES)))
+
+
+def _mixed(family: Family, n_codes: float) -> str:
+    smallest, largest = np.log(_SIZES)
+    share = np.clip((np.log(n_codes) - smallest) / (largest - smallest), 0, 1)
+    small, large = np.array(to_rgb(family.small)), np.array(to_rgb(family.large))
+    return to_hex(small + share * (large - small))
+
+
+def line_of(tokenizer: Mapping) -> str | tuple:
+    """Line style by family."""
+    return family_of(tokenizer).line
+
+
+def handles(tokenizers: Sequence[Mapping], markers: bool = False) -> list[Line2D]:
+    """Legend handles with the tokenizers' labels: their lines, or lines with markers."""
+    return [
+        Line2D(
+            [], [], color=color_of(tokenizer), ls=line_of(tokenizer), label=tokenizer["label"],
+            marker=family_of(tokenizer).marker if markers else "", markersize=4,
+        )
+        for tokenizer in tokenizers
+    ]  # fmt: skip
+
+
+def original_handle() -> Artist:
+    """Legend handle of the jets before tokenisation, as `jetfm.plotting.with_ratio` fills them."""
+    return Patch(color=COLORS["truth"], alpha=0.22, lw=0, label="Original")

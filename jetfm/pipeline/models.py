@@ -1,0 +1,147 @@
+"""Stages that train and use the model: pre-training, generation, fine-tuning."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jetfm.artifacts import Artifact
+from jetfm.comparison import Comparison
+from jetfm.data.schema import SPLITS
+from jetfm.files import read_json, write_json
+from jetfm.finetuning import Study
+from jetfm.pipeline.tokens import TokenStages
+from jetfm.pretraining import NextTokenModel
+from jetfm.tokenizers.interface import Tokenizer
+
+
+class ModelStages(TokenStages):
+    """From tokens to a pre-trained model, generated jets and classifiers."""
+
+    def pretraining(self) -> Artifact:
+        """Folder of the model pre-trained by next-token prediction."""
+        from jetfm.pretraining import pretrain
+
+        train, val = self.tokens("train"), self.tokens("val")
+
+        def make(folder: Path) -> dict:
+            model, result = pretrain(
+                train,
+                val,
+                self.profile.pretraining,
+                folder / "training",
+                self.profile.seed,
+                self.progress,
+            )
+            metrics = {"best_loss": result.best_metric, "best_step": result.best_step}
+            model.save(folder, **metrics)
+            write_json(folder / "history.json", result.history)
+            return metrics | {"last_step": result.last_step}
+
+        return self._stage(
+            "pretraining",
+            make,
+            settings=self.profile.pretraining,
+            inputs={"train": self._found["tokens-train main"].digest,
+                    "val": self._found["tokens-val main"].digest},
+        )  # fmt: skip
+
+    def pretraining_summary(self) -> dict:
+        """Validation loss beside what no model and token frequencies alone would give, in nats."""
+        train, val = self.tokens("train"), self.tokens("val")
+        counts = np.bincount(train.ids, minlength=train.n_codes + 1) + 1.0
+        counts[-1] = len(train) + 1  # the stop token, once a jet
+        log_p = np.log(counts / counts.sum())
+        n_predicted = len(val.ids) + len(val)
+        return {
+            "n_codes": train.n_codes,
+            "uniform": float(np.log(train.n_codes + 2)),
+            "unigram": float(-(log_p[val.ids].sum() + len(val) * log_p[-1]) / n_predicted),
+            "validation": self.pretraining().metrics["best_loss"],
+        }
+
+    def history(self, stage: str) -> dict:
+        """Learning curves of 'tokenizer' or 'pretraining', as the training figure takes them."""
+        artifact = self.tokenizer_artifact() if stage == "tokenizer" else self.pretraining()
+        rows = read_json(artifact / "history.json")
+        history = {}
+        for split, name in (("train", "train"), ("val", "validation")):
+            chosen = [row for row in rows if row["split"] == name]
+            keys = [key for key in chosen[0] if key != "split"] if chosen else []
+            history[split] = {key: [row[key] for row in chosen] for key in keys}
+        return {"history": history, "best_step": artifact.metrics["best_step"]}
+
+    def generation(self) -> Comparison:
+        """Jets drawn from the pre-trained model, compared with the tokenised test jets."""
+        from jetfm.comparison import compare
+        from jetfm.generation import generate
+
+        settings, seed = self.profile.generation, self.profile.seed
+        trained, model = self.tokenizer_artifact(), self.pretraining()
+        val, test = self.tokens("val"), self.tokens("test")
+        limit = self.profile.data.max_constituents
+
+        def make(folder: Path) -> dict:
+            rng = np.random.default_rng([seed, 5])
+            lengths = np.clip(rng.choice(val.n_constituents, settings.n_jets), 1, limit)
+            start = time.monotonic()
+            generated = generate(
+                NextTokenModel.load(model.folder),
+                Tokenizer.load(trained.folder),
+                lengths,
+                seed=seed,
+                batch_size=settings.batch_size,
+                temperature=settings.temperature,
+                max_constituents=limit,
+                device=self.device,
+                progress=self.progress,
+            )
+            seconds = time.monotonic() - start
+            return compare(
+                generated, test, self.preprocessing, folder, seed, seconds, self.progress
+            )
+
+        artifact = self._stage(
+            "generation",
+            make,
+            settings={"generation": settings, "max_constituents": limit},
+            inputs={
+                "model": model.digest,
+                "tokenizer": trained.digest,
+                "multiplicity": self._found["tokens-val main"].digest,
+                "reference": self._found["tokens-test main"].digest,
+            },
+        )
+        return Comparison(artifact.folder)
+
+    def finetuning(self) -> Study:
+        """Top tagging from scratch, fine-tuned, and with a fixed backbone."""
+        from jetfm.data.labelled import LabelledJets
+        from jetfm.finetuning import Jets, run_study
+
+        settings, model = self.profile.finetuning, self.pretraining()
+        stores = {split: self.store(split) for split in SPLITS}
+        limit = self.profile.data.max_constituents
+
+        def make(folder: Path) -> dict:
+            jets = Jets(
+                *(
+                    LabelledJets(stores[split], settings, self.preprocessing, limit)
+                    for split in SPLITS
+                )
+            )
+            result = run_study(
+                jets, model.folder, settings, folder, self.profile.seed, self.progress
+            )
+            return {"sizes": result["sizes"]}
+
+        artifact = self._stage(
+            "finetuning",
+            make,
+            settings={"finetuning": settings, "max_constituents": limit},
+            inputs={"model": model.digest}
+            | {split: self._found[f"store-{split}"].digest for split in SPLITS},
+        )
+        return Study(artifact.folder)

@@ -1,0 +1,74 @@
+"""What all stages share: the profile, where work and figures are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from jetfm import plotting
+from jetfm.artifacts import Artifact, as_json, produce
+from jetfm.config import Profile, load_profile
+from jetfm.paths import figures_folder, work_folder
+
+
+class NotMade(Exception):
+    """A stage that is not there yet, met while only looking."""
+
+
+class Stages:
+    """One profile and the stages found or made so far.
+
+    Parameters
+    ----------
+    profile : name of a shipped profile, path of a YAML file, or a Profile
+    progress : show progress bars, and say which stage starts and ends
+    """
+
+    def __init__(self, profile: str | Path | Profile = "smoke", progress: bool = True) -> None:
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        self.progress = progress
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        plotting.use_style()
+        self._found: dict[str, Artifact] = {}
+        self._only_look = False
+
+    def _stage(
+        self, name: str, make: Callable[[Path], dict | None], variant: str = "", **request
+    ) -> Artifact:
+        """The artifact of a stage; `variant` tells apart those that run several times."""
+        key = f"{name} {variant}".strip()
+        if key not in self._found:
+            request = {"work": work_folder(), "seed": self.profile.seed} | request
+            say = print if self.progress and not self._only_look else lambda _: None
+            artifact = produce(name, None if self._only_look else make, say=say, **request)
+            if artifact is None:
+                raise NotMade(key)
+            self._found[key] = artifact
+        return self._found[key]
+
+    def is_made(self, stage: Callable[[], object]) -> bool:
+        """Whether calling a stage would find it, and all that it needs, done before."""
+        self._only_look = True
+        try:
+            stage()
+        except NotMade:
+            return False
+        finally:
+            self._only_look = False
+        return True
+
+    @cached_property
+    def figures(self) -> Path:
+        """Folder of this profile's figures."""
+        return figures_folder(self.profile.name)
+
+    def figure(self, name: str, draw: Callable[..., Figure], **data) -> Figure:
+        """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`."""
+        data = as_json(data)
+        figure = draw(**data)
+        plotting.save(figure, data, name, self.figures)
+        return figure

@@ -1,0 +1,445 @@
+"""How much a jet classifier loses to tokenisation (arXiv 2403.05618, figure 5 and appendix A 2).
+
+A DeepSets network and a transformer learn to tell the jet classes apart, once from the original
+constituents and once per tokenizer from those that its tokens decode to. Whatever the source, the
+networks see (pt, eta_rel, phi_rel) of the leading constituents in one and the same network space,
+so that the inputs differ by tokenisation alone. That space has ln(1 + pt) instead of the paper's
+ln pt, because a decoded pt may be zero.
+
+For every input the same jets come in the same batches. Repetitions differ in the initial weights
+and in the order of the batches, not in the jets; repetition i starts from the same weights for
+every input. The paper is silent on how the jets are chosen (here at random, as many of each class
+as there are) and on which weights are tested (here those of the lowest validation loss).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.schema import CLASSES, KINEMATICS, SPLITS
+from jetfm.data.store import JetStore
+from jetfm.data.token_store import TokenStore
+from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
+from jetfm.files import read_json, write_json
+from jetfm.metrics import accuracy
+from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
+from jetfm.models.jet_transformer import JetTransformer
+from jetfm.models.transformer import n_parameters
+from jetfm.parallel import run_tasks
+from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
+from jetfm.training import fit
+
+CLASSIFIERS = ("deepsets", "transformer")
+ORIGINAL = "original"
+# The text counts "four different codebook sizes from 512 to 8192"; which ones: official code,
+# configs/experiment/experiment_classification_transformer.yaml.
+PAPER_CODEBOOKS = (512, 2048, 4096, 8192)
+NETWORK_SPACE = Preprocessing()  # of all classifiers, whatever the tokenizer used
+EVALUATION_BATCH = 500
+
+
+class ClassifierJets:
+    """Labelled jets of one split, with original or with reconstructed constituents.
+
+    Batches are put together when asked for, which takes about a hundredth of a training step.
+
+    Parameters
+    ----------
+    store : a jets store for original constituents, a token store for reconstructed ones
+    preprocessing : of the tokenizer that decoded the token store; None with a jets store
+    max_constituents : longer jets keep their leading ones in pt. A token store was cut when it
+        was written.
+
+    Attributes
+    ----------
+    classes : (n_classes,) class indices of the schema that occur, ascending
+    labels : (n_jets of the store,) position in `classes`, -1 where the class is unknown
+    indices : jets of the store with a label
+    lengths : (n_jets of the store,) constituents of each jet in a batch
+    n_codes : size of the codebook, None for original constituents
+
+    Raises
+    ------
+    JetfmError
+        A token store without the preprocessing that its vectors need, or a jets store with one;
+        fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        store: JetStore | TokenStore,
+        preprocessing: Preprocessing | None = None,
+        max_constituents: int = 128,
+    ) -> None:
+        reconstructed = isinstance(store, TokenStore)
+        if reconstructed == (preprocessing is None):
+            found = f"{store.kind} {'without' if reconstructed else 'with'} preprocessing"
+            raise JetfmError(store.folder, found, "one for a token store and none for a jets store")
+        self.store, self.preprocessing = store, preprocessing
+        self.max_constituents = max_constituents
+        self.n_codes: int | None = store.n_codes if reconstructed else None
+        self.lengths = np.minimum(store.n_constituents, max_constituents)
+        self.indices = np.flatnonzero(store.labels >= 0)
+        self.classes = np.unique(store.labels[self.indices])
+        self.labels = np.full(len(store), -1)
+        self.labels[self.indices] = np.searchsorted(self.classes, store.labels[self.indices])
+        if len(self.classes) < 2:
+            found = f"jets of {len(self.classes)} classes"
+            raise JetfmError(store.folder, found, "labelled jets of at least two classes")
+
+    def __reduce__(self):  # the arrays are soon made again, the store opens its files anew
+        return type(self), (self.store, self.preprocessing, self.max_constituents)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of `classes`."""
+        return [CLASSES[index].name for index in self.classes]
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """'x' (B, T, 3) in `NETWORK_SPACE`, 'mask' (B, T) and 'label' (B,) of some jets.
+
+        Raises
+        ------
+        JetfmError
+            A constituent that is not finite; names its jet.
+        """
+        if self.preprocessing is None:
+            physical, mask = self.store.dense(indices, self.max_constituents, KINEMATICS)
+        else:
+            _, decoded, mask = self.store.dense(indices, self.max_constituents)
+            with np.errstate(over="ignore"):  # an infinite pt is reported below
+                physical = self.preprocessing.inverse(decoded.astype(np.float64), mask)
+            physical = physical[..., : len(KINEMATICS)]
+        x = NETWORK_SPACE.forward(physical, mask)
+        finite = np.isfinite(x)
+        if not finite.all():
+            jet = int(np.asarray(indices)[np.argwhere(~finite)[0, 0]])
+            found = f"a constituent that is not finite, jet {jet}"
+            raise JetfmError(self.store.folder, found, "finite pt, eta_rel and phi_rel")
+        return {
+            "x": torch.as_tensor(x, dtype=torch.float32),
+            "mask": torch.as_tensor(mask),
+            "label": torch.as_tensor(self.labels[indices]),
+        }
+
+    def balanced_order(self, seed: int) -> np.ndarray:
+        """All labelled jets in random order, one of each class in turn for as long as they last.
+
+        Any start of it is balanced, and longer ones contain shorter ones.
+        """
+        order = np.random.default_rng([seed, 13]).permutation(self.indices)
+        labels = self.labels[order]
+        rank = np.empty(len(order), np.int64)  # how many of its class come before a jet
+        for label in range(len(self.classes)):
+            of_class = labels == label
+            rank[of_class] = np.arange(of_class.sum())
+        return order[np.lexsort((labels, rank))]
+
+
+Splits = Mapping[str, ClassifierJets]
+
+
+def run_study(
+    inputs: Mapping[str, Splits],
+    settings: TokenQualitySettings,
+    folder: Path,
+    seed: int,
+    progress: bool = True,
+    workers: int = 0,
+) -> dict:
+    """All fits of the study; finished ones are found and skipped, an interrupted one continues.
+
+    Parameters
+    ----------
+    inputs : by name, 'original' first, the jets of 'train', 'val' and 'test'; in a split the same
+        jets in the same order for every input
+    settings : `n_train` (of all classes together; all there are if there are fewer), `n_seeds` and
+        the two classifiers
+    folder : gets ``classifiers.json``, which `TokenClassifiers` reads
+    workers : processes that fit side by side, each on one thread; 0 is one per core. The results
+        do not depend on it.
+
+    Returns
+    -------
+    'rows' by classifier and input with test accuracy and loss (cross-entropy, nats), one entry a
+    seed; 'n_train', 'n_val', 'n_test', 'n_leaked', 'classes'
+
+    Raises
+    ------
+    JetfmError
+        Inputs that are not the same jets, splits without the same classes.
+    """
+    _check(inputs)
+    original, n_classes = inputs[ORIGINAL], len(inputs[ORIGINAL]["train"].classes)
+    runs = {
+        (classifier, name, repetition): folder / "training" / f"{classifier}_{name}_{repetition}"
+        for classifier in CLASSIFIERS
+        for name in inputs
+        for repetition in range(settings.n_seeds)
+    }
+    cost = {name: _cost(name, getattr(settings, name), n_classes) for name in CLASSIFIERS}
+    # The longest first, so that no worker is left alone with one of them at the end.
+    missing = sorted(
+        (run for run, path in runs.items() if not _outcome(path).exists()),
+        key=lambda run: -cost[run[0]],
+    )
+    tasks = [
+        (dict(inputs[name]), settings, classifier, repetition, runs[classifier, name, repetition],
+         seed)
+        for classifier, name, repetition in missing
+    ]  # fmt: skip
+    run_tasks(one_fit, tasks, workers, "classifiers", progress)
+    rows = []
+    for classifier in CLASSIFIERS:
+        for name, jets in inputs.items():
+            found = [
+                read_json(_outcome(runs[classifier, name, i])) for i in range(settings.n_seeds)
+            ]
+            rows.append({"classifier": classifier, "input": name, "n_codes": jets["train"].n_codes})
+            keys = ("accuracy", "loss", "best_step", "last_step")
+            rows[-1] |= {key: [run[key] for run in found] for key in keys}
+    training = training_jets(original["train"], settings, seed)
+    seen = np.concatenate(
+        [_hashes(original["train"], training), _hashes(original["val"], original["val"].indices)]
+    )
+    leaked = np.isin(_hashes(original["test"], original["test"].indices), seen)
+    result = {
+        "rows": rows,
+        "n_train": len(training),
+        "n_val": len(original["val"].indices),
+        "n_test": len(original["test"].indices),
+        "n_leaked": int(leaked.sum()),
+        "classes": original["train"].class_names,
+    }
+    write_json(folder / "classifiers.json", result)
+    return result
+
+
+def training_jets(jets: ClassifierJets, settings: TokenQualitySettings, seed: int) -> np.ndarray:
+    """The jets of the store that all fits train on."""
+    return jets.balanced_order(seed)[: settings.n_train or None]
+
+
+def make_classifier(
+    name: str, settings: TokenClassifierSettings, n_classes: int, seed: int
+) -> nn.Module:
+    """An untrained classifier, 'deepsets' or 'transformer', its weights drawn with `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "deepsets":
+            return DeepSets(len(KINEMATICS), n_classes, phi=TOKEN_QUALITY)
+        return JetTransformer(
+            len(KINEMATICS), n_classes, settings.dim, settings.n_blocks, settings.n_heads
+        )
+
+
+def one_fit(
+    jets: Splits,
+    settings: TokenQualitySettings,
+    classifier: str,
+    repetition: int,
+    folder: Path,
+    seed: int,
+) -> None:
+    """Train one classifier on one input, and write its test result to ``folder.json``.
+
+    Parameters
+    ----------
+    folder : for checkpoints
+    seed : of the study
+    """
+    run_seed = seed * 1000 + repetition
+    chosen: TokenClassifierSettings = getattr(settings, classifier)
+    train, val = jets["train"], jets["val"]
+    network = make_classifier(classifier, chosen, len(train.classes), run_seed)
+    indices = training_jets(train, settings, seed)
+    schedule = LengthBucketedBatches(train.lengths, chosen.training.batch_size, run_seed, indices)
+    outcome = fit(
+        network,
+        lambda step: train.batch(schedule.indices(step)),
+        chosen.training,
+        validation=EvaluationBatches(_in_order(val), val.batch),
+        folder=folder,
+        seed=run_seed,
+        progress=False,
+        say=lambda text: None,
+    )
+    labels, logits = evaluate(network, jets["test"])
+    result = {
+        "accuracy": accuracy(labels, logits.argmax(1)).value,
+        "loss": float(F.cross_entropy(torch.as_tensor(logits), torch.as_tensor(labels))),
+        "best_step": outcome.best_step,
+        "last_step": outcome.last_step,
+    }
+    write_json(_outcome(folder), result)
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, jets: ClassifierJets) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of all labelled jets, short jets first.
+
+    Returns
+    -------
+    labels : (n,) position in the jets' `classes`
+    logits : (n, n_classes) float64
+
+    Raises
+    ------
+    JetfmError
+        A score that is not finite; names the first such jet.
+    """
+    network.eval()
+    schedule = _in_order(jets)
+    batches = EvaluationBatches(schedule, jets.batch)
+    logits = torch.cat([network(b["x"], b["mask"]) for b in batches]).double().numpy()
+    bad = ~np.isfinite(logits).all(1)
+    if bad.any():
+        jet = int(schedule.order[np.flatnonzero(bad)[0]])
+        raise JetfmError(jets.store.folder, f"a score that is not finite, jet {jet}", "scores")
+    return jets.labels[schedule.order], logits
+
+
+def _in_order(jets: ClassifierJets) -> InOrderBatches:
+    return InOrderBatches(jets.lengths, EVALUATION_BATCH, jets.indices)
+
+
+def _outcome(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _cost(name: str, settings: TokenClassifierSettings, n_classes: int) -> int:
+    """Of one training, up to a factor: nearly every weight acts on every constituent."""
+    network = make_classifier(name, settings, n_classes, seed=0)
+    return n_parameters(network) * settings.training.max_steps * settings.training.batch_size
+
+
+def _check(inputs: Mapping[str, Splits]) -> None:
+    if next(iter(inputs), None) != ORIGINAL:
+        raise JetfmError("inputs", f"{', '.join(inputs) or 'nothing'}", f"{ORIGINAL!r} first")
+    for name, jets in inputs.items():
+        if set(jets) != set(SPLITS):
+            raise JetfmError(f"input {name!r}", ", ".join(jets), f"splits {', '.join(SPLITS)}")
+    original = inputs[ORIGINAL]
+    for split in SPLITS:
+        if original[split].n_codes is not None:
+            found = "reconstructed constituents"
+            raise JetfmError(original[split].store.folder, found, "original ones")
+        if not np.array_equal(original[split].classes, original["train"].classes):
+            found = f"jets of {', '.join(original[split].class_names)}"
+            expected = f"{', '.join(original['train'].class_names)}, as in the training jets"
+            raise JetfmError(original[split].store.folder, found, expected)
+        for jets in inputs.values():
+            _check_same(jets[split], original[split])
+
+
+def _check_same(jets: ClassifierJets, original: ClassifierJets) -> None:
+    """Refuse jets that cannot be the original ones."""
+    folder = jets.store.folder
+    if len(jets.store) != len(original.store):
+        raise JetfmError(folder, f"{len(jets.store)} jets", f"the {len(original.store)} originals")
+    for what, ours, theirs in (
+        ("constituents", jets.lengths, original.lengths),
+        ("as its class", jets.store.labels, original.store.labels),
+    ):
+        different = np.flatnonzero(ours != theirs)
+        if len(different):
+            jet = int(different[0])
+            raise JetfmError(folder, f"jet {jet}, {ours[jet]} {what}", f"{theirs[jet]} {what}")
+
+
+def _hashes(jets: ClassifierJets, indices: np.ndarray) -> np.ndarray:
+    """(n,) uint64 of the jets' constituents; jets without any say nothing and are left out."""
+    store = jets.store
+    digests = (
+        blake2b(store.constituents[store.offsets[i] : store.offsets[i + 1]], digest_size=8).digest()
+        for i in indices
+        if store.n_constituents[i]
+    )
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+@dataclass(frozen=True)
+class TokenClassifiers:
+    """A finished study, read from its folder."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "result", read_json(self.folder / "classifiers.json"))
+
+    @property
+    def rows(self) -> list[dict]:
+        """One row per classifier and input, see `run_study`."""
+        return self.result["rows"]
+
+    @property
+    def inputs(self) -> list[str]:
+        """'original' and the tokenizers whose jets were classified."""
+        return list(dict.fromkeys(row["input"] for row in self.rows))
+
+    @property
+    def n_fits(self) -> int:
+        """Trainings in all."""
+        return sum(len(row["accuracy"]) for row in self.rows)
+
+    @property
+    def n_test(self) -> int:
+        """Test jets."""
+        return self.result["n_test"]
+
+    @property
+    def n_leaked(self) -> int:
+        """Test jets that are, constituent for constituent, training or validation jets too."""
+        return self.result["n_leaked"]
+
+    def accuracies(self, classifier: str, input: str) -> np.ndarray:
+        """(n_seeds,) share of test jets put into their class; one that is not there is an error."""
+        for row in self.rows:
+            if (row["classifier"], row["input"]) == (classifier, input):
+                return np.asarray(row["accuracy"])
+        known = sorted({f"{row['classifier']} on {row['input']}" for row in self.rows})
+        raise JetfmError(self.folder, f"no {classifier} on {input}", ", ".join(known))
+
+    def figure_data(self) -> dict:
+        """Arguments of the figure; 'missing' are codebook sizes of the paper's."""
+        present = {row["n_codes"] for row in self.rows}
+        return {
+            "rows": self.rows,
+            "n_train": self.result["n_train"],
+            "n_test": self.result["n_test"],
+            "missing": [size for size in PAPER_CODEBOOKS if size not in present],
+        }
+
+    def as_text(self) -> str:
+        """Table of accuracy and cross-entropy, mean and standard deviation over seeds."""
+        result, width = self.result, max(len("input"), *(len(row["input"]) for row in self.rows))
+        lines = [
+            f"{len(result['classes'])} classes, {result['n_train']} training jets, "
+            f"{result['n_val']} validation jets, {result['n_test']} test jets",
+            f"{'classifier':11s} {'input':{width}s} {'codes':>6s} {'accuracy':>18s} "
+            f"{'cross-entropy':>18s}  seeds, still improving",
+        ]
+        for row in self.rows:
+            cells = [_mean_and_spread(row[metric]) for metric in ("accuracy", "loss")]
+            n_improving = sum(np.equal(row["best_step"], row["last_step"]))
+            lines.append(
+                f"{row['classifier']:11s} {row['input']:{width}s} {row['n_codes'] or '-':>6} "
+                f"{cells[0]:>18s} {cells[1]:>18s} {len(row['accuracy']):6d}  {n_improving:d}"
+            )
+        return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = np.std(values, ddof=1) if len(values) > 1 else math.nan
+    return f"{np.mean(values):.4f} +- {spread:.4f}"

@@ -1,0 +1,67 @@
+"""Tokenise one's own jets with a trained tokenizer: ROOT files or a jets store in, tokens out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from jetfm.data.store import MANIFEST, JetStore, build_store
+from jetfm.data.token_store import TokenStore
+from jetfm.errors import JetfmError
+from jetfm.files import sha256
+from jetfm.tokenizers.encoding import tokenize
+from jetfm.tokenizers.interface import Tokenizer
+
+
+def tokenize_files(
+    tokenizer_folder: str | Path,
+    jets: str | Path,
+    out: str | Path,
+    seed: int = 1,
+    max_constituents: int = 128,
+    progress: bool = True,
+) -> TokenStore:
+    """Write the token store of some jets, streamed: memory does not grow with their number.
+
+    Parameters
+    ----------
+    tokenizer_folder : of a trained tokenizer
+    jets : a jets store, a JetClass ROOT file, or a folder of them, in which case the jets store is
+        written first, to ``out/jets``
+    out : folder of the token store; one that is complete already, by the same tokenizer from the
+        same jets, is left as it is
+    seed : of the order of constituents, where the tokenizer wants it random
+
+    Raises
+    ------
+    JetfmError
+        Missing, damaged or mismatched files, or a complete token store of other jets.
+    """
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    store = _store(Path(jets), Path(out), progress)
+    source = store.info["sha256"]
+    if (Path(out) / MANIFEST).exists():
+        done = TokenStore(out)
+        if (done.info["tokenizer"], done.info.get("source")) == (tokenizer.hash, source):
+            return done
+        expected = "an empty folder, or the token store of the same jets and tokenizer"
+        raise JetfmError(out, "a token store of other jets or another tokenizer", expected)
+    tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenize(
+        tokenizer, store, out, (seed,), max_constituents, progress=progress, source=source
+    )
+
+
+def _store(jets: Path, out: Path, progress: bool) -> JetStore:
+    if (jets / MANIFEST).exists():
+        return JetStore(jets)
+    files = [jets] if jets.is_file() else sorted(jets.rglob("*.root"))
+    if not files:
+        raise JetfmError(jets, "neither a jets store nor ROOT files", "one or the other")
+    if not (out / "jets" / MANIFEST).exists():
+        return build_store(files, out / "jets", progress)
+    store = JetStore(out / "jets")
+    if [source["sha256"] for source in store.info["sources"]] != [sha256(path) for path in files]:
+        raise JetfmError(out / "jets", "the store of other ROOT files", f"that of {jets}")
+    return store

@@ -1,0 +1,80 @@
+"""Token quality as text: one row per tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+#: Columns of residuals: heading, quantity, which number of its fit, decimals.
+_KINEMATICS = (
+    ("mass [GeV]: sigma", "jet_mass", "sigma", 2),
+    ("mass: mean", "jet_mass", "mean", 2),
+    ("pt [GeV]: sigma", "jet_pt", "sigma", 2),
+    ("pt: mean", "jet_pt", "mean", 2),
+)
+_SUBSTRUCTURE = (
+    ("tau32: sigma", "tau32", "sigma", 4),
+    ("tau32: mean", "tau32", "mean", 4),
+    ("tau32: bias", "tau32", "bias", 4),
+    ("tau21: sigma", "tau21", "sigma", 4),
+    ("tau21: mean", "tau21", "mean", 4),
+)
+
+
+def quality_table(
+    tokenizers: Sequence[Mapping],
+    results: Mapping[str, Mapping],
+    out_of_range: Mapping[str, Mapping[str, float]],
+    signal: str,
+) -> str:
+    """Fits of the residuals, use of the codes and range of several tokenizers.
+
+    Parameters
+    ----------
+    tokenizers : descriptors, in order
+    results, out_of_range : by tokenizer's name, as in `jetfm.tokenizers.quality`
+    signal : class of the fits
+
+    Notes
+    -----
+    A fit that found no peak is shown as '-'. The bias is the mean of all residuals, peak or not.
+    """
+    labels = [tokenizer["label"] for tokenizer in tokenizers]
+    found = [results[tokenizer["name"]] for tokenizer in tokenizers]
+    shares = [out_of_range[tokenizer["name"]] for tokenizer in tokenizers]
+    title = f"{signal}, {found[0]['n_signal_jets']:,} jets, reconstructed - original"
+    parts = []
+    for block in (_KINEMATICS, _SUBSTRUCTURE):
+        columns = {
+            heading: [_measured(result["fits"][quantity], *what) for result in found]
+            for heading, quantity, *what in block
+        }
+        parts.append(_aligned(title, labels, columns))
+    codes = {
+        "codes used": [f"{result['n_used']:,} of {result['n_codes']:,}" for result in found],
+        "perplexity": [f"{result['perplexity']:,.0f}" for result in found],
+        "constituents out of range": [_percent(share["constituents"]) for share in shares],
+        "jets with one": [_percent(share["jets"]) for share in shares],
+    }
+    parts.append(_aligned(f"All classes, {found[0]['n_jets']:,} jets", labels, codes))
+    return "\n\n".join(parts)
+
+
+def _aligned(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
+    """A title line, then the headings, then a row per label; columns flush right."""
+    width = max(map(len, labels))
+    lines = [" " * width, *(f"{label:{width}}" for label in labels)]
+    for heading, cells in columns.items():
+        column = [heading, *cells]
+        width = max(map(len, column))
+        lines = [f"{line}  {cell:>{width}}" for line, cell in zip(lines, column, strict=True)]
+    return "\n".join([title, *lines])
+
+
+def _measured(fit: Mapping, key: str, decimals: int) -> str:
+    if fit[key] is None:
+        return "-"
+    return f"{fit[key]:.{decimals}f} +- {fit[f'{key}_error']:.{decimals}f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
