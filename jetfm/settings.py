@@ -10,6 +10,7 @@ example configuration of P2's official code, O that of P1's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -189,6 +190,7 @@ class TokenizerSettings(Settings):
     n_heads: Positive = 8
     mlp_ratio: Positive = 4
     dropout: Fraction = 0.0
+    zero_gain: Literal["before", "after"] = "before"  # 'normformer': of which norm at start, O
     causal_decoder: bool = True
     # Ours, vqtorch's own layer where it is installed, finite scalar quantisation (arXiv
     # 2309.15505), or residual VQ (arXiv 2107.03312): the last two from vector-quantize-pytorch.
@@ -215,19 +217,18 @@ class TokenizerSettings(Settings):
     def _complete(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        values = dict(values)
-        preset = values.pop("preset", "hybrid")
-        if preset not in TOKENIZER_PRESETS:
+        given = dict(values)
+        preset = given.pop("preset", "hybrid")
+        if preset not in list(TOKENIZER_PRESETS):
             raise ValueError(f"preset should be one of {', '.join(TOKENIZER_PRESETS)}")
-        values = merged(TOKENIZER_PRESETS[preset], values)
+        values = merged(TOKENIZER_PRESETS[preset], given)
         if values.get("network") == "binned":
-            _derive(values, "n_codes", math.prod(values.get("bins") or (21, 21, 21)))
+            cells = values.get("bins") or (21, 21, 21)
+            _derive(values, given, cells, n_codes=math.prod)
             values["causal_decoder"] = True  # a cell is decoded by itself
         elif values.get("quantizer") == "fsq":
-            levels = values.get("levels") or (8, 8, 8)
-            values["levels"] = levels
-            _derive(values, "n_codes", math.prod(levels))
-            _derive(values, "latent_dim", len(levels))
+            values["levels"] = cells = values.get("levels") or (8, 8, 8)
+            _derive(values, given, cells, n_codes=math.prod, latent_dim=len)
         if values.get("network") == "mlp":
             values["causal_decoder"] = True
         return values
@@ -270,9 +271,18 @@ class TokenizerSettings(Settings):
         return f"{name}, {self.n_codes}{wide}"
 
 
-def _derive(values: dict, name: str, value: int) -> None:
-    if values.setdefault(name, value) != value:
-        raise ValueError(f"{name} {values[name]} should be {value}, which follows from the cells")
+def _derive(values: dict, given: dict, cells: Any, **rules: Callable[[Any], int]) -> None:
+    """Set what follows from the cells; a preset's value gives way, one that was given must agree.
+
+    Cells that are no whole numbers are left to the check of their own field.
+    """
+    if not isinstance(cells, (tuple, list)) or not all(isinstance(n, int) for n in cells):
+        return
+    for name, rule in rules.items():
+        values[name] = rule(cells)
+        if given.get(name, values[name]) != values[name]:
+            expected = f"{values[name]}, which follows from the cells"
+            raise ValueError(f"{name} {given[name]} should be {expected}")
 
 
 class TokenClassifierSettings(Settings):
@@ -284,12 +294,20 @@ class TokenClassifierSettings(Settings):
     n_heads: Positive = 8  # transformer only
 
 
-def _one_cycle(lr: float, first: float, last: float) -> OptimizerSettings:
-    # P1 A.2: up in 4 epochs, back in 20, then on to the last value; of 50 epochs (our choice)
-    return OptimizerSettings(
-        name="adamw", lr=lr, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0,
-        schedule=((0.0, first / lr), (0.08, 1.0), (0.48, first / lr), (1.0, last / lr)),
+def _one_cycle(lr: float, first: float, last: float) -> TrainingSettings:
+    # P1 A.2: up in 4 epochs, back in 20, then on to the last value, O: in another 50. Batch, its
+    # 2000 batches an epoch and the clipping are O's as well.
+    optimizer = OptimizerSettings(
+        name="adamw", lr=lr, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0, clip=5.0,
+        schedule=((0.0, first / lr), (4 / 74, 1.0), (24 / 74, first / lr), (1.0, last / lr)),
     )  # fmt: skip
+    return TrainingSettings(
+        batch_size=2048,
+        max_steps=148_000,
+        validate_every=2000,
+        patience=74,  # all epochs run; the best one is kept
+        optimizer=optimizer,
+    )
 
 
 class TokenQualitySettings(Settings):
@@ -303,22 +321,10 @@ class TokenQualitySettings(Settings):
     n_train: int = Field(10_000_000, ge=0)  # P1 A.2: jets, all classes; 0 means all there are
     n_seeds: Positive = 5
     deepsets: TokenClassifierSettings = TokenClassifierSettings(
-        training=TrainingSettings(  # batch and length are our choice: P1 gives neither
-            batch_size=1000,
-            max_steps=500_000,
-            validate_every=10_000,
-            patience=50,
-            optimizer=_one_cycle(5e-3, 2e-3, 1e-3),
-        )
+        training=_one_cycle(5e-3, 2e-3, 1e-3)
     )
     transformer: TokenClassifierSettings = TokenClassifierSettings(
-        training=TrainingSettings(
-            batch_size=1000,
-            max_steps=500_000,
-            validate_every=10_000,
-            patience=50,
-            optimizer=_one_cycle(1e-3, 5e-4, 3e-4),
-        )
+        training=_one_cycle(1e-3, 5e-4, 3e-4)
     )
 
     @field_validator("signal")

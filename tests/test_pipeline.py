@@ -26,9 +26,9 @@ def tiny():
     return dry_run(load_profile("smoke"))
 
 
-@pytest.mark.parametrize("name", ["gpu", "paper"])
-def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work, name):
-    profile = dry_run(with_folder(load_profile(name), sample_folder()))
+@pytest.mark.timeout(900)
+def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work):
+    profile = dry_run(with_folder(load_profile("paper"), sample_folder()))
     pipeline = Pipeline(profile, progress=False)
     assert pipeline.tokenizer().n_codes == 8192
     assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
@@ -36,6 +36,14 @@ def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work, name):
     entries = pipeline.ledger()
     assert {row["verdict"] for row in entries} <= set(VERDICTS)
     assert (pipeline.figures / "ledger.json").exists()
+
+
+def test_gpu_has_the_networks_of_paper():
+    gpu, paper = load_profile("gpu"), load_profile("paper")
+    assert gpu.pretraining.backbone == paper.pretraining.backbone
+    for name, settings in (gpu.token_quality.tokenizers | {"main": gpu.tokenizer}).items():
+        theirs = (paper.token_quality.tokenizers | {"main": paper.tokenizer})[name]
+        assert settings.model_copy(update={"training": theirs.training}) == theirs
 
 
 def test_everything_is_found_the_second_time(work, tiny, capsys):

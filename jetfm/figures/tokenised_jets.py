@@ -106,8 +106,8 @@ def _beside_original(axes, histograms: Mapping, tokenizers: Sequence[Mapping], l
 def _residuals(
     axis: plt.Axes, histograms: Mapping, tokenizers: Sequence[Mapping], label: str
 ) -> None:
-    """Histograms of reconstructed minus original."""
-    entries = {tokenizer["name"]: histograms[tokenizer["name"]] for tokenizer in tokenizers}
+    """Histograms of reconstructed minus original, with bins that suit the number of jets."""
+    entries = {t["name"]: _rebinned(histograms[t["name"]]) for t in tokenizers}
     axis.axvline(0, color="0.7", lw=0.8)
     for tokenizer in tokenizers:
         data = entries[tokenizer["name"]]
@@ -121,6 +121,14 @@ def _residuals(
     axis.ticklabel_format(axis="y", style="plain")
     axis.set_xlabel(label)
     axis.set_ylabel("Normalised entries")
+
+
+def _rebinned(data: Mapping) -> dict:
+    """The same histogram with neighbouring bins joined while jets are few."""
+    counts, edges = np.array(data["counts"]), np.array(data["edges"])
+    while counts.sum() < 15 * len(counts) and len(counts) % 2 == 0 and len(counts) > 20:
+        counts, edges = counts.reshape(-1, 2).sum(1), edges[::2]
+    return {**data, "counts": counts.tolist(), "edges": edges.tolist()}
 
 
 def _fit_table(
@@ -227,11 +235,12 @@ def _by_codebook(axis: plt.Axes, rows: Sequence[Mapping], quantity: str) -> None
 
 
 def _codebook_axis(axis: plt.Axes, sizes: Sequence[int]) -> None:
-    """Logarithmic axis of codebook sizes with a tick at every power of two."""
+    """Logarithmic axis of codebook sizes with ticks at powers of two, or of four if many."""
     low, high = min(sizes) / 1.4, max(sizes) * 1.4
     axis.set_xscale("log", base=2)
     axis.set_xlim(low, high)
-    axis.set_xticks([2**n for n in range(1, 40) if low <= 2**n <= high])
+    ticks = [2**n for n in range(1, 40) if low <= 2**n <= high]
+    axis.set_xticks(ticks if len(ticks) <= 5 else ticks[::2])
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("Codebook size")

@@ -43,6 +43,7 @@ FAMILIES = {
 
 #: Codebook sizes where a family's colour is lightest and darkest.
 _SIZES = (256, 8192)
+_BINNED_SIZES = (256, 64_000)  # grids need more cells
 
 
 def family_of(tokenizer: Mapping) -> Family:
@@ -62,7 +63,8 @@ def family_of(tokenizer: Mapping) -> Family:
 
 def color_of(tokenizer: Mapping) -> str:
     """Hue by family, the darker the larger the codebook."""
-    return _mixed(family_of(tokenizer), tokenizer["n_codes"])
+    sizes = _BINNED_SIZES if tokenizer["family"] == "binned" else _SIZES
+    return _mixed(family_of(tokenizer), tokenizer["n_codes"], sizes)
 
 
 def family_color(name: str) -> str:
@@ -70,8 +72,8 @@ def family_color(name: str) -> str:
     return _mixed(FAMILIES[name], np.sqrt(np.prod(_SIZES)))
 
 
-def _mixed(family: Family, n_codes: float) -> str:
-    smallest, largest = np.log(_SIZES)
+def _mixed(family: Family, n_codes: float, sizes: tuple = _SIZES) -> str:
+    smallest, largest = np.log(sizes)
     share = np.clip((np.log(n_codes) - smallest) / (largest - smallest), 0, 1)
     small, large = np.array(to_rgb(family.small)), np.array(to_rgb(family.large))
     return to_hex(small + share * (large - small))

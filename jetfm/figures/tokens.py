@@ -35,15 +35,18 @@ def token_map(panels: Sequence[Mapping]) -> Figure:
 
     Notes
     -----
-    The axes hold all but the outermost few per mille of the points; the share of a panel's points
-    beyond them is written into it.
+    The axes hold all but the outermost few per mille of the points of a usual panel; the share of a
+    panel's points beyond them is written into it.
     """
     blocks = -(-len(panels) // _COLUMNS)
     columns = -(-len(panels) // blocks)
     figure, axes = plt.subplots(
         2 * blocks, columns, figsize=(0.6 + 2.45 * columns, 5.6 * blocks), squeeze=False
     )
-    reach = max(np.quantile(np.abs([p["eta_rel"], p["phi_rel"]]), 0.995) for p in panels)
+    reach = np.median(
+        [np.quantile(np.abs([p["eta_rel"], p["phi_rel"]]), 0.995) for p in panels]
+    )  # of a usual tokenizer: one with stray tokens must not shrink the others
+    reach = max(reach, 0.8)
     angles = (-1.08 * reach, 1.08 * reach)
     positive = [np.array(p["pt"])[np.array(p["pt"]) > 0] for p in panels]
     lowest = min(np.quantile(pt, 0.002) for pt in positive)

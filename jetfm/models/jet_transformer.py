@@ -9,6 +9,11 @@ a class token drawn from a standard normal, and dropout of 0.1 in the NormFormer
 both hidden layers. Two things follow the text and not the code: the second hidden layer (128, in
 the code 100), and class attention "inspired by ParT", here ParT's full block with residuals and
 MLP (`jetfm.models.heads.ClassAttentionBlock`), where the code's block returns the bare attention.
+
+The start is ours: embedding weights of unit variance, and a gain of one in the norm before each
+attention, which the code starts at zero. Where the fresh encoder is the identity on a faint
+embedding, the class token sees little but an average that all classes share, and small trainings
+spend hundreds of steps at chance.
 """
 
 from __future__ import annotations
@@ -56,12 +61,19 @@ class JetTransformer(nn.Module):
         self.class_blocks = nn.ModuleList(
             ClassAttentionBlock(dim, n_heads) for _ in range(CLASS_BLOCKS)
         )
-        hidden = [nn.ReLU(), nn.Dropout(DROPOUT)]
         self.out = nn.Sequential(
-            *[nn.Linear(dim, HIDDEN), *hidden],
-            *[nn.Linear(HIDDEN, HIDDEN), *hidden],
+            nn.Linear(dim, HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
             nn.Linear(HIDDEN, n_classes),
         )
+        bound = 3**0.5  # a uniform distribution of unit variance
+        nn.init.uniform_(self.embedding.weight, -bound, bound)
+        for block in self.encoder.blocks:
+            nn.init.ones_(block.attention_norm_in.weight)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, n_classes) of constituents (B, T, F) where `mask` (B, T) is True.

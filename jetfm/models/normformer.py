@@ -2,8 +2,9 @@
 
     x <- x + LN(MHA(LN x)),    x <- x + Linear(dropout(SiLU(Linear(LN x)))).
 
-The gain of the first LayerNorm and the last Linear start at zero, so that a fresh block is the
-identity (official code of arXiv 2403.05618). No positional encoding, and called exactly like
+One of the attention's two gains and the last Linear start at zero, so that a fresh block is the
+identity. The official code of arXiv 2403.05618 zeroes the gain *before* the attention, where its
+comment says after; `zero_gain` picks one. No positional encoding, and called exactly like
 `jetfm.models.transformer.Transformer`, so that either serves wherever a stack of blocks is needed.
 """
 
@@ -19,7 +20,14 @@ from jetfm.models.transformer import KVCache, SelfAttention, Stack
 class NormFormerBlock(nn.Module):
     """One block; `dropout` acts on the attention weights and inside the MLP."""
 
-    def __init__(self, dim: int, n_heads: int, mlp_ratio: int = 1, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        mlp_ratio: int = 1,
+        dropout: float = 0.1,
+        zero_gain: str = "before",
+    ) -> None:
         super().__init__()
         self.p = dropout
         self.attention_norm_in = nn.LayerNorm(dim)
@@ -28,7 +36,8 @@ class NormFormerBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp_in = nn.Linear(dim, mlp_ratio * dim)
         self.mlp_out = nn.Linear(mlp_ratio * dim, dim)
-        for zero in (self.attention_norm_in.weight, self.mlp_out.weight, self.mlp_out.bias):
+        norms = {"before": self.attention_norm_in, "after": self.attention_norm_out}
+        for zero in (norms[zero_gain].weight, self.mlp_out.weight, self.mlp_out.bias):
             nn.init.zeros_(zero)
 
     def forward(
@@ -52,9 +61,18 @@ class NormFormer(Stack):
     dim, n_blocks, n_heads : width, depth and heads
     mlp_ratio : hidden width of the MLP over `dim`; 1 in paper 1's code
     dropout : on attention weights and in the MLP
+    zero_gain : 'before' or 'after': which norm of the attention starts with gain zero
     """
 
     def __init__(
-        self, dim: int, n_blocks: int, n_heads: int, mlp_ratio: int = 1, dropout: float = 0.1
+        self,
+        dim: int,
+        n_blocks: int,
+        n_heads: int,
+        mlp_ratio: int = 1,
+        dropout: float = 0.1,
+        zero_gain: str = "before",
     ) -> None:
-        super().__init__(NormFormerBlock(dim, n_heads, mlp_ratio, dropout) for _ in range(n_blocks))
+        super().__init__(
+            NormFormerBlock(dim, n_heads, mlp_ratio, dropout, zero_gain) for _ in range(n_blocks)
+        )

@@ -23,7 +23,8 @@ class Pipeline(ModelStages):
     Parameters
     ----------
     profile : name of a shipped profile, path of a YAML file, or a Profile
-    progress : show progress bars, and say which stage starts and ends
+    progress : show progress bars
+    say : told which stage starts, ends, or is found done
     """
 
     def ledger(self) -> list[dict]:

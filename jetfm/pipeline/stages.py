@@ -15,6 +15,10 @@ from jetfm.config import Profile, load_profile
 from jetfm.paths import figures_folder, work_folder
 
 
+def silent(_: str) -> None:
+    """Say nothing: for workers, whose words would tear the progress bar apart."""
+
+
 class NotMade(Exception):
     """A stage that is not there yet, met while only looking."""
 
@@ -25,12 +29,18 @@ class Stages:
     Parameters
     ----------
     profile : name of a shipped profile, path of a YAML file, or a Profile
-    progress : show progress bars, and say which stage starts and ends
+    progress : show progress bars
+    say : told which stage starts, ends, or is found done
     """
 
-    def __init__(self, profile: str | Path | Profile = "smoke", progress: bool = True) -> None:
+    def __init__(
+        self,
+        profile: str | Path | Profile = "smoke",
+        progress: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        self.progress = progress
+        self.progress, self.say = progress, say
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         plotting.use_style()
         self._found: dict[str, Artifact] = {}
@@ -43,7 +53,7 @@ class Stages:
         key = f"{name} {variant}".strip()
         if key not in self._found:
             request = {"work": work_folder(), "seed": self.profile.seed} | request
-            say = print if self.progress and not self._only_look else lambda _: None
+            say = silent if self._only_look else self.say
             artifact = produce(name, None if self._only_look else make, say=say, **request)
             if artifact is None:
                 raise NotMade(key)

@@ -16,6 +16,7 @@ from jetfm.features import Preprocessing
 from jetfm.files import read_json, write_json
 from jetfm.parallel import run_tasks
 from jetfm.pipeline.jets import JetStages
+from jetfm.pipeline.stages import silent
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.classifiers import TokenClassifiers
 from jetfm.tokenizers.interface import Tokenizer
@@ -23,6 +24,8 @@ from jetfm.tokenizers.quality import TokenQualityStudy
 
 #: Name of the tokenizer whose tokens pre-training predicts.
 MAIN = "main"
+
+MAP_POINTS = 10_000  # drawn of each tokenizer, which keeps the figure and its data small
 
 
 class TokenStages(JetStages):
@@ -215,7 +218,7 @@ class TokenStages(JetStages):
         def make(folder: Path) -> None:
             tokenizer = Tokenizer.load(trained.folder)
             points = token_map(tokenizer, n_reconstructions, n_conditioning, seed)
-            panel = map_data(points, self.descriptor(name), n_conditioning, seed=seed)
+            panel = map_data(points, self.descriptor(name), n_conditioning, MAP_POINTS, seed)
             write_json(folder / "map.json", panel)
 
         return self._stage(
@@ -243,7 +246,9 @@ class TokenStages(JetStages):
         inputs = {s: self._found[f"store-{s}"].digest for s in SPLITS}
         for name in settings.classified:
             preprocessing = self.tokenizer(name).preprocessing
-            sources[name] = {s: ClassifierJets(self.tokens(s, name), preprocessing) for s in SPLITS}
+            sources[name] = {
+                s: ClassifierJets(self.tokens(s, name), preprocessing, limit) for s in SPLITS
+            }
             inputs |= {f"{name} {s}": self._found[f"tokens-{s} {name}"].digest for s in SPLITS}
         artifact = self._stage(
             "token-classifiers",
@@ -270,4 +275,4 @@ def _study(stages: TokenStages, name: str) -> None:
 
 
 def _with_own_stages(function: Callable, profile: Profile, name: str) -> None:
-    function(TokenStages(profile, progress=False), name)
+    function(TokenStages(profile, progress=False, say=silent), name)

@@ -25,6 +25,7 @@ from jetfm.tokenizers.interface import Tokenizer
 
 HALF_WIDTH = 0.8  # 2403.05618, II.A: in eta_rel and phi_rel
 _ROWS = 2**22  # constituents looked at once
+_ROUNDING = 2e-6  # of a constituent in network space, where it comes in float32
 
 
 class BinnedTokenizer(Tokenizer):
@@ -57,7 +58,8 @@ class BinnedTokenizer(Tokenizer):
         if not lowest < highest:
             raise JetfmError(train.folder, f"pt from {lowest} to {highest} GeV", "a range of pt")
         ends = np.array([[lowest, 0, 0], [highest, 0, 0]], np.float64)
-        self.low[0], self.high[0] = map(float, self.preprocessing.forward(ends)[:, 0])
+        low, high = map(float, self.preprocessing.forward(ends)[:, 0])
+        self.low[0], self.high[0] = low - _ROUNDING, high + _ROUNDING
         metrics = {"lowest_pt": float(lowest), "highest_pt": float(highest)}
         return {"metrics": metrics, "history": []}
 

@@ -58,8 +58,8 @@ class ClassifierJets:
     ----------
     store : a jets store for original constituents, a token store for reconstructed ones
     preprocessing : of the tokenizer that decoded the token store; None with a jets store
-    max_constituents : longer jets keep their leading ones in pt. A token store was cut when it
-        was written.
+    max_constituents : longer jets keep their leading ones in pt. A token store must have been cut
+        when it was written: it need not be sorted in pt.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class ClassifierJets:
     ------
     JetfmError
         A token store without the preprocessing that its vectors need, or a jets store with one;
-        fewer than two classes.
+        tokens beyond `max_constituents`; fewer than two classes.
     """
 
     def __init__(
@@ -86,6 +86,9 @@ class ClassifierJets:
         if reconstructed == (preprocessing is None):
             found = f"{store.kind} {'without' if reconstructed else 'with'} preprocessing"
             raise JetfmError(store.folder, found, "one for a token store and none for a jets store")
+        if reconstructed and store.n_truncated(max_constituents):
+            found = f"jets of up to {store.n_constituents.max()} tokens, in an order of their own"
+            raise JetfmError(store.folder, found, f"at most {max_constituents}")
         self.store, self.preprocessing = store, preprocessing
         self.max_constituents = max_constituents
         self.n_codes: int | None = store.n_codes if reconstructed else None
@@ -181,45 +184,36 @@ def run_study(
         Inputs that are not the same jets, splits without the same classes.
     """
     _check(inputs)
-    original, n_classes = inputs[ORIGINAL], len(inputs[ORIGINAL]["train"].classes)
+    original = inputs[ORIGINAL]
+    n_classes = len(original["train"].classes)
     runs = {
-        (classifier, name, repetition): folder / "training" / f"{classifier}_{name}_{repetition}"
-        for classifier in CLASSIFIERS
-        for name in inputs
-        for repetition in range(settings.n_seeds)
+        (name, source, i): folder / "training" / f"{name}_{source}_{i}.json"
+        for name in CLASSIFIERS
+        for source in inputs
+        for i in range(settings.n_seeds)
     }
     cost = {name: _cost(name, getattr(settings, name), n_classes) for name in CLASSIFIERS}
     # The longest first, so that no worker is left alone with one of them at the end.
-    missing = sorted(
-        (run for run, path in runs.items() if not _outcome(path).exists()),
-        key=lambda run: -cost[run[0]],
-    )
+    missing = (run for run, path in runs.items() if not path.exists())
     tasks = [
-        (dict(inputs[name]), settings, classifier, repetition, runs[classifier, name, repetition],
-         seed)
-        for classifier, name, repetition in missing
-    ]  # fmt: skip
+        (dict(inputs[source]), settings, name, i, runs[name, source, i], seed)
+        for name, source, i in sorted(missing, key=lambda run: -cost[run[0]])
+    ]
     run_tasks(one_fit, tasks, workers, "classifiers", progress)
     rows = []
-    for classifier in CLASSIFIERS:
-        for name, jets in inputs.items():
-            found = [
-                read_json(_outcome(runs[classifier, name, i])) for i in range(settings.n_seeds)
-            ]
-            rows.append({"classifier": classifier, "input": name, "n_codes": jets["train"].n_codes})
+    for name in CLASSIFIERS:
+        for source, jets in inputs.items():
+            found = [read_json(runs[name, source, i]) for i in range(settings.n_seeds)]
+            rows.append({"classifier": name, "input": source, "n_codes": jets["train"].n_codes})
             keys = ("accuracy", "loss", "best_step", "last_step")
             rows[-1] |= {key: [run[key] for run in found] for key in keys}
-    training = training_jets(original["train"], settings, seed)
-    seen = np.concatenate(
-        [_hashes(original["train"], training), _hashes(original["val"], original["val"].indices)]
-    )
-    leaked = np.isin(_hashes(original["test"], original["test"].indices), seen)
+    chosen = {split: original[split].indices for split in SPLITS}
+    chosen["train"] = training_jets(original["train"], settings, seed)
+    train, val, test = (_hashes(original[split], chosen[split]) for split in SPLITS)
     result = {
         "rows": rows,
-        "n_train": len(training),
-        "n_val": len(original["val"].indices),
-        "n_test": len(original["test"].indices),
-        "n_leaked": int(leaked.sum()),
+        **{f"n_{split}": len(chosen[split]) for split in SPLITS},
+        "n_leaked": int(np.isin(test, np.concatenate([train, val])).sum()),
         "classes": original["train"].class_names,
     }
     write_json(folder / "classifiers.json", result)
@@ -249,14 +243,14 @@ def one_fit(
     settings: TokenQualitySettings,
     classifier: str,
     repetition: int,
-    folder: Path,
+    path: Path,
     seed: int,
 ) -> None:
-    """Train one classifier on one input, and write its test result to ``folder.json``.
+    """Train one classifier on one input, and write its test result to `path`.
 
     Parameters
     ----------
-    folder : for checkpoints
+    path : a ``.json``; checkpoints go to the folder of the same name without it
     seed : of the study
     """
     run_seed = seed * 1000 + repetition
@@ -270,7 +264,7 @@ def one_fit(
         lambda step: train.batch(schedule.indices(step)),
         chosen.training,
         validation=EvaluationBatches(_in_order(val), val.batch),
-        folder=folder,
+        folder=path.with_suffix(""),
         seed=run_seed,
         progress=False,
         say=lambda text: None,
@@ -282,7 +276,7 @@ def one_fit(
         "best_step": outcome.best_step,
         "last_step": outcome.last_step,
     }
-    write_json(_outcome(folder), result)
+    write_json(path, result)
 
 
 @torch.no_grad()
@@ -312,10 +306,6 @@ def evaluate(network: nn.Module, jets: ClassifierJets) -> tuple[np.ndarray, np.n
 
 def _in_order(jets: ClassifierJets) -> InOrderBatches:
     return InOrderBatches(jets.lengths, EVALUATION_BATCH, jets.indices)
-
-
-def _outcome(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.json")
 
 
 def _cost(name: str, settings: TokenClassifierSettings, n_classes: int) -> int:

@@ -49,6 +49,7 @@ def tokenize(
     max_constituents: int = 128,
     batch_size: int = 500,
     progress: bool = True,
+    **info,
 ) -> TokenStore:
     """Write the token store of all jets of `store`, which keep their index.
 
@@ -61,10 +62,11 @@ def tokenize(
     max_constituents : longer jets keep their leading ones in pt; the store records how many
         constituents they had, which conditions the backbone
     batch_size : jets encoded at once; the order within a jet depends on it, the physics does not
+    info : more entries for ``store.json``
     """
     lengths = np.minimum(store.n_constituents, max_constituents)
     batches = InOrderBatches(store.n_constituents, batch_size)
-    device = next(iter(tokenizer.state_dict().values())).device
+    device = tokenizer.device
     clipped = {"constituents": 0, "jets": 0}  # the writer reads it when all is done
     bar = tqdm(total=len(store), desc="tokenise", unit="jet", disable=not progress)
     with TokenStoreWriter(
@@ -76,6 +78,7 @@ def tokenize(
         seed=list(seed),
         n_truncated=store.n_truncated(max_constituents),
         out_of_range=clipped,
+        **info,
     ) as writer:
         for step, indices in enumerate(batches):
             batch = jet_batch(store, tokenizer, indices, max_constituents, (*seed, step))

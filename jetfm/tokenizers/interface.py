@@ -6,7 +6,7 @@ Axes: B jets, T constituents, F features in network space. Masks are True at rea
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from jetfm.weights import fill, identity, load_weights, save_weights, weights_by
 
 NAME = "tokenizer"
 USAGE = "usage.npy"
+_SLOTS = 2**10  # per core, so that what the networks pass on stays in its cache
 
 
 class Tokenizer(nn.Module):
@@ -102,7 +103,8 @@ class Tokenizer(nn.Module):
             found = f"features {tuple(x.shape)} with mask {tuple(mask.shape)}"
             raise JetfmError("tokenizer input", found, f"(B, T, {self.n_features}) and (B, T)")
         ids = torch.full(mask.shape, -1, dtype=torch.int64, device=x.device)
-        ids[mask] = self._ids(x, mask)
+        for piece in _pieces(mask):
+            ids[piece][mask[piece]] = self._ids(x[piece], mask[piece])
         return ids
 
     @torch.no_grad()
@@ -115,7 +117,11 @@ class Tokenizer(nn.Module):
             An id outside the codebook.
         """
         mask = ids >= 0 if mask is None else mask & (ids >= 0)
-        return self._decoded_ids(torch.where(mask, self._known(ids), -1), mask).float()
+        ids = torch.where(mask, self._known(ids), -1)
+        decoded = torch.zeros(*ids.shape, self.n_features, device=ids.device)
+        for piece in _pieces(mask):
+            decoded[piece] = self._decoded_ids(ids[piece], mask[piece]).float()
+        return decoded
 
     def decode_next(self, ids: Tensor, caches: list[KVCache]) -> Tensor:
         """Decode one more token per jet, (B,) to (B, F), given the earlier ones in `caches`.
@@ -221,3 +227,27 @@ class Tokenizer(nn.Module):
 
     def __str__(self) -> str:
         return f"{self.settings.label} ({json.dumps(self.config['settings'])})"
+
+
+def _pieces(mask: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Jets of a batch (B, T) to look at together, and the slots that the longest of them needs.
+
+    On a CPU small pieces take two thirds of the time of a whole batch: what the networks pass on
+    stays in the cache, and short jets that stand together, as they do in `InOrderBatches`, are not
+    padded to the longest of all.
+    """
+    if mask.device.type != "cpu":
+        yield slice(None), slice(None)
+        return
+    held = _SLOTS * torch.get_num_threads()
+    numbers = torch.arange(1, mask.shape[1] + 1)
+    lengths = (mask * numbers).amax(1).tolist() if mask.numel() else []
+    start, longest = 0, 0
+    for jet, length in enumerate(lengths):
+        if (jet + 1 - start) * max(longest, length) > held:
+            if longest:
+                yield slice(start, jet), slice(longest)
+            start, longest = jet, 0
+        longest = max(longest, length)
+    if longest:
+        yield slice(start, None), slice(longest)

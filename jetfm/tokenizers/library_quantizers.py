@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jetfm.errors import JetfmError
 from jetfm.settings import TokenizerSettings
-from jetfm.tokenizers.quantizer import Quantizer, VectorQuantizer
+from jetfm.tokenizers.quantizer import Quantizer, VectorQuantizer, nearest_code
 
 VQTORCH_COMMIT = "02e60a19bd742c17b0bf3e1925f23796d54cbeac"
 
@@ -71,7 +71,12 @@ class VqtorchQuantizer(Quantizer):
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        return self._call(z)[1]
+        was_training = self.layer.training
+        self.layer.eval()  # in training each call would age the codes and replace unused ones
+        try:
+            return self._call(z)[1]
+        finally:
+            self.layer.train(was_training)
 
     def lookup(self, ids: Tensor) -> Tensor:
         codes = self.layer.get_codebook()
@@ -140,8 +145,12 @@ class ResidualQuantizer(Quantizer):
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        # frozen: asking for ids must not move the codebook, even in training mode
-        return self._joined(self.layer(z.float().unsqueeze(0), freeze_codebook=True)[1])
+        # not through the layer: its first call of any kind starts the codebooks by k-means
+        left, stages = z.float(), []
+        for codebook in self.layer.codebooks:
+            stages.append(nearest_code(left, codebook))
+            left = left - codebook[stages[-1]]
+        return self._joined(torch.stack(stages, -1))
 
     def lookup(self, ids: Tensor) -> Tensor:
         known = ids.clamp(min=0)
@@ -154,13 +163,13 @@ class ResidualQuantizer(Quantizer):
 
     def _quantized(self, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out, ids, losses = self.layer(real.unsqueeze(0))
-        return out.squeeze(0), self._joined(ids), (1 - self.beta) * losses.sum()
+        return out.squeeze(0), self._joined(ids.squeeze(0)), (1 - self.beta) * losses.sum()
 
     def _joined(self, ids: Tensor) -> Tensor:
-        """(1, n, stages) -> (n,)."""
-        joined = ids[0, :, 0].long()
+        """(n, stages) -> (n,)."""
+        joined = ids[:, 0].long()
         for stage in range(1, self.n_stages):
-            joined = joined * self.size + ids[0, :, stage]
+            joined = joined * self.size + ids[:, stage]
         return joined
 
 

@@ -73,6 +73,7 @@ def residual_edges(residuals: Iterable[np.ndarray], step: float) -> np.ndarray:
             half_widths.append((high - low) / 2)
             ranges.append(np.quantile(np.abs(defined), 0.99))
     widest = np.ceil(max(ranges, default=0) / step)
+    # 5 half-widths are 10 bins of 2 * reach / _BINS
     finest = np.floor(min(half_widths, default=0) * 5 / 10 * _BINS / 2 / step)
     reach = step * max(1.0, min(widest, finest))
     return np.round(np.linspace(-reach, reach, _BINS + 1), 10)  # round numbers, short in JSON

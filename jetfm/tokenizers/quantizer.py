@@ -60,8 +60,8 @@ def nearest_code(z: Tensor, codes: Tensor) -> Tensor:
         distances = torch.mm(part, factors, out=space[: len(part)])
         distances = distances.view(-1, n_blocks, _LANES)
         lane = distances.amin(1).argmin(1)
-        block = distances.take_along_dim(lane[:, None, None], 2).squeeze(2).argmin(1)
-        found.copy_(order[block * _LANES + lane])
+        block = distances.gather(2, lane[:, None, None].expand(-1, n_blocks, 1)).argmin(1)
+        found.copy_(order[block.squeeze(1) * _LANES + lane])
     return ids
 
 

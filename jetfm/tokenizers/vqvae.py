@@ -163,5 +163,5 @@ def _network(settings: TokenizerSettings) -> nn.Module:
     if settings.network == "mlp":
         return PointwiseMLP(settings.dim, settings.n_blocks)
     if settings.network == "normformer":
-        return NormFormer(*size, settings.dropout)
+        return NormFormer(*size, settings.dropout, settings.zero_gain)
     return Transformer(*size, settings.dropout, settings.dropout)

@@ -72,6 +72,16 @@ def test_gradient_reaches_every_parameter():
     assert without == []
 
 
+def test_a_fresh_network_attends_from_the_first_step():
+    torch.manual_seed(0)
+    network = JetTransformer(3, 10, dim=16, n_blocks=2, n_heads=4)
+    x, mask = toy_jets([5, 9, 30])
+    network.loss({"x": x, "mask": mask, "label": torch.tensor([0, 1, 2])})[0].backward()
+    for block in network.encoder.blocks:
+        assert block.attention.qkv.weight.grad.abs().sum() > 0
+    assert 0.8 < network.embedding.weight.std() < 1.2
+
+
 def test_loss_is_cross_entropy_and_accuracy_counts():
     network = small()
     x, mask = toy_jets([4, 8, 12, 16])

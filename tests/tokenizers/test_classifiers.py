@@ -66,15 +66,14 @@ def tokens_of(store, folder, preprocessing=LOG, change=lambda decoded: decoded, 
     return TokenStore(folder)
 
 
-def noise(decoded):
-    """What is left when tokens say nothing."""
-    return np.random.default_rng(5).normal(0, 1, decoded.shape).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Original jets, the same from lossless tokens, and from tokens without information."""
-    folder = tmp_path_factory.mktemp("jets")
+    folder, rng = tmp_path_factory.mktemp("jets"), np.random.default_rng(5)
+
+    def noise(decoded):
+        return rng.normal(0, 1, decoded.shape).astype(np.float32)
+
     inputs = {"original": {}, "lossless": {}, "destroyed": {}}
     for seed, (split, n_jets) in enumerate({"train": 400, "val": 120, "test": 400}.items()):
         store = toy_store(folder / split, n_jets, seed)
@@ -118,6 +117,8 @@ def test_long_jets_keep_their_leading_constituents(inputs):
     assert batch["x"].shape[1] == 6 and jets.lengths.max() == 6
     full = inputs["original"]["val"].batch(jets.indices)
     assert torch.equal(batch["x"], full["x"][:, :6])
+    with pytest.raises(JetfmError, match="14 tokens.*at most 6"):  # whose order is not known
+        ClassifierJets(inputs["lossless"]["val"].store, LOG, max_constituents=6)
 
 
 def test_odd_constituents_are_fine(inputs, tmp_path):
@@ -228,8 +229,9 @@ def test_every_input_has_the_same_jets_batches_and_initial_weights(inputs, tmp_p
         for name, jets in inputs.items():
             for repetition in range(2):
                 run = (classifier, name, repetition)
-                folder = tmp_path / "_".join(map(str, run))
-                classifiers.one_fit(jets, SHORT, classifier, repetition, folder, 4)
+                classifiers.one_fit(
+                    jets, SHORT, classifier, repetition, tmp_path / "fit.json", seed=4
+                )
     for (classifier, _, repetition), found in seen.items():
         expected = seen[classifier, "original", repetition]
         for key in ("labels", "lengths", "validation", "seed"):
