@@ -19,7 +19,7 @@ from jetfm.pipeline.jets import JetStages
 from jetfm.pipeline.stages import silent
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.classifiers import TokenClassifiers
-from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.interface import Tokenizer, preprocessing_of
 from jetfm.tokenizers.quality import TokenQualityStudy
 
 #: Name of the tokenizer whose tokens pre-training predicts.
@@ -43,7 +43,7 @@ class TokenStages(JetStages):
     @property
     def preprocessing(self) -> Preprocessing:
         """Network space of the main tokenizer, which all models share."""
-        return self.tokenizer().preprocessing
+        return preprocessing_of(self.profile.tokenizer)
 
     def descriptor(self, name: str) -> dict:
         """What tables and figures say of a tokenizer."""

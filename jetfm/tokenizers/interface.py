@@ -28,6 +28,11 @@ USAGE = "usage.npy"
 _SLOTS = 2**10  # per core, so that what the networks pass on stays in its cache
 
 
+def preprocessing_of(settings: TokenizerSettings) -> Preprocessing:
+    """Network space that a tokenizer's settings ask for."""
+    return Preprocessing(features=FEATURE_SETS[settings.features], pt_map=settings.pt_map)
+
+
 class Tokenizer(nn.Module):
     """Base of all tokenizers.
 
@@ -49,10 +54,8 @@ class Tokenizer(nn.Module):
         self, settings: TokenizerSettings, preprocessing: Preprocessing | None = None
     ) -> None:
         super().__init__()
-        if preprocessing is None:
-            names = FEATURE_SETS[settings.features]
-            preprocessing = Preprocessing(features=names, pt_map=settings.pt_map)
-        self.settings, self.preprocessing = settings, preprocessing
+        self.settings = settings
+        self.preprocessing = preprocessing = preprocessing or preprocessing_of(settings)
         self.n_codes, self.n_features = settings.n_codes, preprocessing.n_features
 
     @property
