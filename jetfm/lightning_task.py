@@ -36,12 +36,10 @@ _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 
-def run(task: Task, settings: TrainingSettings, device: str, precision: str) -> None:
-    if precision not in ("fp32", "bf16"):
-        raise JetfmError("precision", repr(precision), "'fp32' or 'bf16'")
+def run(task: Task, settings: TrainingSettings, device: str) -> None:
     accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
     plugin = None
-    if precision == "bf16":
+    if settings.precision == "bf16":
         kind = "cpu" if accelerator == "cpu" else "cuda"
         plugin = MixedPrecision("bf16-mixed", kind)
     trainer = L.Trainer(
@@ -98,6 +96,7 @@ class Task(L.LightningModule):
         self.settings, self.seed, self.folder = settings, seed, folder
         self.request, self.state = request, state
         self.best: dict[str, Tensor] | None = None
+        self.average = Average(module, settings.ema) if settings.ema else None
         self.progress: Progress | None = None
         self.optimizer_state: dict | None = None
         self.log_every = max(1, settings.validate_every // _LOGS_PER_VALIDATION)
@@ -138,6 +137,8 @@ class Task(L.LightningModule):
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if hasattr(self.module, "after_step"):
             self.module.after_step(self.trainer.optimizers[0])
+        if self.average is not None:
+            self.average.update()
         self.state.step += 1
         self.progress.update(1, _n_jets(batch))
         if self.state.step % self.log_every == 0:
@@ -146,6 +147,8 @@ class Task(L.LightningModule):
     def on_validation_epoch_start(self):
         self._validation = _Means()
         _seed_all(self.seed, _VALIDATION)
+        if self.average is not None:  # judged, and kept if best, are the averaged weights
+            self.average.swap()
 
     def validation_step(self, batch, batch_idx):
         self._validation.add(*self.module.loss(batch))
@@ -168,6 +171,8 @@ class Task(L.LightningModule):
             self.best = {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items()}
         else:
             state.bad_validations += 1
+        if self.average is not None and self.average.swapped:
+            self.average.swap()
         stop = state.bad_validations >= self.settings.patience
         state.finished = stop or state.step >= self.settings.max_steps
         self.progress.note(f"{monitor} {metric:.4f}, best {state.best_metric:.4f}")
@@ -196,6 +201,7 @@ class Task(L.LightningModule):
             "state": vars(self.state),
             "module": self.module.state_dict(),
             "optimizer": self.trainer.optimizers[0].state_dict(),
+            "average": self.average.weights if self.average is not None else None,
         }
         save_newest(self.folder, content)
 
@@ -206,11 +212,43 @@ class Task(L.LightningModule):
         vars(self.state).update(saved["state"])
         self.module.load_state_dict(saved["module"])
         self.optimizer_state = saved["optimizer"]
+        if self.average is not None:
+            self.average.weights = saved["average"]
         best = read_checkpoint(self.folder / BEST)
         if best is None:
             raise JetfmError(self.folder / BEST, "a damaged or missing file", "the best weights; "
                              "delete the folder to start again")  # fmt: skip
         self.best = best["module"]
+
+
+class Average:
+    """Exponential moving average of a module's parameters, w <- d w + (1 - d) p, from its start.
+
+    Parameters
+    ----------
+    module : whose parameters are averaged; buffers are the module's own
+    decay : d
+    """
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.module, self.decay, self.swapped = module, decay, False
+        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each step of the optimiser."""
+        for name, parameter in self.module.named_parameters():
+            average = self.weights[name] = self.weights[name].to(parameter.device)
+            average.lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's parameters and their averages; a second call undoes it."""
+        for name, parameter in self.module.named_parameters():
+            average = self.weights[name].to(parameter.device)
+            self.weights[name] = parameter.clone()
+            parameter.copy_(average)
+        self.swapped = not self.swapped
 
 
 def rate_factor(settings: TrainingSettings, step: int) -> float:
@@ -227,22 +265,34 @@ def rate_factor(settings: TrainingSettings, step: int) -> float:
 
 
 class _Means:
-    """Weighted means of loss and metrics, kept on the device until they are asked for."""
+    """Weighted means of loss and metrics, kept on the device until they are asked for.
+
+    A metric that is a pair is a sum and the number of things in it; others are means, and count
+    with the batch's 'weight'.
+    """
 
     def __init__(self) -> None:
-        self.n, self._sums, self._weight = 0, {}, 0.0
+        self.n, self._sums, self._weights = 0, {}, {}
 
-    def add(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+    def add(self, loss: Tensor, metrics: dict[str, Any]) -> None:
         weight = metrics.get("weight", 1.0)
         for key, value in {"loss": loss, **metrics}.items():
-            if key != "weight":
-                self._sums[key] = self._sums.get(key, 0.0) + _double(value) * weight
-        self._weight, self.n = self._weight + weight, self.n + 1
+            if key == "weight":
+                continue
+            if isinstance(value, tuple):
+                total, n = _double(value[0]), _double(value[1])
+            else:
+                total, n = _double(value) * weight, weight
+            self._sums[key] = self._sums.get(key, 0.0) + total
+            self._weights[key] = self._weights.get(key, 0.0) + n
+        self.n += 1
 
     def take(self) -> dict[str, float]:
         """The means, and start again."""
-        weight = max(float(self._weight), 1e-300)
-        means = {key: float(value) / weight for key, value in self._sums.items()}
+        means = {
+            key: float(value) / max(float(self._weights[key]), 1e-300)
+            for key, value in self._sums.items()
+        }
         self.__init__()
         return means
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from jetfm.errors import JetfmError
 from jetfm.generation import draw, generate, uniforms
-from jetfm.pretraining import NextTokenModel
+from jetfm.models.jet_model import JetModel
 from jetfm.tokenizers.vqvae import VQVAE
 from tests.toys import randomise, small_pretraining_settings, small_tokenizer_settings
 
@@ -24,9 +24,9 @@ def tokenizer() -> VQVAE:
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer) -> NextTokenModel:
+def model(tokenizer) -> JetModel:
     torch.manual_seed(0)
-    made = randomise(NextTokenModel(small_pretraining_settings(), K, 3, tokenizer.hash)).eval()
+    made = randomise(JetModel(small_pretraining_settings(), K, 3, tokenizer.hash)).eval()
     with torch.no_grad():
         made.head.unembedding.bias[K + 1] += 2  # jets of a dozen constituents
         made.head.unembedding.bias[0] += 5  # a start id that would be drawn if it could
@@ -140,7 +140,7 @@ def test_jets_without_a_stop_are_cut_and_marked(model, tokenizer):
 
 def test_modes_are_given_back_and_dropout_is_off(tokenizer):
     torch.manual_seed(0)
-    made = randomise(NextTokenModel(small_pretraining_settings(dropout=0.5), K)).train()
+    made = randomise(JetModel(small_pretraining_settings(dropout=0.5), K)).train()
     a, b = (sample(made, tokenizer, np.full(8, 5)) for _ in range(2))
     assert np.array_equal(a.ids, b.ids) and made.training and not tokenizer.training
 
