@@ -158,6 +158,7 @@ def test_presets_are_the_papers():
     assert [s.dropout for s in (causal, conditional, alone)] == [0, 0.1, 0]
     assert [s.replace_after for s in (causal, conditional, alone)] == [500, 10, 10]
     assert (conditional.alpha, conditional.beta, conditional.nu) == (10, 0.9, 1)
+    assert conditional.zero_gain == "before"
     assert conditional.training.optimizer.name == "adamw"
     assert conditional.training == alone.training
     assert binned.n_codes == 21**3

@@ -63,9 +63,14 @@ def test_agrees_with_torch_modules(model, causal):
     torch.testing.assert_close(model(x, mask, causal)[mask], expected[mask], rtol=1e-5, atol=1e-5)
 
 
-def test_a_fresh_block_is_the_identity():
-    """With dropout at work and in evaluation: both branches end in a zero."""
-    model = NormFormer(16, 3, 4, mlp_ratio=2, dropout=0.1)
+@pytest.mark.parametrize("zero_gain", ["before", "after"])
+def test_a_fresh_block_is_the_identity(zero_gain):
+    """With dropout at work and in evaluation, whichever of the attention's gains is zero."""
+    model = NormFormer(16, 3, 4, mlp_ratio=2, dropout=0.1, zero_gain=zero_gain)
+    block = model.blocks[0]
+    gains = {"before": block.attention_norm_in.weight, "after": block.attention_norm_out.weight}
+    assert [name for name, gain in gains.items() if (gain == 0).all()] == [zero_gain]
+    assert all((gain == 1).all() for name, gain in gains.items() if name != zero_gain)
     x = torch.randn(2, 5, 16)
     assert torch.equal(model.train()(x), x) and torch.equal(model.eval()(x), x)
 
@@ -75,10 +80,11 @@ def test_sizes_of_paper_1():
     assert n_parameters(NormFormer(128, 4, 8)) == 4 * (6 * (128 * 128 + 128) + 3 * 2 * 128)
 
 
-def test_the_gradient_reaches_every_parameter():
+@pytest.mark.parametrize("zero_gain", ["before", "after"])
+def test_the_gradient_reaches_every_parameter(zero_gain):
     """From the second step on: the first moves the gains that start at zero."""
     torch.manual_seed(0)
-    model = NormFormer(16, 2, 4, dropout=0.0)
+    model = NormFormer(16, 2, 4, dropout=0.0, zero_gain=zero_gain)
     x, target = torch.randn(2, 6, 4, 16)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for _ in range(3):
