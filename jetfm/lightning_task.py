@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
+from jetfm.distributed import local_world_size, rank, summed, world_size
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.progress import Progress
@@ -31,6 +32,7 @@ with warnings.catch_warnings():  # it imports a notebook widget that it does not
     warnings.filterwarnings("ignore", message="IProgress not found")
     import lightning.pytorch as L
     from lightning.pytorch.plugins.precision import MixedPrecision
+    from lightning.pytorch.strategies import DDPStrategy
 
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
@@ -38,13 +40,21 @@ _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 def run(task: Task, settings: TrainingSettings, device: str) -> None:
     accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
+    world, strategy = world_size(), "auto"
+    if world > 1:
+        # unused parameters would hide a mistake in the model, so they are not looked for
+        backend = "gloo" if accelerator == "cpu" else "nccl"
+        strategy = DDPStrategy(process_group_backend=backend)
     plugin = None
     if settings.precision == "bf16":
         kind = "cpu" if accelerator == "cpu" else "cuda"
         plugin = MixedPrecision("bf16-mixed", kind)
     trainer = L.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=local_world_size() if world > 1 else 1,
+        num_nodes=world // local_world_size() if world > 1 else 1,
+        strategy=strategy,
+        use_distributed_sampler=False,  # the batches shard themselves
         plugins=plugin,
         max_steps=settings.max_steps - task.state.step,
         max_epochs=-1,
@@ -132,6 +142,11 @@ class Task(L.LightningModule):
     def training_step(self, batch, batch_idx):
         loss, metrics = self.module.loss(batch)
         self._train.add(loss.detach(), metrics)
+        if world_size() > 1:
+            # DDP averages gradients over processes. What is wanted is the mean over all that they
+            # predict together, so that each counts with its share.
+            weight = torch.as_tensor(metrics["weight"], dtype=torch.float32, device=loss.device)
+            loss = loss * (world_size() * weight / summed(weight).clamp(min=1))
         return loss
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
@@ -193,6 +208,8 @@ class Task(L.LightningModule):
         return row
 
     def _save(self, improved: bool) -> None:
+        if rank() > 0:  # all hold the same; one writes
+            return
         write_text(self.folder / "metrics.csv", _csv(self.state.history))
         if improved:  # before the checkpoint that counts on it; a repeat writes the same again
             write_checkpoint(self.folder / BEST, {"step": self.state.step, "module": self.best})
@@ -289,12 +306,12 @@ class _Means:
 
     def take(self) -> dict[str, float]:
         """The means, and start again."""
-        means = {
-            key: float(value) / max(float(self._weights[key]), 1e-300)
-            for key, value in self._sums.items()
-        }
+        keys = sorted(self._sums)
+        both = [[float(part[key]) for key in keys] for part in (self._sums, self._weights)]
+        sums, weights = summed(torch.tensor(both, dtype=torch.float64)).tolist()
         self.__init__()
-        return means
+        values = {key: s / max(w, 1e-300) for key, s, w in zip(keys, sums, weights, strict=True)}
+        return {"loss": values.pop("loss"), **values}
 
 
 def _double(value):

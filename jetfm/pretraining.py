@@ -5,16 +5,14 @@ One training path for every strategy; which one is a setting (`PretrainingSettin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
@@ -44,11 +42,42 @@ def token_batch(
     }
 
 
-def token_batches(
-    store: TokenStore, schedule: Any, max_constituents: int | None = None
-) -> Callable[[int], dict[str, Tensor]]:
-    """Training batches by step: ``schedule.indices(step)`` says which jets."""
-    return lambda step: token_batch(store, schedule.indices(step), max_constituents)
+class TokenBatches:
+    """Training batches by step, or one process's part of each.
+
+    Parameters
+    ----------
+    schedule : says which jets are in which batch
+    rank, world : every `world`-th jet of each batch, from number `rank` on
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        schedule: LengthBucketedBatches | InOrderBatches,
+        max_constituents: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.store, self.schedule, self.max_constituents = store, schedule, max_constituents
+        self.rank, self.world = rank, world
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Batch of this step; a part without a jet holds one that predicts nothing."""
+        indices = self.schedule.indices(step)
+        mine = indices[self.rank :: self.world]
+        batch = token_batch(self.store, mine if len(mine) else indices[:1], self.max_constituents)
+        if not len(mine):
+            batch["silent"] = torch.ones(1, dtype=torch.bool)
+        return batch
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """All batches of an epoch, for validation."""
+        return (self(step) for step in range(self.schedule.steps_per_epoch))
+
+    def shard(self, rank: int, world: int) -> TokenBatches:
+        """The part of one of `world` processes."""
+        return TokenBatches(self.store, self.schedule, self.max_constituents, rank, world)
 
 
 def pretrain(
@@ -87,11 +116,9 @@ def pretrain(
     schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed)
     result = fit(
         model,
-        token_batches(train, schedule),
+        TokenBatches(train, schedule),
         settings.training,
-        validation=EvaluationBatches(
-            InOrderBatches(validation.n_constituents, batch_size), partial(token_batch, validation)
-        ),
+        validation=TokenBatches(validation, InOrderBatches(validation.n_constituents, batch_size)),
         folder=folder,
         seed=seed,
         progress=progress,

@@ -29,11 +29,15 @@ from rangerlite import RangerLite
 from torch import nn
 
 from jetfm.checkpoints import load_newest
+from jetfm.distributed import rank, world_size
+from jetfm.errors import JetfmError
 from jetfm.files import make_folder, remove_leftovers
 from jetfm.progress import Progress
 from jetfm.settings import OptimizerSettings, TrainingSettings
 
 Batches = Callable[[int], Any]
+# With several processes (`jetfm.distributed`) the batches and the validation need a method
+# ``shard(rank, world)`` that returns this process's part of each; together the parts are the whole.
 BEST = "best.ckpt"
 
 
@@ -99,12 +103,15 @@ def fit(
     """
     from jetfm.lightning_task import Task, quiet, run  # seconds, which loading a model must not pay
 
+    if world_size() > 1:
+        batches, validation = (_part(side, name) for side in (batches, validation))
     request = {"settings": settings.model_dump(mode="json"), "seed": seed}
     state = State()
     folder = None if folder is None else make_folder(folder)
     task = Task(module, batches, validation, settings, seed, folder, request, state)
     if folder is not None:
-        remove_leftovers(folder)
+        if rank() == 0:
+            remove_leftovers(folder)
         saved = load_newest(folder, say)
         if saved is not None:
             task.restore(saved)
@@ -144,3 +151,12 @@ class State:
     bad_validations: int = 0
     finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _part(batches: Any, name: str) -> Any:
+    if batches is None:
+        return None
+    if not hasattr(batches, "shard"):
+        found = f"{world_size()} processes"
+        raise JetfmError(name, found, "one process: this training cannot be shared")
+    return batches.shard(rank(), world_size())

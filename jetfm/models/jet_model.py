@@ -164,7 +164,10 @@ class JetModel(nn.Module):
         """The pass of one objective: hidden states, and the targets that its head is asked for."""
         if objective not in self.objectives:
             raise JetfmError("objective", repr(objective), f"one of {', '.join(self.objectives)}")
-        return self._next_tokens(batch) if objective == "ntp" else self._masked_tokens(batch)
+        asked = self._next_tokens(batch) if objective == "ntp" else self._masked_tokens(batch)
+        if "silent" in batch:  # a process that has no jet left still takes part in the step
+            asked.targets.fill_(-1)
+        return asked
 
     def head(self, objective: str) -> TokenHead:
         """Head of 'ntp' or 'mpm'."""

@@ -10,6 +10,7 @@ import numpy as np
 from jetfm.artifacts import Artifact
 from jetfm.comparison import Comparison
 from jetfm.data.schema import SPLITS
+from jetfm.distributed import rank
 from jetfm.files import read_json, write_json
 from jetfm.finetuning import Study
 from jetfm.models.jet_model import JetModel
@@ -41,14 +42,16 @@ class ModelStages(TokenStages):
                 train, val, settings, folder / "training", seed, self.progress, tokenizer
             )
             metrics = {"best_loss": result.best_metric, "best_step": result.best_step}
-            model.save(folder, **metrics)
-            write_json(folder / "history.json", result.history)
+            if rank() == 0:
+                model.save(folder, **metrics)
+                write_json(folder / "history.json", result.history)
             return metrics | {"last_step": result.last_step}
 
         return self._stage(
             "pretraining",
             make,
             variant=name,
+            together=True,
             settings=settings,
             inputs={"train": self._found["tokens-train main"].digest,
                     "val": self._found["tokens-val main"].digest},

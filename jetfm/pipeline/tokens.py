@@ -12,6 +12,7 @@ from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import Profile
 from jetfm.data.schema import SPLITS
 from jetfm.data.token_store import TokenStore
+from jetfm.distributed import rank
 from jetfm.features import Preprocessing
 from jetfm.files import read_json, write_json
 from jetfm.parallel import run_tasks
@@ -126,7 +127,7 @@ class TokenStages(JetStages):
             self.store(split)
         missing = [name for name in names if not self.is_made(partial(function, self, name))]
         tasks = [(type(self), function, self.profile, name) for name in missing]
-        if tasks:
+        if tasks and rank() == 0:
             run_tasks(_with_own_stages, tasks, 0, title, self.progress, unit)
 
     def tokens(self, split: str, name: str = MAIN) -> TokenStore:
