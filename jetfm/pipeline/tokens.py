@@ -26,7 +26,7 @@ from jetfm.tokenizers.quality import TokenQualityStudy
 #: Name of the tokenizer whose tokens pre-training predicts.
 MAIN = "main"
 
-MAP_POINTS = 10_000  # drawn of each tokenizer, which keeps the figure and its data small
+MAP_POINTS = 5_000  # drawn of each tokenizer, which keeps the figure and its data small
 
 
 class TokenStages(JetStages):
