@@ -28,8 +28,8 @@ def model(tokenizer) -> JetModel:
     torch.manual_seed(0)
     made = randomise(JetModel(small_pretraining_settings(), K, 3, tokenizer.hash)).eval()
     with torch.no_grad():
-        made.head.unembedding.bias[K + 1] += 2  # jets of a dozen constituents
-        made.head.unembedding.bias[0] += 5  # a start id that would be drawn if it could
+        made.ntp_head.unembedding.bias[K + 1] += 2  # jets of a dozen constituents
+        made.ntp_head.unembedding.bias[0] += 5  # a start id that would be drawn if it could
     return made
 
 
@@ -126,13 +126,13 @@ def test_each_jet_has_its_own_stream():
 
 def test_jets_without_a_stop_are_cut_and_marked(model, tokenizer):
     with torch.no_grad():
-        model.head.unembedding.bias[K + 1] -= 100
+        model.ntp_head.unembedding.bias[K + 1] -= 100
     jets = sample(model, tokenizer, np.array([3, 5]), max_constituents=6)
     with torch.no_grad():
-        model.head.unembedding.bias[K + 1] += 200
+        model.ntp_head.unembedding.bias[K + 1] += 200
     none = sample(model, tokenizer, np.array([3, 5]))
     with torch.no_grad():
-        model.head.unembedding.bias[K + 1] -= 100
+        model.ntp_head.unembedding.bias[K + 1] -= 100
     assert jets.n_constituents.tolist() == [6, 6] and not jets.finished.any()
     assert none.n_constituents.tolist() == [0, 0] and none.finished.all()
     assert none.ids.shape == (0,) and none.decoded.shape == (0, 3)
