@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jetfm.generation import draw, generate, uniforms
-from jetfm.pretraining import NextTokenModel
+from jetfm.models.jet_model import JetModel
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 
@@ -21,7 +21,7 @@ def run() -> Iterator[dict]:
     torch.manual_seed(0)
     tokenizer = VQVAE(TokenizerSettings(n_codes=N_CODES, dim=64, n_blocks=2, n_heads=4)).eval()
     backbone = BackboneSettings(dim=64, n_blocks=4, n_heads=4)
-    model = NextTokenModel(PretrainingSettings(backbone=backbone), N_CODES).eval()
+    model = JetModel(PretrainingSettings(backbone=backbone), N_CODES).eval()
     with torch.no_grad():  # about 40 constituents, cut at 60, as in jets
         model.head.unembedding.bias[N_CODES + 1] += 2.5
     n = np.full(N_JETS, 40)
@@ -45,7 +45,7 @@ def run() -> Iterator[dict]:
 
 
 @torch.inference_mode()
-def _plain(model: NextTokenModel, tokenizer: VQVAE, n: np.ndarray, seed: int) -> np.ndarray:
+def _plain(model: JetModel, tokenizer: VQVAE, n: np.ndarray, seed: int) -> np.ndarray:
     """Flat ids: every step decodes the prefix padded to full length, and reads all of it."""
     stop, condition = N_CODES + 1, torch.as_tensor(n)
     numbers = torch.from_numpy(uniforms(seed, np.arange(len(n)), LENGTH + 1))

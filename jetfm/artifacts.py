@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 import jetfm
+from jetfm.distributed import rank
 from jetfm.files import make_folder, naming, read_json, sha256, write_json, write_text
 
 RECORD = "artifact.json"
@@ -71,6 +72,7 @@ def produce(
     inputs: Mapping[str, str] | None = None,
     seed: int = 0,
     version: int = 1,
+    together: bool = False,
     say: Callable[[str], None] = print,
 ) -> Artifact | None:
     """Return the stage's artifact, running ``make(folder)`` only if it is not there yet.
@@ -84,6 +86,8 @@ def produce(
     settings : pydantic model or JSON values that decide the result
     inputs : digest of each input, by name
     version : raise it when a change of the code changes the stage's result
+    together : of several processes (`jetfm.distributed`) all call `make`; otherwise the first does,
+        and the others wait for its result
 
     Returns
     -------
@@ -104,6 +108,8 @@ def produce(
         return Artifact(folder, done)
     if make is None:
         return None
+    if rank() > 0:
+        return _beside_the_first(folder, make if together else None)
     make_folder(folder)
     with _exclusive(folder, say):
         done = _read_record(folder)
@@ -134,6 +140,15 @@ def produce(
         write_json(folder / RECORD, record)
         say(f"{stage}: finished in {record['seconds']:.0f} s")
         return Artifact(folder, record)
+
+
+def _beside_the_first(folder: Path, make: Callable[[Path], dict | None] | None) -> Artifact:
+    """What processes other than the first do: take part if asked to, then wait for the record."""
+    if make is not None:
+        make(folder)
+    while (done := _read_record(folder)) is None:
+        time.sleep(0.5)  # torchrun ends this process if the first one fails
+    return Artifact(folder, done)
 
 
 def as_json(settings: Any) -> Any:

@@ -35,7 +35,8 @@ class Profile(Settings):
     data: DataSettings
     tokenizer: TokenizerSettings = TokenizerSettings()  # whose tokens pre-training predicts
     token_quality: TokenQualitySettings = TokenQualitySettings()
-    pretraining: PretrainingSettings = PretrainingSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()  # whose model the later stages use
+    strategies: dict[str, PretrainingSettings] = {}  # others, trained on the same tokens
     generation: GenerationSettings = GenerationSettings()
     finetuning: FinetuningSettings = FinetuningSettings()
 
@@ -130,7 +131,8 @@ def dry_run(profile: Profile) -> Profile:
     quality |= {"n_reconstructions": 1, "n_conditioning": 2, "n_seeds": 1, "n_train": 20}
     for classifier in ("deepsets", "transformer"):
         quality[classifier]["training"] |= training
-    values["pretraining"]["training"] |= training
+    for pretraining in (values["pretraining"], *values["strategies"].values()):
+        pretraining["training"] |= training
     values["generation"] |= {"n_jets": 8, "batch_size": 8}
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8}

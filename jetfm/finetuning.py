@@ -33,8 +33,8 @@ from jetfm.files import read_json, write_json
 from jetfm.metrics import roc_auc
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import HeadOnly, JetClassifier
+from jetfm.models.jet_model import load_backbone
 from jetfm.parallel import run_tasks
-from jetfm.pretraining import load_backbone
 from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.training import fit
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jetfm.errors import JetfmError
-from jetfm.pretraining import NextTokenModel
+from jetfm.models.jet_model import JetModel
 from jetfm.progress import Progress
 from jetfm.tokenizers.interface import Tokenizer
 
@@ -72,7 +72,7 @@ def draw(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: NextTokenModel,
+    model: JetModel,
     tokenizer: Tokenizer,
     n_constituents: np.ndarray,
     *,
@@ -132,6 +132,7 @@ class _Batch:
         self.active = torch.arange(len(requested))
         self.alive = torch.ones(len(requested), dtype=torch.bool)  # by row of the caches
         self.condition = torch.as_tensor(requested, device=device)
+        self.reads_ids = model.backbone.reads_ids
         self.caches = model.new_caches()
         self.decoder_caches = tokenizer.new_caches()
 
@@ -154,12 +155,19 @@ class _Batch:
             token = self._leave(token)
             # rows that wait to leave hold a stop; any code will do for them
             code = (token - 1).clamp(max=self.model.n_codes - 1)
-            newest = self.tokenizer.decode_next(code, self.decoder_caches)
             jets = self.active[self.alive].numpy()
             ids[jets, position] = code.cpu()[self.alive].numpy()
+            if self.reads_ids:  # decoded at the end, all at once
+                newest = code
+                continue
+            newest = self.tokenizer.decode_next(code, self.decoder_caches)
             decoded[jets, position] = newest.cpu()[self.alive].numpy()
         bar.update(int(self.alive.sum()), int(self.alive.sum()))
         mask = ids >= 0
+        if self.reads_ids:
+            length = int(mask.sum(1).max(initial=0))
+            some = torch.as_tensor(ids[:, :length], device=self.device).long()
+            decoded[:, :length] = self.tokenizer.decode(some).cpu().numpy()
         return ids[mask], decoded[mask], mask.sum(1), finished
 
     def _leave(self, token: Tensor) -> Tensor:
@@ -176,10 +184,10 @@ class _Batch:
 
 
 def _check(model, tokenizer, requested, seed, batch_size, temperature, max_constituents) -> None:
-    if not isinstance(model, nn.Module) or not hasattr(model, "next_logits"):
-        found = type(model).__name__
-        raise JetfmError("model", f"{found} without a next-token head", "a NextTokenModel")
-    if not tokenizer.sequential:
+    if not isinstance(model, JetModel) or not model.settings.predicts_next:
+        found = getattr(getattr(model, "settings", None), "label", type(model).__name__)
+        raise JetfmError("model", f"{found} without a next-token head", "a JetModel with one")
+    if not (tokenizer.sequential or model.backbone.reads_ids):
         raise JetfmError("tokenizer", "a decoder that sees the future", "a causal decoder")
     if model.n_codes != tokenizer.n_codes:
         found = f"{tokenizer.n_codes} codes"

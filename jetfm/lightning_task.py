@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
+from jetfm.distributed import local_world_size, rank, summed, world_size
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.progress import Progress
@@ -31,22 +32,29 @@ with warnings.catch_warnings():  # it imports a notebook widget that it does not
     warnings.filterwarnings("ignore", message="IProgress not found")
     import lightning.pytorch as L
     from lightning.pytorch.plugins.precision import MixedPrecision
+    from lightning.pytorch.strategies import DDPStrategy
 
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 
-def run(task: Task, settings: TrainingSettings, device: str, precision: str) -> None:
-    if precision not in ("fp32", "bf16"):
-        raise JetfmError("precision", repr(precision), "'fp32' or 'bf16'")
+def run(task: Task, settings: TrainingSettings, device: str) -> None:
     accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
+    world, strategy = world_size(), "auto"
+    if world > 1:
+        # unused parameters would hide a mistake in the model, so they are not looked for
+        backend = "gloo" if accelerator == "cpu" else "nccl"
+        strategy = DDPStrategy(process_group_backend=backend)
     plugin = None
-    if precision == "bf16":
+    if settings.precision == "bf16":
         kind = "cpu" if accelerator == "cpu" else "cuda"
         plugin = MixedPrecision("bf16-mixed", kind)
     trainer = L.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=local_world_size() if world > 1 else 1,
+        num_nodes=world // local_world_size() if world > 1 else 1,
+        strategy=strategy,
+        use_distributed_sampler=False,  # the batches shard themselves
         plugins=plugin,
         max_steps=settings.max_steps - task.state.step,
         max_epochs=-1,
@@ -98,6 +106,7 @@ class Task(L.LightningModule):
         self.settings, self.seed, self.folder = settings, seed, folder
         self.request, self.state = request, state
         self.best: dict[str, Tensor] | None = None
+        self.average = Average(module, settings.ema) if settings.ema else None
         self.progress: Progress | None = None
         self.optimizer_state: dict | None = None
         self.log_every = max(1, settings.validate_every // _LOGS_PER_VALIDATION)
@@ -133,11 +142,18 @@ class Task(L.LightningModule):
     def training_step(self, batch, batch_idx):
         loss, metrics = self.module.loss(batch)
         self._train.add(loss.detach(), metrics)
+        if world_size() > 1:
+            # DDP averages gradients over processes. What is wanted is the mean over all that they
+            # predict together, so that each counts with its share.
+            weight = torch.as_tensor(metrics["weight"], dtype=torch.float32, device=loss.device)
+            loss = loss * (world_size() * weight / summed(weight).clamp(min=1))
         return loss
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if hasattr(self.module, "after_step"):
             self.module.after_step(self.trainer.optimizers[0])
+        if self.average is not None:
+            self.average.update()
         self.state.step += 1
         self.progress.update(1, _n_jets(batch))
         if self.state.step % self.log_every == 0:
@@ -146,6 +162,8 @@ class Task(L.LightningModule):
     def on_validation_epoch_start(self):
         self._validation = _Means()
         _seed_all(self.seed, _VALIDATION)
+        if self.average is not None:  # judged, and kept if best, are the averaged weights
+            self.average.swap()
 
     def validation_step(self, batch, batch_idx):
         self._validation.add(*self.module.loss(batch))
@@ -168,6 +186,8 @@ class Task(L.LightningModule):
             self.best = {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items()}
         else:
             state.bad_validations += 1
+        if self.average is not None and self.average.swapped:
+            self.average.swap()
         stop = state.bad_validations >= self.settings.patience
         state.finished = stop or state.step >= self.settings.max_steps
         self.progress.note(f"{monitor} {metric:.4f}, best {state.best_metric:.4f}")
@@ -188,6 +208,8 @@ class Task(L.LightningModule):
         return row
 
     def _save(self, improved: bool) -> None:
+        if rank() > 0:  # all hold the same; one writes
+            return
         write_text(self.folder / "metrics.csv", _csv(self.state.history))
         if improved:  # before the checkpoint that counts on it; a repeat writes the same again
             write_checkpoint(self.folder / BEST, {"step": self.state.step, "module": self.best})
@@ -196,6 +218,7 @@ class Task(L.LightningModule):
             "state": vars(self.state),
             "module": self.module.state_dict(),
             "optimizer": self.trainer.optimizers[0].state_dict(),
+            "average": self.average.weights if self.average is not None else None,
         }
         save_newest(self.folder, content)
 
@@ -206,11 +229,43 @@ class Task(L.LightningModule):
         vars(self.state).update(saved["state"])
         self.module.load_state_dict(saved["module"])
         self.optimizer_state = saved["optimizer"]
+        if self.average is not None:
+            self.average.weights = saved["average"]
         best = read_checkpoint(self.folder / BEST)
         if best is None:
             raise JetfmError(self.folder / BEST, "a damaged or missing file", "the best weights; "
                              "delete the folder to start again")  # fmt: skip
         self.best = best["module"]
+
+
+class Average:
+    """Exponential moving average of a module's parameters, w <- d w + (1 - d) p, from its start.
+
+    Parameters
+    ----------
+    module : whose parameters are averaged; buffers are the module's own
+    decay : d
+    """
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.module, self.decay, self.swapped = module, decay, False
+        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each step of the optimiser."""
+        for name, parameter in self.module.named_parameters():
+            average = self.weights[name] = self.weights[name].to(parameter.device)
+            average.lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's parameters and their averages; a second call undoes it."""
+        for name, parameter in self.module.named_parameters():
+            average = self.weights[name].to(parameter.device)
+            self.weights[name] = parameter.clone()
+            parameter.copy_(average)
+        self.swapped = not self.swapped
 
 
 def rate_factor(settings: TrainingSettings, step: int) -> float:
@@ -227,24 +282,36 @@ def rate_factor(settings: TrainingSettings, step: int) -> float:
 
 
 class _Means:
-    """Weighted means of loss and metrics, kept on the device until they are asked for."""
+    """Weighted means of loss and metrics, kept on the device until they are asked for.
+
+    A metric that is a pair is a sum and the number of things in it; others are means, and count
+    with the batch's 'weight'.
+    """
 
     def __init__(self) -> None:
-        self.n, self._sums, self._weight = 0, {}, 0.0
+        self.n, self._sums, self._weights = 0, {}, {}
 
-    def add(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+    def add(self, loss: Tensor, metrics: dict[str, Any]) -> None:
         weight = metrics.get("weight", 1.0)
         for key, value in {"loss": loss, **metrics}.items():
-            if key != "weight":
-                self._sums[key] = self._sums.get(key, 0.0) + _double(value) * weight
-        self._weight, self.n = self._weight + weight, self.n + 1
+            if key == "weight":
+                continue
+            if isinstance(value, tuple):
+                total, n = _double(value[0]), _double(value[1])
+            else:
+                total, n = _double(value) * weight, weight
+            self._sums[key] = self._sums.get(key, 0.0) + total
+            self._weights[key] = self._weights.get(key, 0.0) + n
+        self.n += 1
 
     def take(self) -> dict[str, float]:
         """The means, and start again."""
-        weight = max(float(self._weight), 1e-300)
-        means = {key: float(value) / weight for key, value in self._sums.items()}
+        keys = sorted(self._sums)
+        both = [[float(part[key]) for key in keys] for part in (self._sums, self._weights)]
+        sums, weights = summed(torch.tensor(both, dtype=torch.float64)).tolist()
         self.__init__()
-        return means
+        values = {key: s / max(w, 1e-300) for key, s, w in zip(keys, sums, weights, strict=True)}
+        return {"loss": values.pop("loss"), **values}
 
 
 def _double(value):

@@ -34,6 +34,17 @@ def merged(base: dict, changes: dict) -> dict:
     return result
 
 
+def from_preset(values: Any, presets: dict[str, dict]) -> Any:
+    """Settings that stand beside a ``preset``, on top of what the preset says."""
+    if not isinstance(values, dict):
+        return values
+    values = dict(values)
+    preset = values.pop("preset", "hybrid")
+    if preset not in presets:
+        raise ValueError(f"preset should be one of {', '.join(presets)}")
+    return merged(presets[preset], values)
+
+
 class Settings(BaseModel):
     """Base of all settings: immutable, and a misspelt name is an error.
 
@@ -126,6 +137,8 @@ class TrainingSettings(Settings):
     max_steps: Positive
     validate_every: Positive  # steps; also the interval of checkpoints
     patience: Positive = 5  # validations without improvement before stopping
+    precision: Literal["fp32", "bf16"] = "fp32"  # 'bf16': autocast, with attention in fp32 on CPUs
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
     optimizer: OptimizerSettings = OptimizerSettings()
 
 
@@ -343,30 +356,115 @@ class TokenQualitySettings(Settings):
 class BackboneSettings(Settings):
     """The transformer that all heads share. Defaults: C."""
 
+    # Pre-norm blocks with LayerScale, registers and the multiplicity as condition (P2), or plain
+    # GPT blocks: post-norm, ReLU, no bias in queries, keys and values (P1 II.C, O).
+    network: Literal["transformer", "gpt"] = "transformer"
+    # Decoded features of each constituent (P2), or an embedding of its token (P1).
+    input: Literal["continuous", "token-id"] = "continuous"
     dim: Positive = 128
     n_blocks: Positive = 8
     n_heads: Positive = 8
     mlp_ratio: Positive = 4
     n_registers: int = Field(8, ge=0)
+    told_multiplicity: bool = True  # every position is told the number of constituents
     dropout: Fraction = 0.1
     layer_scale: float = Field(1.0, gt=0)
 
 
 class TokenHeadSettings(Settings):
-    """Head that predicts token ids. Defaults: C."""
+    """Head that predicts token ids: blocks, LayerNorm, Linear. Defaults: C."""
 
-    n_blocks: Positive = 2
+    n_blocks: int = Field(2, ge=0)  # 0: a single linear layer, without a norm (P1 II.C)
     mlp_ratio: Positive = 2
 
 
-class PretrainingSettings(Settings):
-    """Next-token prediction with continuous input. Defaults: P2, C."""
+#: What each preset of a pre-training sets; a profile may change any of it.
+PRETRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    # P2 and C: the defaults of PretrainingSettings
+    "hybrid": {},
+    # P1 II.C, A.3; the width, weight decay, batches and patience: O
+    "omnijet": {
+        "objective": "ntp",
+        "backbone": {
+            "network": "gpt",
+            "input": "token-id",
+            "dim": 256,
+            "n_blocks": 3,
+            "n_registers": 0,
+            "told_multiplicity": False,
+            "dropout": 0.0,
+        },
+        "head": {"n_blocks": 0},
+        "training": {
+            "batch_size": 256,
+            "max_steps": 234_000,  # 30 epochs of 7800 batches
+            "validate_every": 7800,
+            "patience": 20,
+            "optimizer": {
+                "name": "adamw",
+                "lr": 1e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "warmup_steps": 0,
+            },
+        },
+    },
+}
 
+
+class PretrainingSettings(Settings):
+    """What a model learns without labels, and how. Defaults: P2, C.
+
+    ``preset`` starts from one of `PRETRAINING_PRESETS` instead; what stands beside it still wins.
+    """
+
+    completed_as_part: ClassVar[bool] = False  # a preset decides what the rest is
+
+    # Next token; masked particles; the same with a causal backbone; both in one step (P2).
+    objective: Literal["ntp", "mpm", "mpm-causal", "joint"] = "ntp"
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.4  # of each jet's constituents
+    n_mask_vectors: Positive = 100  # C; a jet's masked particles beyond share the last one
+    # 'joint': every predicted token weighs the same, or either objective does as a whole
+    weighting: Literal["per-token", "per-objective"] = "per-token"
+    # Masked particles: decode the visible tokens alone, so that no trace of a masked one is left
+    # in those after it. Ours; the papers' code does not.
+    leak_free: bool = False
     backbone: BackboneSettings = BackboneSettings()
     head: TokenHeadSettings = TokenHeadSettings()
     training: TrainingSettings = TrainingSettings(
         batch_size=1000, max_steps=1_000_000, validate_every=25_000
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        return from_preset(values, PRETRAINING_PRESETS)
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.masks and self.backbone.input == "token-id":
+            raise ValueError("masked particles need backbone.input 'continuous': their mask "
+                             "vectors are ranked by pt, which ids do not tell")  # fmt: skip
+        return self
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the model learns to predict the next token, and so can generate."""
+        return self.objective in ("ntp", "joint")
+
+    @property
+    def masks(self) -> bool:
+        """Whether the model learns to predict masked particles."""
+        return self.objective != "ntp"
+
+    @property
+    def label(self) -> str:
+        """Objective and input, for legends."""
+        names = {"ntp": "NTP", "mpm": "MPM", "mpm-causal": "MPM, causal", "joint": "NTP + MPM"}
+        name = names[self.objective]
+        if self.backbone.network == "gpt":
+            return f"{name}, token ids (OmniJet-\u03b1)"
+        return f"{name}, token ids" if self.backbone.input == "token-id" else name
 
 
 class GenerationSettings(Settings):

@@ -2,14 +2,15 @@
 
 A training is a pure function of its module, its batches, its settings and its seed. Batch k is
 ``batches(k)``; before step k all of torch's generators are seeded from (seed, k); everything else
-that matters (weights, buffers, optimiser with its lookahead weights, early stopping, history) is
-in the checkpoint written after each validation. On one CPU machine with one number of threads a
-training that was killed and started again therefore ends with the same bits.
+that matters (weights and their average, buffers, optimiser with its lookahead weights, early
+stopping, history) is in the checkpoint written after each validation. On one CPU machine with one
+number of threads a training that was killed and started again therefore ends with the same bits.
 
 What is trained is any ``nn.Module`` with
 
-- ``loss(batch) -> (loss, metrics)``: the loss tensor, and detached scalars to log; a metric called
-  'weight' is the number of things the loss averages over, and weighs batches in validation;
+- ``loss(batch) -> (loss, metrics)``: the loss tensor, and detached scalars to log, or pairs of a
+  sum and the number of things in it; a metric called 'weight' is the number of things the loss
+  averages over, and weighs batches in validation;
 - optionally ``after_step(optimizer)``, ``parameter_groups() -> [{'params': ..., 'lr': ...}]``, and
   ``monitor``, the metric that early stopping minimises (default 'loss'; '-accuracy' maximises).
 """
@@ -28,11 +29,15 @@ from rangerlite import RangerLite
 from torch import nn
 
 from jetfm.checkpoints import load_newest
+from jetfm.distributed import rank, world_size
+from jetfm.errors import JetfmError
 from jetfm.files import make_folder, remove_leftovers
 from jetfm.progress import Progress
 from jetfm.settings import OptimizerSettings, TrainingSettings
 
 Batches = Callable[[int], Any]
+# With several processes (`jetfm.distributed`) the batches and the validation need a method
+# ``shard(rank, world)`` that returns this process's part of each; together the parts are the whole.
 BEST = "best.ckpt"
 
 
@@ -75,7 +80,6 @@ def fit(
     folder: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
-    precision: str = "fp32",
     progress: bool = True,
     name: str = "training",
     restore_best: bool = True,
@@ -90,7 +94,6 @@ def fit(
     validation : batches that can be iterated again and again; None validates on the training loss
     folder : for checkpoints and ``metrics.csv``; None keeps everything in memory
     device : 'auto', 'cpu', 'cuda' (as Lightning's accelerator)
-    precision : 'fp32', or 'bf16' for autocast
     restore_best : leave the weights of the best validation in `module`, else the last ones
 
     Raises
@@ -100,12 +103,15 @@ def fit(
     """
     from jetfm.lightning_task import Task, quiet, run  # seconds, which loading a model must not pay
 
-    request = {"settings": settings.model_dump(mode="json"), "seed": seed, "precision": precision}
+    if world_size() > 1:
+        batches, validation = (_part(side, name) for side in (batches, validation))
+    request = {"settings": settings.model_dump(mode="json"), "seed": seed}
     state = State()
     folder = None if folder is None else make_folder(folder)
     task = Task(module, batches, validation, settings, seed, folder, request, state)
     if folder is not None:
-        remove_leftovers(folder)
+        if rank() == 0:
+            remove_leftovers(folder)
         saved = load_newest(folder, say)
         if saved is not None:
             task.restore(saved)
@@ -116,7 +122,7 @@ def fit(
         rng_devices = [] if device == "cpu" else None
         try:
             with quiet(), torch.random.fork_rng(rng_devices):
-                run(task, settings, device, precision)
+                run(task, settings, device)
         finally:
             task.progress.close()
         jets_per_second = task.progress.jets_per_second
@@ -145,3 +151,12 @@ class State:
     bad_validations: int = 0
     finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _part(batches: Any, name: str) -> Any:
+    if batches is None:
+        return None
+    if not hasattr(batches, "shard"):
+        found = f"{world_size()} processes"
+        raise JetfmError(name, found, "one process: this training cannot be shared")
+    return batches.shard(rank(), world_size())

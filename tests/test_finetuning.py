@@ -14,7 +14,7 @@ from jetfm.features import Preprocessing
 from jetfm.finetuning import Jets, Study, run_study
 from jetfm.metrics import roc_auc
 from jetfm.models.classifier import JetClassifier
-from jetfm.pretraining import NextTokenModel, load_backbone
+from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.settings import (
     BackboneSettings,
     FinetuningSettings,
@@ -64,7 +64,7 @@ def jets(tmp_path_factory):
 def pretrained(tmp_path_factory):
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("model")
-    NextTokenModel(PretrainingSettings(backbone=SMALL), n_codes=8, n_features=3).save(folder)
+    JetModel(PretrainingSettings(backbone=SMALL), n_codes=8, n_features=3).save(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from jetfm.errors import JetfmError
 from jetfm.generation import draw, generate, uniforms
-from jetfm.pretraining import NextTokenModel
+from jetfm.models.jet_model import JetModel
 from jetfm.tokenizers.vqvae import VQVAE
 from tests.toys import randomise, small_pretraining_settings, small_tokenizer_settings
 
@@ -24,12 +24,12 @@ def tokenizer() -> VQVAE:
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer) -> NextTokenModel:
+def model(tokenizer) -> JetModel:
     torch.manual_seed(0)
-    made = randomise(NextTokenModel(small_pretraining_settings(), K, 3, tokenizer.hash)).eval()
+    made = randomise(JetModel(small_pretraining_settings(), K, 3, tokenizer.hash)).eval()
     with torch.no_grad():
-        made.head.unembedding.bias[K + 1] += 2  # jets of a dozen constituents
-        made.head.unembedding.bias[0] += 5  # a start id that would be drawn if it could
+        made.ntp_head.unembedding.bias[K + 1] += 2  # jets of a dozen constituents
+        made.ntp_head.unembedding.bias[0] += 5  # a start id that would be drawn if it could
     return made
 
 
@@ -126,13 +126,13 @@ def test_each_jet_has_its_own_stream():
 
 def test_jets_without_a_stop_are_cut_and_marked(model, tokenizer):
     with torch.no_grad():
-        model.head.unembedding.bias[K + 1] -= 100
+        model.ntp_head.unembedding.bias[K + 1] -= 100
     jets = sample(model, tokenizer, np.array([3, 5]), max_constituents=6)
     with torch.no_grad():
-        model.head.unembedding.bias[K + 1] += 200
+        model.ntp_head.unembedding.bias[K + 1] += 200
     none = sample(model, tokenizer, np.array([3, 5]))
     with torch.no_grad():
-        model.head.unembedding.bias[K + 1] -= 100
+        model.ntp_head.unembedding.bias[K + 1] -= 100
     assert jets.n_constituents.tolist() == [6, 6] and not jets.finished.any()
     assert none.n_constituents.tolist() == [0, 0] and none.finished.all()
     assert none.ids.shape == (0,) and none.decoded.shape == (0, 3)
@@ -140,7 +140,7 @@ def test_jets_without_a_stop_are_cut_and_marked(model, tokenizer):
 
 def test_modes_are_given_back_and_dropout_is_off(tokenizer):
     torch.manual_seed(0)
-    made = randomise(NextTokenModel(small_pretraining_settings(dropout=0.5), K)).train()
+    made = randomise(JetModel(small_pretraining_settings(dropout=0.5), K)).train()
     a, b = (sample(made, tokenizer, np.full(8, 5)) for _ in range(2))
     assert np.array_equal(a.ids, b.ids) and made.training and not tokenizer.training
 

@@ -314,11 +314,33 @@ def test_autocast_in_bfloat16_trains_the_float32_weights():
             return super().loss(batch)
 
     module = Probe()
-    plan = training_settings(max_steps=2, validate_every=1)
-    fit(module, batches, plan, validation=VALIDATION, precision="bf16", progress=False)
+    plan = training_settings(max_steps=2, validate_every=1, precision="bf16")
+    fit(module, batches, plan, validation=VALIDATION, progress=False)
     assert set(seen) == {torch.bfloat16} and module.weight.dtype == torch.float32
-    with pytest.raises(JetfmError, match="precision"):
-        fit(module, batches, plan, precision="fp8", progress=False)
+
+
+def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path):
+    """w <- d w + (1 - d) p over the steps; validation and the result use w, training goes on."""
+    plan = training_settings(max_steps=8, validate_every=4, ema=0.75)
+    visited = []
+
+    class Watched(Noisy):
+        def after_step(self, optimizer):
+            visited.append(self.weight.detach().clone())
+
+    module = Watched()
+    expected = module.weight.detach().clone()
+    fit(module, batches, plan, validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    averages = []
+    for weight in visited:
+        expected = 0.75 * expected + 0.25 * weight
+        averages.append(expected)
+    assert any(torch.allclose(module.weight, averages[k]) for k in (3, 7))
+    assert not torch.allclose(module.weight, visited[7])
+    short = plan.model_copy(update={"max_steps": 8})
+    again = Watched()
+    fit(again, batches, short, validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    assert torch.equal(again.weight, module.weight)
 
 
 def test_parameter_groups_keep_their_own_rates():

@@ -61,7 +61,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def token_batch_of(tokenizer, counts, seed: int = 0, extra_padding: int = 0) -> dict:
-    """Tokens and decoded features of toy jets, as `NextTokenModel.loss` takes them."""
+    """Tokens and decoded features of toy jets, as `JetModel.loss` takes them."""
     x, mask = toy_jets(counts, seed, extra_padding)
     ids = tokenizer.encode(x, mask)
     n_constituents = torch.as_tensor(np.asarray(counts))

@@ -11,6 +11,7 @@ from jetfm.figures.finetuning_curves import STRATEGIES, finetuning
 from jetfm.figures.generated_jets import generation
 from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
+from jetfm.figures.strategies_figure import strategies
 from jetfm.figures.tokenised_jets import by_class, resolutions, token_classifiers, token_quality
 from jetfm.figures.tokens import codebook_usage, constituent_errors, token_map
 from jetfm.figures.training_curves import LOGARITHMIC, training
@@ -31,6 +32,7 @@ __all__ = [
     "jet_classes",
     "ledger",
     "resolutions",
+    "strategies",
     "token_classifiers",
     "token_map",
     "token_quality",

@@ -8,7 +8,11 @@ masked particles and classification. Registers are visible to every position; in
 each sees the registers before it and nothing else, so they carry nothing from the future. Sizes
 and details follow arXiv 2512.04149 and its official example configuration.
 
-At the paper's size and with 3 features: 1,590,144 parameters plus the 3 of d_s.
+With input 'token-id' an embedding of the vocabulary (start 0, codes 1..K) takes the place of
+features and start vector. With network 'gpt', that input, and neither registers nor condition, this
+is the backbone of arXiv 2403.05618.
+
+At the second paper's size and with 3 features: 1,590,144 parameters plus the 3 of d_s.
 """
 
 from __future__ import annotations
@@ -17,37 +21,39 @@ import torch
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
-from jetfm.models.transformer import KVCache, Transformer
+from jetfm.models.transformer import GPTBlock, KVCache, Stack, Transformer
 from jetfm.settings import BackboneSettings
 
 
 class Backbone(nn.Module):
-    """Continuous-input transformer backbone.
+    """Transformer backbone.
 
     Parameters
     ----------
-    settings : sizes
-    n_features : features of a constituent in network space
+    settings : sizes and kind of input
+    n_features : features of a constituent in network space; of continuous input
+    n_codes : K of the tokenizer; of input by token ids
     """
 
-    def __init__(self, settings: BackboneSettings | None = None, n_features: int = 3) -> None:
+    def __init__(
+        self,
+        settings: BackboneSettings | None = None,
+        n_features: int = 3,
+        n_codes: int = 8192,
+    ) -> None:
         super().__init__()
         self.settings = settings = settings or BackboneSettings()
-        self.n_features, self.dim = n_features, settings.dim
-        self.start = nn.Parameter(torch.zeros(n_features))  # d_s, zero-initialised
-        self.features_in = nn.Linear(n_features, settings.dim)
-        self.multiplicity_in = nn.Linear(1, settings.dim, bias=False)
+        self.n_features, self.n_codes, self.dim = n_features, n_codes, settings.dim
+        self.reads_ids = settings.input == "token-id"
+        if self.reads_ids:
+            self.embedding = nn.Embedding(n_codes + 1, settings.dim)
+        else:
+            self.start = nn.Parameter(torch.zeros(n_features))  # d_s, zero-initialised
+            self.features_in = nn.Linear(n_features, settings.dim)
+        if settings.told_multiplicity:
+            self.multiplicity_in = nn.Linear(1, settings.dim, bias=False)
         self.registers = nn.Parameter(torch.randn(settings.n_registers, settings.dim))
-        self.transformer = Transformer(
-            settings.dim,
-            settings.n_blocks,
-            settings.n_heads,
-            settings.mlp_ratio,
-            dropout=settings.dropout,
-            attention_dropout=settings.dropout,
-            layer_scale=settings.layer_scale,
-            final_norm=True,
-        )
+        self.transformer = _network(settings)
 
     def forward(
         self, x: Tensor, mask: Tensor, n_constituents: Tensor, causal: bool
@@ -56,7 +62,7 @@ class Backbone(nn.Module):
 
         Parameters
         ----------
-        x : (B, T, F) features in network space, right-padded
+        x : (B, T, F) features in network space, or (B, T) ids 0..K-1; right-padded
         mask : (B, T) True at real constituents
         n_constituents : (B,) uncapped number of constituents
         causal : position i sees the start vector and constituents up to i
@@ -67,8 +73,8 @@ class Backbone(nn.Module):
         mask : (B, T+1), True there and at real constituents
         """
         self._check(x, mask, n_constituents)
-        start = self.start.expand(len(x), 1, -1)
-        embedded = self._embed(torch.cat([start, x], 1), n_constituents)
+        embedded = torch.cat([self._start(len(x)), self._constituents(x)], 1)
+        embedded = self._conditioned(embedded, n_constituents)
         n_registers = len(self.registers)
         embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
         visible = torch.cat([mask.new_ones(len(x), n_registers + 1), mask], 1)
@@ -78,24 +84,58 @@ class Backbone(nn.Module):
     def begin(self, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
         """First causal step, registers and start vector: (B,) multiplicities to (B, 1, C)."""
         batch = len(n_constituents)
-        embedded = self._embed(self.start.expand(batch, 1, -1), n_constituents)
+        embedded = self._conditioned(self._start(batch), n_constituents)
         embedded = torch.cat([self.registers.expand(batch, -1, -1), embedded], 1)
         return self.transformer(embedded, caches=caches)[:, -1:]
 
     def proceed(self, x: Tensor, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
-        """One more causal step: the newest constituent (B, F) to (B, 1, C)."""
-        return self.transformer(self._embed(x.unsqueeze(1), n_constituents), caches=caches)
+        """One more causal step: the newest constituent, (B, F) or id (B,), to (B, 1, C)."""
+        embedded = self._constituents(x.unsqueeze(1))
+        return self.transformer(self._conditioned(embedded, n_constituents), caches=caches)
 
     def new_caches(self) -> list[KVCache]:
         """Empty caches for `begin` and `proceed`."""
         return self.transformer.new_caches()
 
-    def _embed(self, x: Tensor, n_constituents: Tensor) -> Tensor:
-        condition = (n_constituents.to(self.start.dtype) - 50) * 0.1
-        return self.features_in(x) + self.multiplicity_in(condition[:, None]).unsqueeze(1)
+    def _start(self, n_jets: int) -> Tensor:
+        """(B, 1, C), not conditioned yet."""
+        if self.reads_ids:
+            return self.embedding.weight[0].expand(n_jets, 1, -1)
+        return self.features_in(self.start.expand(n_jets, 1, -1))
+
+    def _constituents(self, x: Tensor) -> Tensor:
+        return self.embedding(x + 1) if self.reads_ids else self.features_in(x)
+
+    def _conditioned(self, embedded: Tensor, n_constituents: Tensor) -> Tensor:
+        if not self.settings.told_multiplicity:
+            return embedded
+        condition = (n_constituents.to(self.registers.dtype) - 50) * 0.1
+        return embedded + self.multiplicity_in(condition[:, None]).unsqueeze(1)
 
     def _check(self, x: Tensor, mask: Tensor, n_constituents: Tensor) -> None:
-        good = x.ndim == 3 and x.shape[-1] == self.n_features and mask.shape == x.shape[:2]
+        if self.reads_ids:
+            good, expected = x.shape == mask.shape and not x.is_floating_point(), "ids (B, T)"
+        else:
+            good = x.ndim == 3 and x.shape[-1] == self.n_features and mask.shape == x.shape[:2]
+            expected = f"(B, T, {self.n_features})"
         if not good or n_constituents.shape != x.shape[:1]:
             found = f"{tuple(x.shape)}, {tuple(mask.shape)}, {tuple(n_constituents.shape)}"
-            raise JetfmError("backbone input", found, f"(B, T, {self.n_features}), (B, T), (B,)")
+            raise JetfmError("backbone input", found, f"{expected}, (B, T), (B,)")
+
+
+def _network(settings: BackboneSettings) -> Stack:
+    if settings.network == "gpt":
+        return Stack(
+            GPTBlock(settings.dim, settings.n_heads, settings.mlp_ratio)
+            for _ in range(settings.n_blocks)
+        )
+    return Transformer(
+        settings.dim,
+        settings.n_blocks,
+        settings.n_heads,
+        settings.mlp_ratio,
+        dropout=settings.dropout,
+        attention_dropout=settings.dropout,
+        layer_scale=settings.layer_scale,
+        final_norm=True,
+    )

@@ -112,7 +112,7 @@ class TokenHead(nn.Module):
             settings.mlp_ratio,
             attention_dropout=attention_dropout,
             layer_scale=layer_scale,
-            final_norm=True,
+            final_norm=settings.n_blocks > 0,
         )
         self.unembedding = nn.Linear(dim, n_codes + 2)
 
@@ -145,6 +145,25 @@ class TokenHead(nn.Module):
             features, self.unembedding.weight, self.unembedding.bias, targets[wanted]
         )
         return loss, wanted.sum(), n_correct
+
+    @torch.no_grad()
+    def per_target(
+        self, hidden: Tensor, mask: Tensor | None, causal: bool, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool.
+
+        Targets in the order of ``targets[targets >= 0]``.
+        """
+        wanted = targets >= 0
+        features = self.transformer(hidden, mask, causal)[wanted]
+        losses, correct = [], []
+        for h, t in zip(
+            features.split(_CHUNK_ROWS), targets[wanted].split(_CHUNK_ROWS), strict=True
+        ):
+            logits = self.unembedding(h).float()
+            losses.append(F.cross_entropy(logits, t, reduction="none"))
+            correct.append(logits.argmax(1) == t)
+        return torch.cat(losses), torch.cat(correct)
 
 
 class ClassAttentionBlock(nn.Module):

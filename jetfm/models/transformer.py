@@ -59,15 +59,18 @@ def _grown(old: Tensor | None, like: Tensor, capacity: int, length: int) -> Tens
 class SelfAttention(nn.Module):
     """Multi-head self-attention, initialised like ``torch.nn.MultiheadAttention``."""
 
-    def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, n_heads: int, dropout: float = 0.0, input_bias: bool = True
+    ) -> None:
         super().__init__()
         if dim % n_heads:
             raise JetfmError("n_heads", f"{n_heads} heads", f"a divisor of the width {dim}")
         self.n_heads, self.p = n_heads, dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=input_bias)
         self.out = nn.Linear(dim, dim)
         nn.init.xavier_uniform_(self.qkv.weight)
-        nn.init.zeros_(self.qkv.bias)
+        if input_bias:
+            nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
     def forward(
@@ -200,6 +203,33 @@ class Transformer(Stack):
             ),
             dim if final_norm else None,
         )
+
+
+class GPTBlock(nn.Module):
+    """Post-norm block of paper 1 (arXiv 2403.05618, II.C): ReLU, no dropout.
+
+        x <- LN(x + MHA(x)),    x <- LN(x + MLP(x)).
+
+    No bias in queries, keys and values (official code).
+    """
+
+    def __init__(self, dim: int, n_heads: int, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.attention = SelfAttention(dim, n_heads, input_bias=False)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.mlp_in = nn.Linear(dim, mlp_ratio * dim)
+        self.mlp_out = nn.Linear(mlp_ratio * dim, dim)
+        self.mlp_norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        x = self.attention_norm(x + self.attention(x, mask, causal, cache))
+        return self.mlp_norm(x + self.mlp_out(F.relu(self.mlp_in(x))))
 
 
 def n_parameters(module: nn.Module) -> int:

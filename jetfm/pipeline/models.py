@@ -10,43 +10,89 @@ import numpy as np
 from jetfm.artifacts import Artifact
 from jetfm.comparison import Comparison
 from jetfm.data.schema import SPLITS
+from jetfm.distributed import rank
 from jetfm.files import read_json, write_json
 from jetfm.finetuning import Study
-from jetfm.pipeline.tokens import TokenStages
-from jetfm.pretraining import NextTokenModel
+from jetfm.models.jet_model import JetModel
+from jetfm.pipeline.tokens import MAIN, TokenStages
+from jetfm.settings import PretrainingSettings
+from jetfm.strategies import Strategies
 from jetfm.tokenizers.interface import Tokenizer
 
 
 class ModelStages(TokenStages):
     """From tokens to a pre-trained model, generated jets and classifiers."""
 
-    def pretraining(self) -> Artifact:
-        """Folder of the model pre-trained by next-token prediction."""
+    @property
+    def pretraining_settings(self) -> dict[str, PretrainingSettings]:
+        """Settings of every pre-training of the profile, the main one first."""
+        return {MAIN: self.profile.pretraining, **self.profile.strategies}
+
+    def pretraining(self, name: str = MAIN) -> Artifact:
+        """Folder of a pre-trained model; 'main' is the one that the later stages use."""
         from jetfm.pretraining import pretrain
 
+        settings, trained = self.pretraining_settings[name], self.tokenizer_artifact()
         train, val = self.tokens("train"), self.tokens("val")
 
         def make(folder: Path) -> dict:
+            tokenizer = Tokenizer.load(trained.folder) if settings.leak_free else None
+            seed = self.profile.seed
             model, result = pretrain(
-                train,
-                val,
-                self.profile.pretraining,
-                folder / "training",
-                self.profile.seed,
-                self.progress,
+                train, val, settings, folder / "training", seed, self.progress, tokenizer
             )
             metrics = {"best_loss": result.best_metric, "best_step": result.best_step}
-            model.save(folder, **metrics)
-            write_json(folder / "history.json", result.history)
+            if rank() == 0:
+                model.save(folder, **metrics)
+                write_json(folder / "history.json", result.history)
             return metrics | {"last_step": result.last_step}
 
         return self._stage(
             "pretraining",
             make,
-            settings=self.profile.pretraining,
+            variant=name,
+            together=True,
+            settings=settings,
             inputs={"train": self._found["tokens-train main"].digest,
                     "val": self._found["tokens-val main"].digest},
         )  # fmt: skip
+
+    def pretrain_all(self) -> dict[str, Artifact]:
+        """All pre-trainings of the profile, side by side, one core each."""
+        self.tokens("train"), self.tokens("val")
+        names = self.pretraining_settings
+        self._in_parallel("pre-training", _pretrain, names, unit="model")
+        return {name: self.pretraining(name) for name in names}
+
+    def strategies(self) -> Strategies:
+        """What every pre-trained model predicts on the validation jets, by position and by pt."""
+        self.pretrain_all()
+        self._in_parallel("judge models", _judge, self.pretraining_settings, unit="model")
+        return Strategies(
+            {name: settings.label for name, settings in self.pretraining_settings.items()},
+            {name: self._judged(name).folder for name in self.pretraining_settings},
+            {name: self.pretraining(name).folder for name in self.pretraining_settings},
+        )
+
+    def _judged(self, name: str) -> Artifact:
+        from jetfm.strategies import judge
+
+        model, trained, val = self.pretraining(name), self.tokenizer_artifact(), self.tokens("val")
+
+        def make(folder: Path) -> dict:
+            tokenizer = Tokenizer.load(trained.folder)
+            return judge(JetModel.load(model.folder), tokenizer, val, folder, self.profile.seed)
+
+        return self._stage(
+            "strategy",
+            make,
+            variant=name,
+            inputs={
+                "model": model.digest,
+                "tokenizer": trained.digest,
+                "tokens": self._found["tokens-val main"].digest,
+            },
+        )
 
     def pretraining_summary(self) -> dict:
         """Validation loss beside what no model and token frequencies alone would give, in nats."""
@@ -88,7 +134,7 @@ class ModelStages(TokenStages):
             lengths = np.clip(rng.choice(val.n_constituents, settings.n_jets), 1, limit)
             start = time.monotonic()
             generated = generate(
-                NextTokenModel.load(model.folder),
+                JetModel.load(model.folder),
                 Tokenizer.load(trained.folder),
                 lengths,
                 seed=seed,
@@ -145,3 +191,11 @@ class ModelStages(TokenStages):
             | {split: self._found[f"store-{split}"].digest for split in SPLITS},
         )
         return Study(artifact.folder)
+
+
+def _pretrain(stages: ModelStages, name: str) -> None:
+    stages.pretraining(name)
+
+
+def _judge(stages: ModelStages, name: str) -> None:
+    stages._judged(name)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from jetfm import plotting
 from jetfm.artifacts import Artifact, as_json, produce
 from jetfm.config import Profile, load_profile
+from jetfm.distributed import rank
 from jetfm.paths import figures_folder, work_folder
 
 
@@ -40,7 +41,8 @@ class Stages:
         say: Callable[[str], None] = print,
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        self.progress, self.say = progress, say
+        first = rank() == 0  # of several processes one talks
+        self.progress, self.say = progress and first, say if first else silent
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         plotting.use_style()
         self._found: dict[str, Artifact] = {}

@@ -12,6 +12,7 @@ from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import Profile
 from jetfm.data.schema import SPLITS
 from jetfm.data.token_store import TokenStore
+from jetfm.distributed import rank
 from jetfm.features import Preprocessing
 from jetfm.files import read_json, write_json
 from jetfm.parallel import run_tasks
@@ -118,14 +119,16 @@ class TokenStages(JetStages):
         self._original_observables()
         self._in_parallel("study tokenizers", _study, self.tokenizer_settings)
 
-    def _in_parallel(self, title: str, function: Callable, names: Iterable[str]) -> None:
+    def _in_parallel(
+        self, title: str, function: Callable, names: Iterable[str], unit: str = "tokenizer"
+    ) -> None:
         """Call ``function(stages, name)`` in worker processes, for what is not made yet."""
         for split in SPLITS:  # made here: two workers would do the same work
             self.store(split)
         missing = [name for name in names if not self.is_made(partial(function, self, name))]
-        tasks = [(function, self.profile, name) for name in missing]
-        if tasks:
-            run_tasks(_with_own_stages, tasks, 0, title, self.progress, unit="tokenizer")
+        tasks = [(type(self), function, self.profile, name) for name in missing]
+        if tasks and rank() == 0:
+            run_tasks(_with_own_stages, tasks, 0, title, self.progress, unit)
 
     def tokens(self, split: str, name: str = MAIN) -> TokenStore:
         """Token store of a split; jets keep the index they have in the jets store."""
@@ -274,5 +277,5 @@ def _study(stages: TokenStages, name: str) -> None:
             stages.tokens(split, name)
 
 
-def _with_own_stages(function: Callable, profile: Profile, name: str) -> None:
-    function(TokenStages(profile, progress=False, say=silent), name)
+def _with_own_stages(kind: type[TokenStages], function: Callable, profile: Profile, name: str):
+    function(kind(profile, progress=False, say=silent), name)

@@ -1,0 +1,295 @@
+"""The model that pre-training trains: one backbone, a head per objective, one loss.
+
+Next-token prediction (NTP) and masked-particle modelling (MPM) of arXiv 2512.04149, alone or
+together; with the settings of arXiv 2403.05618 also OmniJet-alpha. A joint step makes two passes
+through the shared backbone: causal over the whole jet, bidirectional over its visible part.
+
+NTP reads d_s, d_1..d_N and predicts t_1..t_N, stop:
+
+    L_g = - sum_{k=0..N} log p(t_{k+1} | d_s, d_1..d_k, N),    t_{N+1} = stop.
+
+MPM reads d_s and the visible d_j and predicts the tokens of the masked set M:
+
+    L_m = - sum_{i in M} log p(t_i | {d_j, j visible}, rank_i, N).
+
+Either alone is averaged over its predictions. Together, by default, (L_g + L_m) / n_g with n_g the
+number of next-token predictions of the batch: every predicted token weighs the same, and padding
+nothing (the official code divides by the padded length). Weighting 'per-objective' adds the means.
+
+Inputs are the *decoded* d_i. With a causal tokenizer decoder d_i depends on t_1..t_i only, so NTP
+leaks no target. In MPM a visible d_j behind a masked constituent carries a trace of it;
+`leak_free` decodes the visible tokens alone (`visible_decoder`).
+
+Vocabulary: start 0 (never a target), codes 1..K (the tokenizer's 0..K-1 plus one), stop K+1.
+
+Jets longer than the store's cap keep N, their uncapped count, as condition and get no stop target,
+since they do not end where they were cut (our choice; the official code lets them lose it too, but
+without a count). The token store records how many there are (``n_truncated``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jetfm.errors import JetfmError
+from jetfm.masking import Visible, draw_masked, pt_ranks, put_back, visible_part
+from jetfm.models.backbone import Backbone
+from jetfm.models.heads import TokenHead
+from jetfm.models.transformer import KVCache
+from jetfm.settings import PretrainingSettings
+from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
+
+NAME = "model"
+OBJECTIVES = ("ntp", "mpm")
+
+
+class Predictions(NamedTuple):
+    """What one objective asks of a batch: where a head predicts which token."""
+
+    hidden: Tensor  # (B, T+1, C)
+    mask: Tensor  # (B, T+1)
+    causal: bool
+    targets: Tensor  # (B, T+1), -1 where nothing is predicted
+
+
+def next_token_targets(ids: Tensor, mask: Tensor, n_constituents: Tensor, n_codes: int) -> Tensor:
+    """What each of the positions d_s, d_1..d_T predicts.
+
+    Parameters
+    ----------
+    ids : (B, T) tokenizer ids 0..K-1 where `mask` is True
+    n_constituents : (B,) uncapped count; larger than ``mask.sum(1)`` for a truncated jet
+
+    Returns
+    -------
+    (B, T+1) int64: code + 1, then stop = K+1 after the last constituent of an untruncated jet,
+    -1 elsewhere
+    """
+    targets = torch.full((len(ids), ids.shape[1] + 1), -1, dtype=torch.int64, device=ids.device)
+    targets[:, :-1] = torch.where(mask, ids + 1, -1)
+    length = mask.sum(1)
+    whole = (n_constituents <= length).nonzero().squeeze(1)
+    targets[whole, length[whole]] = n_codes + 1
+    return targets
+
+
+class JetModel(nn.Module):
+    """Backbone and heads.
+
+    Parameters
+    ----------
+    settings : objective and sizes; its `training` part is not used here
+    n_codes : K of the tokenizer
+    n_features : features of a decoded constituent
+    tokenizer_hash : `Tokenizer.hash` of the tokenizer that made the tokens; checked at generation
+
+    Attributes
+    ----------
+    visible_decoder : for `leak_free`: ids (B, V) and mask to decoded constituents (B, V, F), the
+        tokenizer's `decode`; not part of the model's weights
+    """
+
+    def __init__(
+        self,
+        settings: PretrainingSettings | None = None,
+        n_codes: int = 8192,
+        n_features: int = 3,
+        tokenizer_hash: str = "",
+    ) -> None:
+        super().__init__()
+        self.settings = settings = settings or PretrainingSettings()
+        self.n_codes, self.n_features = n_codes, n_features
+        self.tokenizer_hash = tokenizer_hash
+        self.visible_decoder: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.backbone = Backbone(settings.backbone, n_features, n_codes)
+        if settings.predicts_next:
+            self.ntp_head = self._token_head()
+        if settings.masks:
+            self.mpm_head = self._token_head()
+            self.mask_vectors = nn.Parameter(
+                torch.randn(settings.n_mask_vectors, settings.backbone.dim)
+            )
+
+    def _token_head(self) -> TokenHead:
+        backbone = self.settings.backbone
+        return TokenHead(
+            backbone.dim,
+            backbone.n_heads,
+            self.n_codes,
+            self.settings.head,
+            attention_dropout=backbone.dropout,
+            layer_scale=backbone.layer_scale,
+        )
+
+    # Training ------------------------------------------------------------------------------------
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Loss of the objective, see the module.
+
+        Parameters
+        ----------
+        batch : 'ids' (B, T), 'decoded' (B, T, F), 'mask' (B, T), 'n_constituents' (B,)
+
+        Returns
+        -------
+        the loss; for each objective its mean 'ntp', 'mpm' and the '_accuracy' of the most likely
+        token, as (sum, number) pairs; 'weight', the number of predictions that the loss is per
+        """
+        results = {name: self._objective(name, self.asked(name, batch)) for name in self.objectives}
+        metrics: dict[str, Any] = {}
+        for name, (mean, n, n_correct) in results.items():
+            metrics[name] = (mean.detach() * n, n)
+            metrics[f"{name}_accuracy"] = (n_correct, n)
+        mean, n, _ = results[self.objectives[0]]
+        metrics["weight"] = n
+        if len(results) == 1:
+            return mean, metrics
+        masked_mean, n_masked, _ = results["mpm"]
+        if self.settings.weighting == "per-token":
+            masked_mean = masked_mean * n_masked / n.clamp(min=1)
+        return mean + masked_mean, metrics
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """'ntp', 'mpm' or both."""
+        wanted = {"ntp": self.settings.predicts_next, "mpm": self.settings.masks}
+        return tuple(name for name in OBJECTIVES if wanted[name])
+
+    def asked(self, objective: str, batch: dict[str, Tensor]) -> Predictions:
+        """The pass of one objective: hidden states, and the targets that its head is asked for."""
+        if objective not in self.objectives:
+            raise JetfmError("objective", repr(objective), f"one of {', '.join(self.objectives)}")
+        asked = self._next_tokens(batch) if objective == "ntp" else self._masked_tokens(batch)
+        if "silent" in batch:  # a process that has no jet left still takes part in the step
+            asked.targets.fill_(-1)
+        return asked
+
+    def head(self, objective: str) -> TokenHead:
+        """Head of 'ntp' or 'mpm'."""
+        return self.ntp_head if objective == "ntp" else self.mpm_head
+
+    def _objective(self, name: str, asked: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        return self.head(name).loss(*asked)
+
+    def _next_tokens(self, batch: dict[str, Tensor]) -> Predictions:
+        ids, mask, n = batch["ids"], batch["mask"], batch["n_constituents"]
+        x = ids if self.backbone.reads_ids else batch["decoded"]
+        hidden, visible = self.backbone(x, mask, n, causal=True)
+        return Predictions(hidden, visible, True, next_token_targets(ids, mask, n, self.n_codes))
+
+    def _masked_tokens(self, batch: dict[str, Tensor]) -> Predictions:
+        mask, n = batch["mask"], batch["n_constituents"]
+        masked = draw_masked(mask, self.settings.mask_fraction)
+        visible = visible_part(mask, masked)
+        x = self._visible_input(batch, visible)
+        causal = self.settings.objective == "mpm-causal"
+        hidden, _ = self.backbone(x, visible.mask, n, causal)
+        ranks = pt_ranks(batch["decoded"][..., 0], masked)
+        hidden = put_back(hidden, visible, ranks, self.mask_vectors)
+        seen = torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+        targets = torch.full(seen.shape, -1, dtype=torch.int64, device=mask.device)
+        targets[:, 1:] = torch.where(masked, batch["ids"] + 1, -1)
+        # The head is bidirectional even over a causal backbone (the paper does not say).
+        return Predictions(hidden, seen, False, targets)
+
+    def _visible_input(self, batch: dict[str, Tensor], visible: Visible) -> Tensor:
+        if not self.settings.leak_free:
+            return visible.take(batch["decoded"])
+        if self.visible_decoder is None:
+            raise JetfmError("leak_free", "no tokenizer", "visible_decoder: its decode")
+        ids = torch.where(visible.mask, visible.take(batch["ids"]), -1)
+        return self.visible_decoder(ids, visible.mask).to(batch["decoded"].dtype)
+
+    # Generation: one position a time -------------------------------------------------------------
+
+    def forward(self, x: Tensor, mask: Tensor, n_constituents: Tensor) -> Tensor:
+        """Next-token logits (B, T+1, K+2) after d_s, d_1, ..., d_T; `x` as the backbone reads."""
+        hidden, visible = self.backbone(x, mask, n_constituents, causal=True)
+        return self.ntp_head(hidden, visible, True)
+
+    def new_caches(self) -> tuple[list[KVCache], list[KVCache]]:
+        """Empty caches of backbone and head."""
+        return self.backbone.new_caches(), self.ntp_head.transformer.new_caches()
+
+    def next_logits(
+        self,
+        newest: Tensor | None,
+        n_constituents: Tensor,
+        caches: tuple[list[KVCache], list[KVCache]],
+    ) -> Tensor:
+        """Logits (B, K+2) of the next token.
+
+        Parameters
+        ----------
+        newest : the newest constituent, decoded (B, F) or as id 0..K-1 (B,); None at the start
+        """
+        if newest is None:
+            hidden = self.backbone.begin(n_constituents, caches[0])
+        else:
+            hidden = self.backbone.proceed(newest, n_constituents, caches[0])
+        return self.ntp_head(hidden, None, True, caches[1]).squeeze(1)
+
+    # Files ---------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything needed to rebuild the model, as JSON values."""
+        return {
+            "settings": self.settings.model_dump(mode="json", exclude={"training"}),
+            "n_codes": self.n_codes,
+            "n_features": self.n_features,
+            "tokenizer_hash": self.tokenizer_hash,
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of configuration and weights."""
+        return identity(self.config, weights_bytes(self.state_dict()))
+
+    def save(self, folder: str | Path, **info: Any) -> str:
+        """Write ``weights.safetensors`` and ``model.json`` with `info` beside; return the hash."""
+        return save_weights(folder, NAME, self.state_dict(), self.config, info)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> JetModel:
+        """Read a pre-trained model, in evaluation mode on the CPU.
+
+        Raises
+        ------
+        JetfmError
+            Missing, damaged or mismatched files.
+        """
+        record, state = load_weights(folder, NAME)
+        config, where = record["config"], Path(folder) / f"{NAME}.json"
+        try:
+            settings = PretrainingSettings.model_validate(config["settings"])
+            model = cls(settings, config["n_codes"], config["n_features"], config["tokenizer_hash"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise JetfmError(where, f"{error}".splitlines()[0], "a model's settings") from None
+        fill(model, state, Path(folder))
+        return model.eval()
+
+
+def load_backbone(folder: str | Path, tokenizer_hash: str | None = None) -> Backbone:
+    """The backbone, with its start vector, of a pre-trained model: what fine-tuning starts from.
+
+    Parameters
+    ----------
+    folder : of a pre-trained model
+    tokenizer_hash : of the tokenizer whose tokens or network space the backbone is to meet
+
+    Raises
+    ------
+    JetfmError
+        As `JetModel.load`, or a backbone that was trained with another tokenizer.
+    """
+    model = JetModel.load(folder)
+    if tokenizer_hash is not None and model.tokenizer_hash != tokenizer_hash:
+        found = f"a backbone trained with tokenizer {model.tokenizer_hash[:12] or 'unknown'}"
+        raise JetfmError(folder, found, f"tokenizer {tokenizer_hash[:12]}")
+    return model.backbone
