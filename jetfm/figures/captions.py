@@ -41,8 +41,8 @@ CAPTIONS = {
     "2403.05618).",
     "fig02_class_tau32_residual": "Change of tau32 by class (after figure 15 of arXiv 2403.05618).",
     "fig03_pretraining": "Next-token prediction: loss and accuracy per predicted token.",
-    "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy of "
-    "the predicted tokens by position and by pT, for next-token prediction (top) and masked "
+    "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy "
+    "of predicted tokens by position and by pT, for next-token prediction (top) and masked "
     "particles (bottom). Bars: binomial.",
     "fig04_generation": "Generated jets against tokenised and decoded ones (after figure 6 of "
     "arXiv 2403.05618 and figure 3 of arXiv 2512.04149).",
