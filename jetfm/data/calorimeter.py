@@ -12,6 +12,8 @@ import numpy as np
 
 from jetfm.data.detector_card import Calorimeter
 
+_EXACT = 1e-100  # GeV; a track measured better than this has zero resolution
+
 
 @dataclass
 class Towers:
@@ -120,7 +122,8 @@ def energy_flow(
     spread = np.sqrt(track_variance + sigma**2)
     neutral = (excess > calorimeter.threshold) & (excess > calorimeter.significance * spread)
 
-    weight_track = np.divide(1.0, track_variance, out=np.zeros(n), where=track_variance > 0)
+    resolved = track_variance > _EXACT**2
+    weight_track = np.divide(1.0, track_variance, out=np.zeros(n), where=resolved)
     weight_tower = np.divide(1.0, sigma**2, out=np.zeros(n), where=sigma > 0)
     weight = weight_track + weight_tower
     weighted = weight_track * charged + weight_tower * measured
