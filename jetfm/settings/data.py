@@ -1,0 +1,46 @@
+"""Settings of the jets: where they come from and how many.
+
+Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04149), C the
+example configuration of P2's official code, O that of P1's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from jetfm.settings.base import Positive, Settings, known_class
+
+
+class SplitSizes(Settings):
+    """Jets per class in each split; zero means all that the source has."""
+
+    train: int = Field(ge=0)
+    val: int = Field(ge=0)
+    test: int = Field(ge=0)
+
+
+class DataSettings(Settings):
+    """Where the jets come from: the shipped sample, a simulation, or a folder of JetClass files."""
+
+    source: Literal["sample", "simulate", "folder"]
+    path: Path | None = None  # source 'folder': has train/, val/ and test/ with CLASS_NNN.root
+    classes: tuple[str, ...] = ()  # JetClass labels without 'label_'; empty means all ten
+    jets_per_class: SplitSizes
+    jets_per_file: Positive = 1000  # simulation: one task, one file, one seed
+    detector: str = "cms"  # a card in jetfm/data/cards
+    workers: int = Field(0, ge=0)  # 0: one per core
+    max_constituents: Positive = 128  # P1 II.A, C: pad_length
+
+    @field_validator("classes")
+    @classmethod
+    def _known(cls, names):
+        return tuple(known_class(name) for name in names)
+
+    @model_validator(mode="after")
+    def _path_with_folder(self):
+        if (self.source == "folder") != (self.path is not None):
+            raise ValueError("'path' belongs to source 'folder', and only to it")
+        return self

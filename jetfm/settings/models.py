@@ -1,0 +1,167 @@
+"""Settings of the model: pre-training, generation, fine-tuning.
+
+Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04149), C the
+example configuration of P2's official code, O that of P1's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from jetfm.settings.base import Fraction, Positive, Settings, from_preset, known_class
+from jetfm.settings.training import OptimizerSettings, TrainingSettings
+
+
+class BackboneSettings(Settings):
+    """The transformer that all heads share. Defaults: C."""
+
+    # Pre-norm blocks with LayerScale, registers and the multiplicity as condition (P2), or plain
+    # GPT blocks: post-norm, ReLU, no bias in queries, keys and values (P1 II.C, O).
+    network: Literal["transformer", "gpt"] = "transformer"
+    # Decoded features of each constituent (P2), or an embedding of its token (P1).
+    input: Literal["continuous", "token-id"] = "continuous"
+    dim: Positive = 128
+    n_blocks: Positive = 8
+    n_heads: Positive = 8
+    mlp_ratio: Positive = 4
+    n_registers: int = Field(8, ge=0)
+    told_multiplicity: bool = True  # every position is told the number of constituents
+    dropout: Fraction = 0.1
+    layer_scale: float = Field(1.0, gt=0)
+
+
+class TokenHeadSettings(Settings):
+    """Head that predicts token ids: blocks, LayerNorm, Linear. Defaults: C."""
+
+    n_blocks: int = Field(2, ge=0)  # 0: a single linear layer, without a norm (P1 II.C)
+    mlp_ratio: Positive = 2
+
+
+#: What each preset of a pre-training sets; a profile may change any of it.
+PRETRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    # P2 and C: the defaults of PretrainingSettings
+    "hybrid": {},
+    # P1 II.C, A.3; the width, weight decay, batches and patience: O
+    "omnijet": {
+        "objective": "ntp",
+        "backbone": {
+            "network": "gpt",
+            "input": "token-id",
+            "dim": 256,
+            "n_blocks": 3,
+            "n_registers": 0,
+            "told_multiplicity": False,
+            "dropout": 0.0,
+        },
+        "head": {"n_blocks": 0},
+        "training": {
+            "batch_size": 256,
+            "max_steps": 234_000,  # 30 epochs of 7800 batches
+            "validate_every": 7800,
+            "patience": 20,
+            "optimizer": {
+                "name": "adamw",
+                "lr": 1e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "warmup_steps": 0,
+            },
+        },
+    },
+}
+
+
+class PretrainingSettings(Settings):
+    """What a model learns without labels, and how. Defaults: P2, C.
+
+    ``preset`` starts from one of `PRETRAINING_PRESETS` instead; what stands beside it still wins.
+    """
+
+    completed_as_part: ClassVar[bool] = False  # a preset decides what the rest is
+
+    # Next token; masked particles; the same with a causal backbone; both in one step (P2).
+    objective: Literal["ntp", "mpm", "mpm-causal", "joint"] = "ntp"
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.4  # of each jet's constituents
+    n_mask_vectors: Positive = 100  # C; a jet's masked particles beyond share the last one
+    # 'joint': every predicted token weighs the same, or either objective does as a whole
+    weighting: Literal["per-token", "per-objective"] = "per-token"
+    # Masked particles: decode the visible tokens alone, so that no trace of a masked one is left
+    # in those after it. Ours; the papers' code does not.
+    leak_free: bool = False
+    backbone: BackboneSettings = BackboneSettings()
+    head: TokenHeadSettings = TokenHeadSettings()
+    training: TrainingSettings = TrainingSettings(
+        batch_size=1000, max_steps=1_000_000, validate_every=25_000
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        return from_preset(values, PRETRAINING_PRESETS)
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.masks and self.backbone.input == "token-id":
+            raise ValueError("masked particles need backbone.input 'continuous': their mask "
+                             "vectors are ranked by pt, which ids do not tell")  # fmt: skip
+        return self
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the model learns to predict the next token, and so can generate."""
+        return self.objective in ("ntp", "joint")
+
+    @property
+    def masks(self) -> bool:
+        """Whether the model learns to predict masked particles."""
+        return self.objective != "ntp"
+
+    @property
+    def label(self) -> str:
+        """Objective and input, for legends."""
+        names = {"ntp": "NTP", "mpm": "MPM", "mpm-causal": "MPM, causal", "joint": "NTP + MPM"}
+        name = names[self.objective]
+        if self.backbone.network == "gpt":
+            return f"{name}, token ids (OmniJet-\u03b1)"
+        return f"{name}, token ids" if self.backbone.input == "token-id" else name
+
+
+class GenerationSettings(Settings):
+    """Autoregressive sampling. Defaults: plain multinomial (P1 II.C, C)."""
+
+    n_jets: Positive = 48_000  # P1 III.B
+    batch_size: Positive = 512
+    temperature: float = Field(1.0, gt=0)
+
+
+class FinetuningSettings(Settings):
+    """t->bqq' against q/g for several training sizes. Grid and optimiser: P1 A.4; batches: P2."""
+
+    signal: str = "Tbqq"
+    background: str = "QCD"
+    sizes: tuple[Positive, ...] = (100, 1000, 10_000, 100_000, 1_000_000, 2_000_000)
+    n_seeds: Positive = 5
+    max_steps: Positive = 100_000
+    batch_size: Positive = 1000
+    small_batch_size: Positive = 100  # P2: for training sets up to small_size
+    small_size: Positive = 10_000
+    patience_epochs: tuple[tuple[Positive, Positive], ...] = (  # P1 A.4: up to this size
+        (10_000, 20),
+        (1_000_000, 10),
+        (2_000_000, 5),
+    )
+    optimizer: OptimizerSettings = OptimizerSettings(
+        name="adamw", lr=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
+    )
+
+    @field_validator("signal", "background")
+    @classmethod
+    def _known(cls, name):
+        return known_class(name)
+
+    def patience(self, size: int) -> int:
+        """Epochs without improvement that end a training on `size` jets."""
+        fitting = [epochs for limit, epochs in self.patience_epochs if size <= limit]
+        return fitting[0] if fitting else self.patience_epochs[-1][1]

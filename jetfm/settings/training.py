@@ -1,0 +1,47 @@
+"""Settings of any training: optimiser, schedule, batches, early stopping.
+
+Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04149), C the
+example configuration of P2's official code, O that of P1's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from jetfm.settings.base import Factor, Positive, Settings, Share
+
+
+class OptimizerSettings(Settings):
+    """Optimiser, learning-rate schedule and gradient clipping. Defaults: Ranger as in C."""
+
+    name: Literal["ranger", "adamw"] = "ranger"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    betas: tuple[float, float] = (0.95, 0.999)
+    eps: float = Field(1e-5, gt=0)
+    warmup_steps: int = Field(5, ge=0)  # C: lr/3 for the first five steps
+    clip: float = Field(1.0, gt=0)  # largest gradient norm
+    # (share of max_steps, factor on lr) in rising order: straight lines between, constant beyond
+    schedule: tuple[tuple[Share, Factor], ...] = ()
+
+    @field_validator("schedule")
+    @classmethod
+    def _rising(cls, points):
+        shares = [share for share, _ in points]
+        if shares != sorted(set(shares)):
+            raise ValueError(f"shares of the steps must rise, found {shares}")
+        return points
+
+
+class TrainingSettings(Settings):
+    """One training: batches, length, validation, early stopping."""
+
+    batch_size: Positive
+    max_steps: Positive
+    validate_every: Positive  # steps; also the interval of checkpoints
+    patience: Positive = 5  # validations without improvement before stopping
+    precision: Literal["fp32", "bf16"] = "fp32"  # 'bf16': autocast, with attention in fp32 on CPUs
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
+    optimizer: OptimizerSettings = OptimizerSettings()
