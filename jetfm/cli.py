@@ -11,6 +11,7 @@ import typer
 
 import jetfm
 from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
+from jetfm.distributed import rank
 from jetfm.errors import JetfmError
 
 app = typer.Typer(
@@ -128,9 +129,23 @@ def pretrain(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    strategy: Annotated[
+        str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
+    ] = "main",
 ) -> None:
-    """Pre-train the backbone by next-token prediction, with every stage before it."""
-    typer.echo(_pipeline(profile, data, seed, dry_run).pretraining().folder)
+    """Pre-train a model, with every stage before it.
+
+    Several devices: run `jetfm tokenize` once, in one process, then this under torchrun or SLURM,
+    e.g. torchrun --nproc-per-node 4 -m jetfm pretrain --profile paper. Each process takes its share
+    of every batch; the result is that of one process with the whole batch.
+    """
+    pipeline = _pipeline(profile, data, seed, dry_run)
+    known = pipeline.pretraining_settings
+    if strategy not in known:
+        raise JetfmError("--strategy", repr(strategy), f"one of {', '.join(known)}")
+    folder = pipeline.pretraining(strategy).folder
+    if rank() == 0:
+        typer.echo(folder)
 
 
 @app.command()
