@@ -1,3 +1,19 @@
-"""jetfm: jet foundation models, from simulated jets to the papers' figures."""
+"""Foundation models for jets, after arXiv 2403.05618 (OmniJet-alpha) and arXiv 2512.04149."""
+
+from __future__ import annotations
 
 __version__ = "0.1.0"
+
+
+def load_backbone(folder, tokenizer_hash: str | None = None):
+    """The backbone of a pre-trained model's folder; see `jetfm.models.jet_model.load_backbone`."""
+    from jetfm.models.jet_model import load_backbone as load
+
+    return load(folder, tokenizer_hash)
+
+
+def load_tokenizer(folder):
+    """A trained tokenizer from its folder; see `jetfm.tokenizers.Tokenizer.load`."""
+    from jetfm.tokenizers import load_tokenizer as load
+
+    return load(folder)

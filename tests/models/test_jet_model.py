@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import jetfm
 from jetfm import masking
 from jetfm.errors import JetfmError
-from jetfm.models.jet_model import JetModel, load_backbone
+from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
 from jetfm.settings import (
     BackboneSettings,
@@ -287,9 +288,9 @@ def test_saved_and_loaded(name, tokenizer, tmp_path):
     assert loaded.hash == own
     batch = token_batch_of(tokenizer, [5, 2])
     assert torch.equal(loss_of(loaded, batch)[0], loss_of(model, batch)[0])
-    assert load_backbone(tmp_path, tokenizer.hash).settings == model.settings.backbone
+    assert jetfm.load_backbone(tmp_path, tokenizer.hash).settings == model.settings.backbone
     with pytest.raises(JetfmError, match="tokenizer"):
-        load_backbone(tmp_path, "0" * 64)
+        jetfm.load_backbone(tmp_path, "0" * 64)
 
 
 def test_masking_by_token_ids_is_refused():
