@@ -25,13 +25,15 @@ PT_EDGES = np.geomspace(0.5, 500, 13)  # GeV
 POSITION_EDGES = np.arange(0, 129, 8)
 RESULT = "strategy.json"
 
+MAX_JETS = 1500  # enough for errors of a per cent, few enough to wait for
+
 _BATCH = 500
 
 
 def judge(
     model: JetModel, tokenizer: Tokenizer, store: TokenStore, folder: Path, seed: int
 ) -> dict:
-    """Measure a model on tokenised jets, and write ``strategy.json``.
+    """Measure a model on at most `MAX_JETS` tokenised jets, and write ``strategy.json``.
 
     For masked particles also the *leak*: the loss when the visible tokens are decoded alone
     ('mpm_leak_free'), against that when their vectors come from the whole jet, on the same masks.
@@ -65,7 +67,8 @@ def _judged(model, objective, tokenizer, store, seed, device) -> dict:
     if model.settings.leak_free and model.visible_decoder is None:
         model.visible_decoder = tokenizer.to(device).decode
     losses, correct, positions, pts = [], [], [], []
-    for step, indices in enumerate(InOrderBatches(store.n_constituents, _BATCH)):
+    some = np.random.default_rng(seed).permutation(len(store))[:MAX_JETS]
+    for step, indices in enumerate(InOrderBatches(store.n_constituents, _BATCH, some)):
         torch.manual_seed(seed + step)  # the same masks for every model
         batch = {key: value.to(device) for key, value in token_batch(store, indices).items()}
         with torch.no_grad():
