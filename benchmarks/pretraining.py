@@ -153,6 +153,7 @@ def _share(rank: int, settings: PretrainingSettings, world: int, folder: Path) -
     best = _largest(_best_times(_model(settings), batches, bf16=True, world=world))
     if rank == 0:
         (folder / "rate.json").write_text(json.dumps(BATCH * len(batches) / sum(best)))
+    torch.distributed.barrier()  # who leaves first would tear the other's threads down
     torch.distributed.destroy_process_group()
 
 
