@@ -13,7 +13,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
+from jetfm.data.batches import seed_of
+from jetfm.data.prefetch import pinned, prefetched
 from jetfm.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
@@ -33,7 +35,7 @@ from jetfm.training import BEST, Batches, make_optimizer
 with warnings.catch_warnings():  # it imports a notebook widget that it does not need
     warnings.filterwarnings("ignore", message="IProgress not found")
     import lightning.pytorch as L
-    from lightning.pytorch.plugins.precision import MixedPrecision
+    from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
     from jetfm.devices import put_away, shared_out, trainer_options, whole
 
@@ -49,7 +51,7 @@ def run(task: Task, settings: TrainingSettings, device: str) -> None:
     options = trainer_options(accelerator, sharded)
     if settings.precision == "bf16":
         kind = "cpu" if accelerator == "cpu" else "cuda"
-        options["plugins"].append(MixedPrecision("bf16-mixed", kind))
+        options["plugins"].append(_BFloat16("bf16-mixed", kind))
     trainer = L.Trainer(
         **options,
         accelerator=accelerator,
@@ -74,19 +76,46 @@ def run(task: Task, settings: TrainingSettings, device: str) -> None:
             module.load_state_dict(task.last)
     except SystemExit:  # Lightning's answer to Ctrl-C would end a notebook's kernel
         raise KeyboardInterrupt from None
+    finally:
+        task.stop_loading()
+
+
+class _BFloat16(MixedPrecision):
+    """Autocast that clips gradients of a fused optimiser too.
+
+    Lightning refuses, since such an optimiser could scale gradients itself; bfloat16 has no scale.
+    """
+
+    def clip_gradients(self, *args, **kwargs) -> None:
+        Precision.clip_gradients(self, *args, **kwargs)
 
 
 class _Steps:
-    """Batches first..last-1 as Lightning wants its loader: iterable, with a length."""
+    """Batches first..last-1 as Lightning wants its loader: iterable, with a length.
 
-    def __init__(self, batches: Batches, first: int, last: int) -> None:
-        self.batches, self.first, self.last = batches, first, last
+    Parameters
+    ----------
+    ahead : make them in another thread, in page-locked memory
+    """
+
+    def __init__(self, batches: Batches, first: int, last: int, ahead: bool) -> None:
+        self.batches, self.first, self.last, self.ahead = batches, first, last, ahead
+        self._batches: Iterator = (_ for _ in ())
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __iter__(self):
-        return (self.batches(step) for step in range(self.first, self.last))
+        steps = range(self.first, self.last)
+        if self.ahead:
+            self._batches = prefetched(lambda step: pinned(self.batches(step)), steps)
+        else:
+            self._batches = (self.batches(step) for step in steps)
+        return self._batches
+
+    def close(self) -> None:
+        """End the other thread, which Lightning would leave waiting after the last batch."""
+        self._batches.close()
 
 
 class _Again:
@@ -112,6 +141,7 @@ class Task(L.LightningModule):
         self.last: dict[str, Tensor] | None = None  # where weights were shared out
         self.average = Average(module, settings.ema) if settings.ema else None
         self.progress: Progress | None = None
+        self._steps: _Steps | None = None
         self.optimizer_state: dict | None = None
         self.curves: Any = None  # a TensorBoard writer
         self.log_every = max(1, settings.validate_every // _LOGS_PER_VALIDATION)
@@ -122,7 +152,13 @@ class Task(L.LightningModule):
     def train_dataloader(self):
         step, every = self.state.step, self.settings.validate_every
         end = min((step // every + 1) * every, self.settings.max_steps)
-        return _Steps(self.batches, step, end)
+        self._steps = _Steps(self.batches, step, end, ahead=self.device.type == "cuda")
+        return self._steps
+
+    def stop_loading(self) -> None:
+        """No more batches from the present loader."""
+        if self._steps is not None:
+            self._steps.close()
 
     def val_dataloader(self):
         return _Again(self.validation if self.validation is not None else [])
@@ -150,7 +186,7 @@ class Task(L.LightningModule):
         if world_size() > 1:
             # DDP averages gradients over processes. What is wanted is the mean over all that they
             # predict together, so that each counts with its share.
-            weight = torch.as_tensor(metrics["weight"], dtype=torch.float32, device=loss.device)
+            weight = _on(loss.device, metrics["weight"])
             loss = loss * (world_size() * weight / summed(weight).clamp(min=1))
         return loss
 
@@ -175,6 +211,7 @@ class Task(L.LightningModule):
 
     def on_train_epoch_end(self):
         """Validated, or without validation at the same interval: judge, save, maybe stop."""
+        self.stop_loading()
         put_away(self.module)
         state = self.state
         row = None
@@ -332,6 +369,13 @@ class _Means:
         return {"loss": values.pop("loss"), **values}
 
 
+def _on(device: torch.device, value) -> Tensor:
+    """A number as float32 there; filled in by the device, which nothing has to wait for."""
+    if torch.is_tensor(value):
+        return value.to(device, torch.float32)
+    return torch.full((), float(value), device=device)
+
+
 def _double(value):
     return value.detach().double() if torch.is_tensor(value) else float(value)
 
@@ -355,7 +399,7 @@ def quiet():
 
 def _seed_all(seed: int, step: int) -> None:
     """Seed torch's generators from (seed, step)."""
-    number = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    number = seed_of(seed, step)
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():  # torch.manual_seed would queue a call per step without a GPU
         torch.cuda.manual_seed_all(number)

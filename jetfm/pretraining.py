@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import InOrderBatches, LengthBucketedBatches, seed_of
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
@@ -49,6 +49,8 @@ class TokenBatches:
     ----------
     schedule : says which jets are in which batch
     rank, world : every `world`-th jet of each batch, from number `rank` on
+    plan : `JetModel.plan`, adds what a step needs; random numbers from `seed`, step and `rank`
+    seed : at least one number
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class TokenBatches:
         max_constituents: int | None = None,
         rank: int = 0,
         world: int = 1,
+        plan: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = None,
+        seed: tuple[int, ...] = (0,),
     ) -> None:
         self.store, self.schedule, self.max_constituents = store, schedule, max_constituents
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.plan, self.seed = rank, world, plan, seed
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Batch of this step; a part without a jet holds one that predicts nothing."""
@@ -69,7 +73,10 @@ class TokenBatches:
         batch = token_batch(self.store, mine if len(mine) else indices[:1], self.max_constituents)
         if not len(mine):
             batch["silent"] = torch.ones(1, dtype=torch.bool)
-        return batch
+        if self.plan is None:
+            return batch
+        number = seed_of(*self.seed, step, self.rank)
+        return self.plan(batch, torch.Generator().manual_seed(number))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """All batches of an epoch, for validation."""
@@ -77,7 +84,9 @@ class TokenBatches:
 
     def shard(self, rank: int, world: int) -> TokenBatches:
         """The part of one of `world` processes."""
-        return TokenBatches(self.store, self.schedule, self.max_constituents, rank, world)
+        return TokenBatches(
+            self.store, self.schedule, self.max_constituents, rank, world, self.plan, self.seed
+        )
 
 
 def pretrain(
@@ -123,9 +132,14 @@ def pretrain(
     )
     result = fit(
         model,
-        TokenBatches(train, schedule),
+        TokenBatches(train, schedule, plan=model.plan, seed=(seed, 0)),
         settings.training,
-        validation=TokenBatches(validation, in_order),
+        validation=TokenBatches(
+            validation,
+            in_order,
+            plan=model.plan,
+            seed=(seed, 1),  # the same masks in every validation
+        ),
         folder=folder,
         seed=seed,
         progress=progress,
@@ -151,4 +165,5 @@ def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:
     if tokenizer.hash != tokens.info["tokenizer"]:
         found = f"tokenizer {tokenizer.hash[:12]}"
         raise JetfmError(tokens.folder, found, f"{tokens.info['tokenizer'][:12]}, its own")
-    return tokenizer.eval().decode
+    tokenizer.eval()
+    return lambda ids, mask: tokenizer.to(ids.device).decode(ids, mask)

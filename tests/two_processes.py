@@ -37,7 +37,7 @@ def settings_of(objective: str, optimizer: dict | None = None) -> PretrainingSet
     )
 
 
-def every_second(mask: torch.Tensor, fraction: float) -> torch.Tensor:
+def every_second(mask: torch.Tensor, *_) -> torch.Tensor:
     """In place of a random draw, which would depend on how the batch is shared."""
     return mask & (torch.arange(mask.shape[1]) % 2 == 1)
 

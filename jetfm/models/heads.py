@@ -147,43 +147,41 @@ class TokenHead(nn.Module):
         return self.unembedding(self.transformer(hidden, mask, causal, caches))
 
     def loss(
-        self, hidden: Tensor, mask: Tensor | None, causal: bool, targets: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, hidden: Tensor, mask: Tensor | None, causal: bool, positions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, int, Tensor]:
         """Mean cross-entropy where there is a target; no other logit is computed.
 
         Parameters
         ----------
-        targets : (B, T) ids of the vocabulary, -1 where nothing is predicted
+        positions : (n,) int64, those with a target, in the B * T positions of `hidden`
+        targets : (n,) int64, ids of the vocabulary
 
         Returns
         -------
         mean loss, number of targets, number of them predicted correctly
         """
-        wanted = targets >= 0
-        features = self.transformer(hidden, mask, causal)[wanted]  # (n, C)
+        features = self._features(hidden, mask, causal, positions)
         loss, n_correct = linear_cross_entropy(
-            features, self.unembedding.weight, self.unembedding.bias, targets[wanted]
+            features, self.unembedding.weight, self.unembedding.bias, targets
         )
-        return loss, wanted.sum(), n_correct
+        return loss, len(targets), n_correct
 
     @torch.no_grad()
     def per_target(
-        self, hidden: Tensor, mask: Tensor | None, causal: bool, targets: Tensor
+        self, hidden: Tensor, mask: Tensor | None, causal: bool, positions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool.
-
-        Targets in the order of ``targets[targets >= 0]``.
-        """
-        wanted = targets >= 0
-        features = self.transformer(hidden, mask, causal)[wanted]
+        """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool."""
+        features = self._features(hidden, mask, causal, positions)
         losses, correct = [], []
-        for h, t in zip(
-            features.split(_CHUNK_ROWS), targets[wanted].split(_CHUNK_ROWS), strict=True
-        ):
+        for h, t in zip(features.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True):
             logits = self.unembedding(h).float()
             losses.append(F.cross_entropy(logits, t, reduction="none"))
             correct.append(logits.argmax(1) == t)
         return torch.cat(losses), torch.cat(correct)
+
+    def _features(self, hidden, mask, causal, positions) -> Tensor:
+        """(n, C)."""
+        return self.transformer(hidden, mask, causal).flatten(0, 1).index_select(0, positions)
 
 
 class ClassAttentionBlock(nn.Module):
