@@ -49,9 +49,14 @@ def uniforms(seed: int, jets: np.ndarray, n: int) -> np.ndarray:
     """(len(jets), n) float64 in [0, 1): the first n numbers of each jet's own Philox stream."""
     numbers = np.empty((len(jets), n))
     for row, jet in zip(numbers, jets, strict=True):
-        key = np.array([seed, jet], dtype=np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).random(out=row)
+        stream(seed, jet).random(out=row)
     return numbers
+
+
+def stream(seed: int, jet: int) -> np.random.Generator:
+    """The random numbers of one jet."""
+    key = np.array([seed, jet], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
@@ -195,6 +200,20 @@ def _check(model, tokenizer, requested, seed, batch_size, temperature, max_const
     if model.tokenizer_hash and model.tokenizer_hash != tokenizer.hash:
         found = f"hash {tokenizer.hash[:12]}"
         raise JetfmError("tokenizer", found, f"{model.tokenizer_hash[:12]}, the model's own")
+    check_request(requested, seed, max_constituents, batch_size=batch_size, temperature=temperature)
+
+
+def check_request(
+    requested: np.ndarray, seed: int, max_constituents: int, **positive: float
+) -> None:
+    """Refuse multiplicities, a seed or other numbers that no jets can be generated with.
+
+    Raises
+    ------
+    JetfmError
+        No jets, a multiplicity below 1 or above `max_constituents`, a negative seed, or one of
+        `positive` that is not.
+    """
     if requested.ndim != 1 or len(requested) == 0:
         raise JetfmError("n_constituents", f"shape {requested.shape}", "at least one jet")
     if not np.issubdtype(requested.dtype, np.integer):
@@ -202,7 +221,7 @@ def _check(model, tokenizer, requested, seed, batch_size, temperature, max_const
     if requested.min() < 1 or requested.max() > max_constituents:
         found = f"multiplicities from {requested.min()} to {requested.max()}"
         raise JetfmError("n_constituents", found, f"1 to {max_constituents} (max_constituents)")
-    for name, value in (("batch_size", batch_size), ("temperature", temperature)):
+    for name, value in positive.items():
         if not value > 0:
             raise JetfmError(name, str(value), "a positive number")
     if seed < 0:

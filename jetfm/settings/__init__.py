@@ -6,6 +6,7 @@ The defaults are the papers' values, with their source beside them, so that a pr
 
 from jetfm.settings.base import Settings, merged
 from jetfm.settings.data import DataSettings, SplitSizes
+from jetfm.settings.flow import FlowSettings
 from jetfm.settings.models import (
     PRETRAINING_PRESETS,
     BackboneSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "BackboneSettings",
     "DataSettings",
     "FinetuningSettings",
+    "FlowSettings",
     "GenerationSettings",
     "OptimizerSettings",
     "PretrainingSettings",
