@@ -66,7 +66,7 @@ class Values:
         values = np.asarray(values, np.float64)
         if len(values) != len(jets):
             raise JetfmError(what, f"{len(values)} values", f"{len(jets)}, as offsets say")
-        kept = ~np.isnan(values.reshape(len(values), -1)).any(1)
+        kept = ~np.isnan(values).any(tuple(range(1, values.ndim)))
         values = values[kept]
         if not np.isfinite(values).all():
             raise JetfmError(what, "infinite values", "finite values, or NaN where undefined")
