@@ -59,7 +59,7 @@ def out_of_acceptance(network: np.ndarray, preprocessing: Preprocessing) -> dict
     -------
     'n_constituents'; 'n_not_finite'; 'n_without_pt', whose pt would not be above zero
     (`Preprocessing.inverse` clamps them to zero); 'n_wide', outside |eta_rel|, |phi_rel| < 0.8 (the
-    cut of 2403.05618, II.A; some 0.5% of the simulated constituents are)
+    cut of 2403.05618, II.A; some 0.3% of the simulated constituents are)
     """
     network = np.asarray(network, np.float64)
     finite = np.isfinite(network).all(1)
