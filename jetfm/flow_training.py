@@ -88,7 +88,7 @@ def train_flow(
     JetfmError
         A store without jets of these classes, or a feature without spread.
     """
-    chosen, judged = (_indices(store, settings.classes) for store in (train, validation))
+    chosen, judged = (store.jets_of(settings.classes) for store in (train, validation))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FlowModel(settings, preprocessing.n_features, preprocessing)
@@ -110,10 +110,3 @@ def train_flow(
         name="EPiC-FM",
     )
     return model, result
-
-
-def _indices(store: JetStore, classes: tuple[str, ...]) -> np.ndarray:
-    indices = store.indices_of(*classes) if classes else np.arange(len(store))
-    if not len(indices):
-        raise JetfmError(store.folder, f"no jets of {', '.join(classes)}", "at least one")
-    return indices

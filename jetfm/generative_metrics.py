@@ -8,12 +8,12 @@ with uncertainty and floor (`jetfm.distances`); constituents that are not physic
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from jetfm.classifier_test import EPOCHS, classifier_test
+from jetfm.classifier_test import classifier_test
 from jetfm.data.schema import CLASSES, KINEMATICS
 from jetfm.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
 from jetfm.energy_flow import energy_flow_polynomials
@@ -41,11 +41,10 @@ def evaluate_sample(
     truth: JetSample,
     training: JetSample | None = None,
     *,
-    classifiers: Iterable[str] = (),
+    classifiers: Mapping[str, int] | None = None,
     folder: str | Path | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
-    epochs: int = EPOCHS,
     progress: bool = True,
 ) -> dict:
     """Judge generated jets, all together and, where both samples have labels, class by class.
@@ -55,9 +54,8 @@ def evaluate_sample(
     sample, truth : generated jets, and jets from the distribution that they should have
     training : jets that the generator learned from, for memorisation; if all three have ids,
         tokens are compared as well
-    classifiers : networks of the classifier test, of `jetfm.classifier_test.NETWORKS`
+    classifiers : epochs of the classifier test, by network of `jetfm.classifier_test.NETWORKS`
     folder : for the classifiers' checkpoints; None keeps them in memory
-    epochs : of the classifier tests
 
     Returns
     -------
@@ -84,10 +82,9 @@ def evaluate_sample(
         Bad samples (`JetSample`), fewer than two resamplings, an unknown network.
     """
     options = {
-        "classifiers": tuple(classifiers),
+        "classifiers": dict(classifiers or {}),
         "n_bootstrap": n_bootstrap,
         "seed": seed,
-        "epochs": epochs,
         "progress": progress,
     }
     folder = None if folder is None else Path(folder)
@@ -112,7 +109,7 @@ def evaluate_sample(
 
 
 def _entry(
-    sample, truth, training, acceptance, folder, *, classifiers, n_bootstrap, seed, epochs, progress
+    sample, truth, training, acceptance, folder, *, classifiers, n_bootstrap, seed, progress
 ) -> dict:
     again = {"n_bootstrap": n_bootstrap, "seed": seed}
     counts = {"sample": len(sample), "truth": len(truth)}
@@ -135,7 +132,7 @@ def _entry(
             progress=progress,
             network=network,
         )
-        for network in classifiers
+        for network, epochs in classifiers.items()
     }
     entry["violations"] = {
         "sample": count_violations(sample, acceptance).to_dict(),
@@ -148,7 +145,7 @@ def _entry(
 def _distances(sample: JetSample, truth: JetSample, again: dict) -> dict:
     entry = {"wasserstein": {}, "kl": {}}
     for quantity in QUANTITIES:
-        sides = [_values(side, quantity) for side in (sample, truth)]
+        sides = [values_of(side, quantity) for side in (sample, truth)]
         entry["wasserstein"][quantity] = judge(Wasserstein, *sides, **again).to_dict()
         divergence = judge(QuantileKL, *sides, **again).to_dict()
         if divergence["value"] is not None:
@@ -163,7 +160,8 @@ def _distances(sample: JetSample, truth: JetSample, again: dict) -> dict:
     return entry
 
 
-def _values(sample: JetSample, quantity: str) -> Values:
+def values_of(sample: JetSample, quantity: str) -> Values:
+    """Values of one of `QUANTITIES`, by jet or by constituent; what is not physical is left out."""
     if quantity in JET_QUANTITIES:
         return Values.of_jets(sample.observables[quantity], quantity)
     physical, column = sample.physical, KINEMATICS.index(quantity)

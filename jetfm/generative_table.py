@@ -30,13 +30,18 @@ _VIOLATIONS = {
 }
 
 
-def as_text(results: Mapping[str, Mapping], jet_class: str | None = None) -> str:
+def as_text(
+    results: Mapping[str, Mapping],
+    jet_class: str | None = None,
+    speed: Mapping[str, float] | None = None,
+) -> str:
     """Tables of several generators' results, all jets together or one class.
 
     Parameters
     ----------
     results : by generator's name, what `evaluate_sample` returned
     jet_class : a class of the results; generators without it have no row
+    speed : seconds per 1000 jets, by generator's name
 
     Raises
     ------
@@ -60,10 +65,14 @@ def as_text(results: Mapping[str, Mapping], jet_class: str | None = None) -> str
     if not entries:
         raise JetfmError("table", f"no results of {jet_class or 'generators'}", "at least one")
     of = "all classes" if jet_class is None else jet_class
-    return "\n\n".join(
+    tables = [
         aligned(f"{title}, {of}", [*entries, FLOOR], columns)
         for title, columns in _tables(list(entries.values()))
-    )
+    ]
+    if speed is not None:
+        columns = {"seconds per 1000 jets": [f"{speed[name]:.2g}" for name in entries]}
+        tables.append(aligned("Sampling, one core", list(entries), columns))
+    return "\n\n".join(tables)
 
 
 def _tables(entries: Sequence[Mapping]) -> Iterator[tuple[str, dict[str, list[str]]]]:

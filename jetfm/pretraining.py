@@ -5,7 +5,7 @@ One training path for every strategy; which one is a setting (`PretrainingSettin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,7 @@ def pretrain(
     seed: int,
     progress: bool = True,
     tokenizer: Tokenizer | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[JetModel, TrainingResult]:
     """Train a model on tokenised jets; an interrupted call continues.
 
@@ -96,6 +97,7 @@ def pretrain(
     folder : for checkpoints and ``metrics.csv``
     seed : of the initial weights, the batches, the masks and the dropout
     tokenizer : the one that made the tokens; needed for `leak_free` alone
+    classes : of jets to learn from; none named means all
 
     Returns
     -------
@@ -104,7 +106,8 @@ def pretrain(
     Raises
     ------
     JetfmError
-        `leak_free` without a tokenizer, or with another one than that of the tokens.
+        `leak_free` without a tokenizer, or with another one than that of the tokens; no jets of
+        these classes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -113,12 +116,14 @@ def pretrain(
     if settings.leak_free:
         model.visible_decoder = _decoder(tokenizer, train)
     batch_size = settings.training.batch_size
-    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed)
+    chosen, judged = (store.jets_of(classes) for store in (train, validation))
+    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
+    in_order = InOrderBatches(validation.n_constituents, batch_size, judged)
     result = fit(
         model,
         TokenBatches(train, schedule),
         settings.training,
-        validation=TokenBatches(validation, InOrderBatches(validation.n_constituents, batch_size)),
+        validation=TokenBatches(validation, in_order),
         folder=folder,
         seed=seed,
         progress=progress,

@@ -120,7 +120,7 @@ def test_classifier_tests_tell_wide_jets_apart(tmp_path):
     """With either network; equal samples are not told apart."""
 
     def tests(width, folder=None):
-        options = {"classifiers": ("deepsets", "transformer"), "epochs": 8, "folder": folder}
+        options = {"classifiers": {"deepsets": 8, "transformer": 8}, "folder": folder}
         return evaluate(sample_of(3, 500, width), **options)["combined"]["classifiers"]
 
     for test in tests(0.2).values():

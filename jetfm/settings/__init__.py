@@ -13,6 +13,7 @@ from jetfm.settings.models import (
     BackboneSettings,
     FinetuningSettings,
     GenerationSettings,
+    GenerativeQualitySettings,
     PretrainingSettings,
     TokenHeadSettings,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "FinetuningSettings",
     "FlowSettings",
     "GenerationSettings",
+    "GenerativeQualitySettings",
     "OptimizerSettings",
     "PretrainingSettings",
     "Settings",
