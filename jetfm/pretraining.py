@@ -116,9 +116,13 @@ def pretrain(
     if settings.leak_free:
         model.visible_decoder = _decoder(tokenizer, train)
     batch_size = settings.training.batch_size
-    chosen, judged = (store.jets_of(classes) for store in (train, validation))
+    chosen = some_jets(train, settings.limit_train_jets, seed, classes)
     schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
-    in_order = InOrderBatches(validation.n_constituents, batch_size, judged)
+    in_order = InOrderBatches(
+        validation.n_constituents,
+        batch_size,
+        some_jets(validation, settings.limit_val_jets, seed, classes),
+    )
     result = fit(
         model,
         TokenBatches(train, schedule),
@@ -128,8 +132,24 @@ def pretrain(
         seed=seed,
         progress=progress,
         name=f"pre-training {settings.label}",
+        tensorboard=True,
     )
     return model, result
+
+
+def some_jets(
+    store: TokenStore, limit: int, seed: int, classes: Sequence[str] = ()
+) -> np.ndarray | None:
+    """At most `limit` jets of a store, at random; a larger limit keeps those of a smaller one.
+
+    Of the jets of `classes`, if some are named. A `limit` of zero is none; None stands for all jets.
+    """
+    if not limit and not classes:
+        return None
+    jets = store.jets_of(classes)
+    if not limit:
+        return jets
+    return np.sort(np.random.default_rng([seed, 3]).permutation(jets)[:limit])
 
 
 def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:
