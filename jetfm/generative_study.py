@@ -193,9 +193,7 @@ class GenerativeStudy:
         for quantity in PANELS:
             found = {name: self._results[name]["histograms"][quantity] for name in names}
             histograms[quantity] = {t: found[name]["truth"] for t, name in truths.items()}
-            histograms[quantity] |= {
-                one.label: found[one.name]["generated"] for one in chosen
-            }
+            histograms[quantity] |= {one.label: found[one.name]["generated"] for one in chosen}
         title = ", ".join(dict.fromkeys(one.jets for one in chosen))
         return {"histograms": histograms, "truths": sizes, "generators": entries, "title": title}
 

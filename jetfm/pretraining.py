@@ -142,7 +142,8 @@ def some_jets(
 ) -> np.ndarray | None:
     """At most `limit` jets of a store, at random; a larger limit keeps those of a smaller one.
 
-    Of the jets of `classes`, if some are named. A `limit` of zero is none; None stands for all jets.
+    Of the jets of `classes`, if some are named. A `limit` of zero is none; the answer None stands
+    for all jets.
     """
     if not limit and not classes:
         return None

@@ -17,7 +17,7 @@ from jetfm.data.schema import KINEMATICS, SPLITS
 from jetfm.distributed import rank
 from jetfm.features import Preprocessing
 from jetfm.files import write_json
-from jetfm.generative_study import Generator, GenerativeStudy
+from jetfm.generative_study import GenerativeStudy, Generator
 from jetfm.jet_sample import JetSample
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.models import ModelStages
@@ -212,7 +212,10 @@ class GeneratorStages(ModelStages):
             settings=settings.model_dump(
                 mode="json", include={"classifier_epochs", "n_bootstrap", "n_training"}
             )
-            | {"classes": generator.classes, "max_constituents": self.profile.data.max_constituents},
+            | {
+                "classes": generator.classes,
+                "max_constituents": self.profile.data.max_constituents,
+            },
             inputs={"jets": generated.digest}
             | {split: self._found[found.format(split)].digest for split in splits},
         )
