@@ -52,10 +52,13 @@ class Generator:
 
     @property
     def jets(self) -> str:
-        """The classes for titles."""
-        if not self.classes:
-            return "all classes"
-        return " and ".join(class_by_name(name).latex for name in self.classes)
+        """The classes for tables."""
+        return " and ".join(self.classes) or "all classes"
+
+    @property
+    def latex(self) -> str:
+        """The classes for figures."""
+        return " and ".join(class_by_name(name).latex for name in self.classes) or "All classes"
 
     @property
     def truth(self) -> str:
@@ -150,7 +153,7 @@ class GenerativeStudy:
         names = self.only(classes)
         results = {self.generators[n].label: self._results[n]["metrics"] for n in names}
         speed = {self.generators[n].label: self.seconds_per_1000[n] for n in names}
-        return generative_table.as_text(results, speed=speed)
+        return generative_table.as_text(results, of=self.generators[names[0]].jets, speed=speed)
 
     def violations(self) -> dict[str, dict]:
         """By generator: what is not physical, what was not asked for, what did not end."""
@@ -194,7 +197,7 @@ class GenerativeStudy:
             found = {name: self._results[name]["histograms"][quantity] for name in names}
             histograms[quantity] = {t: found[name]["truth"] for t, name in truths.items()}
             histograms[quantity] |= {one.label: found[one.name]["generated"] for one in chosen}
-        title = ", ".join(dict.fromkeys(one.jets for one in chosen))
+        title = ", ".join(dict.fromkeys(one.latex for one in chosen))
         return {"histograms": histograms, "truths": sizes, "generators": entries, "title": title}
 
     def distances(self, classes: Sequence[str] = ()) -> dict:

@@ -33,6 +33,7 @@ _VIOLATIONS = {
 def as_text(
     results: Mapping[str, Mapping],
     jet_class: str | None = None,
+    of: str = "all classes",
     speed: Mapping[str, float] | None = None,
 ) -> str:
     """Tables of several generators' results, all jets together or one class.
@@ -41,6 +42,7 @@ def as_text(
     ----------
     results : by generator's name, what `evaluate_sample` returned
     jet_class : a class of the results; generators without it have no row
+    of : what the jets of all classes together are called
     speed : seconds per 1000 jets, by generator's name
 
     Raises
@@ -64,7 +66,7 @@ def as_text(
         }
     if not entries:
         raise JetfmError("table", f"no results of {jet_class or 'generators'}", "at least one")
-    of = "all classes" if jet_class is None else jet_class
+    of = of if jet_class is None else jet_class
     tables = [
         aligned(f"{title}, {of}", [*entries, FLOOR], columns)
         for title, columns in _tables(list(entries.values()))
