@@ -155,13 +155,13 @@ class GenerativeStudy:
         speed = {self.generators[n].label: self.seconds_per_1000[n] for n in names}
         return generative_table.as_text(results, of=self.generators[names[0]].jets, speed=speed)
 
-    def violations(self) -> dict[str, dict]:
-        """By generator: what is not physical, what was not asked for, what did not end."""
-        return {
-            one.label + f" ({one.jets})": self.metrics(name)["violations"]["sample"]
-            | {"unfinished": self.n_unfinished[name]}
+    def violations_as_text(self) -> str:
+        """Table: what is not physical, what was not asked for, what did not end."""
+        rows = {
+            f"{one.label}, {one.jets}": self.metrics(name)["violations"]["sample"]
             for name, one in self.generators.items()
         }
+        return generative_table.violations_as_text(rows, list(self.n_unfinished.values()))
 
     def save(self, path: str | Path) -> Path:
         """Write what was judged, and all metrics but the time taken, which never repeats."""

@@ -77,6 +77,29 @@ def as_text(
     return "\n\n".join(tables)
 
 
+def violations_as_text(
+    counts: Mapping[str, Mapping], unfinished: Sequence[int | None] | None = None
+) -> str:
+    """What of each sample is not physical.
+
+    Parameters
+    ----------
+    counts : by generator, `jetfm.jet_sample.Violations` as dictionary
+    unfinished : jets of each that were cut at the largest length, None where that cannot be
+    """
+    columns = {"jets": [f"{found['n_jets']:,}" for found in counts.values()]}
+    columns["constituents"] = [f"{found['n_constituents']:,}" for found in counts.values()]
+    for key, heading in _VIOLATIONS.items():
+        columns[heading] = [_count(found[key]) for found in counts.values()]
+    if unfinished is not None:
+        columns["unfinished"] = [_count(n) for n in unfinished]
+    return aligned("Counts of what is not physical", list(counts), columns)
+
+
+def _count(n: int | None) -> str:
+    return "-" if n is None else f"{n:,}"
+
+
 def _tables(entries: Sequence[Mapping]) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Title, and columns by heading; the last cell of a column is the floor's."""
     groups = {"jets": JET_QUANTITIES, "constituents": CONSTITUENT_QUANTITIES}
@@ -115,7 +138,7 @@ def _tables(entries: Sequence[Mapping]) -> Iterator[tuple[str, dict[str, list[st
         found = [e["violations"]["sample"][key] for e in entries]
         of_truth = [e["violations"]["truth"][key] for e in entries]
         found.append(max((n for n in of_truth if n is not None), default=None))
-        counts[heading] = ["-" if n is None else f"{n:,}" for n in found]
+        counts[heading] = [_count(n) for n in found]
     yield "Counts of what is not physical", counts
 
 
