@@ -161,7 +161,7 @@ class GenerativeStudy:
             f"{one.label}, {one.jets}": self.metrics(name)["violations"]["sample"]
             for name, one in self.generators.items()
         }
-        return generative_table.violations_as_text(rows, list(self.n_unfinished.values()))
+        return generative_table.violations_as_text(rows, [self.n_unfinished[n] for n in self.names])
 
     def save(self, path: str | Path) -> Path:
         """Write what was judged, and all metrics but the time taken, which never repeats."""

@@ -155,7 +155,9 @@ def with_ratio(
         line = lines.get(text, "-")
         if text in bases:
             first = text == bases[0]  # filled; a second one would hide it
-            style = {"histtype": "fill", "alpha": 0.22} if first else {"histtype": "step"}
+            style = (
+                {"histtype": "fill", "alpha": 0.22} if first else {"histtype": "step", "ls": "--"}
+            )
             mplhep.histplot(density, edges, ax=main, color=colors[text], label=text, **style)
             ratio.stairs(
                 1 + base_error / safe, edges, baseline=1 - base_error / safe, fill=True,

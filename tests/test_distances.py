@@ -14,6 +14,7 @@ from scipy import linalg, stats
 from jetfm.distances import (
     Frechet,
     QuantileKL,
+    TailExcess,
     Values,
     Wasserstein,
     frechet_distance,
@@ -235,3 +236,28 @@ def test_frechet_weights_repeat_jets():
         Frechet(repeated, truth)(ones(repeated), ones(truth)),
         rtol=1e-9,
     )
+
+
+# --- tails ---
+
+
+def test_tails_twice_as_heavy_or_as_light():
+    """Truth: 1000 even values, ten in either tail. A factor of two either way is ln 2."""
+    truth = Values.of_jets(np.arange(1000.0))
+    heavy = Values.of_jets(
+        np.concatenate([np.arange(1000.0), np.arange(10), 990.0 + np.arange(10)])
+    )
+    found = TailExcess(heavy, truth)(ones(heavy), ones(truth))
+    shares = (20.5 / 1021, 10.5 / 1001)
+    np.testing.assert_allclose(found, math.log(shares[0] / shares[1]), rtol=1e-12)
+    light = Values.of_jets(np.arange(5.0, 995))
+    found = TailExcess(light, truth)(ones(light), ones(truth))
+    np.testing.assert_allclose(found, math.log((10.5 / 1001) / (5.5 / 991)), rtol=1e-12)
+
+
+def test_tails_of_equal_samples_are_at_the_floor_and_a_missing_tail_is_finite():
+    truth = normal(1, 4000)
+    equal = judge(TailExcess, normal(2, 4000), truth, 30)
+    assert equal.measured.value < equal.floor.value + 3 * equal.floor.uncertainty
+    narrow = judge(TailExcess, normal(3, 4000, 0.0, 0.3), truth, 30).measured
+    assert 3 < narrow.value < 6  # ln(40.5 / 0.5) = 4.4

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from jetfm.data.schema import class_by_name
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
+from jetfm.distances import Values, Wasserstein, judge
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.flow_generation import generate_flow, normals
 from jetfm.flow_matching import FlowModel
 from jetfm.flow_training import flow_batch, moments, train_flow
 from jetfm.generation import stream
-from jetfm.metrics import wasserstein, wasserstein_floor
 from jetfm.settings import FlowSettings, OptimizerSettings, TrainingSettings
 from jetfm.training import fit
 from tests.toys import randomise
@@ -104,11 +104,13 @@ def test_learns_a_ring_that_jets_share():
         ),
     }
     for name, (values, true) in features.items():
-        floor = wasserstein_floor(true, seed=1)
-        assert wasserstein(values, true).value < floor.value + 10 * floor.uncertainty, name
+        found = judge(Wasserstein, Values.of_jets(values), Values.of_jets(true), seed=1)
+        limit = found.floor.value + 10 * found.floor.uncertainty
+        assert found.measured.value < limit, name
         # and independent constituents, or a filled disk, would be seen
     blob = np.hypot(*rng.normal(0, spread, (2, n_jets)))
-    assert wasserstein(blob, features["radius"][1]).value > 0.2
+    sides = Values.of_jets(blob), Values.of_jets(features["radius"][1])
+    assert judge(Wasserstein, *sides, n_bootstrap=2).measured.value > 0.2
 
 
 def test_train_on_a_store_and_generate(tmp_path):

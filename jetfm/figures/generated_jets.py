@@ -35,7 +35,7 @@ def generation(
     title : which jets these are
     flow : draw under- and overflow as bins of their own, shaded
     """
-    figure, pairs = ratio_panels(columns=4, rows=2, width=3.5, height=3.5)
+    figure, pairs = ratio_panels(columns=4, rows=2, width=3.5, height=3.5, aligned=True)
     names = {truth: f"{truth} ({n:,} jets)" for truth, n in truths.items()}
     colors = {names[truth]: color for truth, color in zip(truths, _TRUTHS, strict=False)}
     references = {name: name for name in names.values()}
@@ -115,7 +115,8 @@ def generator_distances(rows: Mapping[str, Mapping], quantities: Sequence[str]) 
     axis.set_yscale("log")
     axis.set_xlim(-0.5, len(quantities) - 0.5)
     names = [LABELS[quantity].split(" [")[0] for quantity in quantities]
-    axis.set_xticks(x, [name.replace("Constituent", "Constituent\n") for name in names])
+    names = [name.replace("Constituent ", "Constituent\n") for name in names]
+    axis.set_xticks(x, [name.replace("Number of ", "Number of\n") for name in names])
     axis.tick_params(axis="x", which="both", length=0)
     axis.set_ylabel("Wasserstein-1 / truth against truth")
     figure.legend(loc="outside upper center", ncols=3)
