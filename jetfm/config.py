@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from jetfm.errors import JetfmError
+from jetfm.files import write_text
 from jetfm.settings import (
     ContinuousSettings,
     DataSettings,
@@ -77,6 +78,12 @@ def load_profile(name: str | Path = "smoke", **overrides: Any) -> Profile:
         found = f"{first['input']!r:.80}" if first["type"] != "missing" else "nothing"
         expected = "a known setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise JetfmError(f"{path.name}: {setting}", found, expected) from None
+
+
+def save_profile(profile: Profile, path: str | Path) -> Path:
+    """Write all settings of a profile, so that `load_profile` of the file gives the same again."""
+    values = profile.model_dump(mode="json")
+    return write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:

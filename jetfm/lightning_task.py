@@ -7,6 +7,7 @@ within a stream of batches, and write more than a small fit takes to run.
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import logging
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
-from jetfm.distributed import local_world_size, rank, summed, world_size
+from jetfm.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.progress import Progress
@@ -32,7 +34,8 @@ with warnings.catch_warnings():  # it imports a notebook widget that it does not
     warnings.filterwarnings("ignore", message="IProgress not found")
     import lightning.pytorch as L
     from lightning.pytorch.plugins.precision import MixedPrecision
-    from lightning.pytorch.strategies import DDPStrategy
+
+    from jetfm.devices import put_away, shared_out, trainer_options, whole
 
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
@@ -40,22 +43,17 @@ _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 def run(task: Task, settings: TrainingSettings, device: str) -> None:
     accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
-    world, strategy = world_size(), "auto"
-    if world > 1:
-        # unused parameters would hide a mistake in the model, so they are not looked for
-        backend = "gloo" if accelerator == "cpu" else "nccl"
-        strategy = DDPStrategy(process_group_backend=backend)
-    plugin = None
+    sharded = world_size() > 1 and sharding() == "fsdp"
+    if sharded and task.average is not None:
+        raise JetfmError("ema", f"an average of weights, with {SHARDING}=fsdp", "ddp, or no ema")
+    options = trainer_options(accelerator, sharded)
     if settings.precision == "bf16":
         kind = "cpu" if accelerator == "cpu" else "cuda"
-        plugin = MixedPrecision("bf16-mixed", kind)
+        options["plugins"].append(MixedPrecision("bf16-mixed", kind))
     trainer = L.Trainer(
+        **options,
         accelerator=accelerator,
-        devices=local_world_size() if world > 1 else 1,
-        num_nodes=world // local_world_size() if world > 1 else 1,
-        strategy=strategy,
         use_distributed_sampler=False,  # the batches shard themselves
-        plugins=plugin,
         max_steps=settings.max_steps - task.state.step,
         max_epochs=-1,
         limit_val_batches=1.0 if task.validation is not None else 0,
@@ -67,8 +65,13 @@ def run(task: Task, settings: TrainingSettings, device: str) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    module = task.module
+    if sharded:  # what is shared out cannot be put together in place
+        task.module = copy.deepcopy(module)
     try:
         trainer.fit(task)
+        if sharded:
+            module.load_state_dict(task.last)
     except SystemExit:  # Lightning's answer to Ctrl-C would end a notebook's kernel
         raise KeyboardInterrupt from None
 
@@ -106,6 +109,7 @@ class Task(L.LightningModule):
         self.settings, self.seed, self.folder = settings, seed, folder
         self.request, self.state = request, state
         self.best: dict[str, Tensor] | None = None
+        self.last: dict[str, Tensor] | None = None  # where weights were shared out
         self.average = Average(module, settings.ema) if settings.ema else None
         self.progress: Progress | None = None
         self.optimizer_state: dict | None = None
@@ -129,7 +133,7 @@ class Task(L.LightningModule):
         optimizer = make_optimizer(self.module, self.settings.optimizer)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+            optimizer.load_state_dict(shared_out(self.optimizer_state, optimizer))
             self.optimizer_state = None
         return optimizer
 
@@ -171,6 +175,7 @@ class Task(L.LightningModule):
 
     def on_train_epoch_end(self):
         """Validated, or without validation at the same interval: judge, save, maybe stop."""
+        put_away(self.module)
         state = self.state
         row = None
         if self._train.n:
@@ -184,7 +189,7 @@ class Task(L.LightningModule):
         improved = metric < state.best_metric
         if improved:
             state.best_metric, state.best_step, state.bad_validations = metric, state.step, 0
-            self.best = {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items()}
+            self.best = self._weights()
         else:
             state.bad_validations += 1
         if self.average is not None and self.average.swapped:
@@ -196,6 +201,10 @@ class Task(L.LightningModule):
             self._save(improved)
         if stop:
             self.trainer.should_stop = True
+
+    def on_train_end(self):
+        if isinstance(self.module, FSDPModule):
+            self.last = self._weights()
 
     # State ---------------------------------------------------------------------------------------
 
@@ -211,8 +220,14 @@ class Task(L.LightningModule):
                 self.curves.add_scalar(f"{key}/{split}", row[key], self.state.step)
         return row
 
+    def _weights(self) -> dict[str, Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in whole(self.module.state_dict()).items()}
+
     def _save(self, improved: bool) -> None:
-        if rank() > 0:  # all hold the same; one writes
+        optimizer = self.trainer.optimizers[0]
+        parts = {"module": self.module.state_dict(), "optimizer": optimizer.state_dict()}
+        parts = whole(parts)  # by all, if they hold shares
+        if rank() > 0:  # one writes
             return
         write_text(self.folder / "metrics.csv", _csv(self.state.history))
         if improved:  # before the checkpoint that counts on it; a repeat writes the same again
@@ -220,8 +235,7 @@ class Task(L.LightningModule):
         content = {
             "request": self.request,
             "state": vars(self.state),
-            "module": self.module.state_dict(),
-            "optimizer": self.trainer.optimizers[0].state_dict(),
+            **parts,
             "average": self.average.weights if self.average is not None else None,
         }
         save_newest(self.folder, content)

@@ -155,7 +155,7 @@ def test_it_learns_a_few_jets_by_heart(tokenizer):
     batch["decoded"] = tokenizer.decode(batch["ids"])
     model = JetModel(small_pretraining_settings(), K)
     plan = training_settings(
-        max_steps=250,
+        max_steps=400,
         validate_every=50,
         optimizer=OptimizerSettings(name="adamw", lr=4e-3, betas=(0.9, 0.999)),
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jetfm.artifacts import Artifact
+from jetfm.artifacts import Artifact, fingerprint
+from jetfm.config import save_profile
 from jetfm.data.schema import SPLITS
 from jetfm.distributed import rank
 from jetfm.files import read_json, write_json
 from jetfm.finetuning import Study
+from jetfm.launch import launch, n_processes
 from jetfm.models.jet_model import JetModel
+from jetfm.paths import work_folder
 from jetfm.pipeline.tokens import MAIN, TokenStages
 from jetfm.settings import PretrainingSettings
 from jetfm.strategies import Strategies
@@ -26,8 +30,27 @@ class ModelStages(TokenStages):
         """Settings of every pre-training of the profile, the main one first."""
         return {MAIN: self.profile.pretraining, **self.profile.strategies}
 
-    def pretraining(self, name: str = MAIN) -> Artifact:
-        """Folder of a pre-trained model; 'main' is the one that the later stages use."""
+    def pretraining(self, name: str = MAIN, processes: int | None = None) -> Artifact:
+        """Folder of a pre-trained model; 'main' is the one that the later stages use.
+
+        Where it is not there yet and is to have several processes (`jetfm.launch.n_processes` of
+        `processes`), they are started for it: a notebook's kernel cannot become several.
+        """
+        processes = n_processes(processes)
+        if processes > 1 and not self._only_look:
+            if not self.is_made(partial(self._pretraining, name)):
+                self._pretrain_in_processes(name, processes)
+        return self._pretraining(name)
+
+    def _pretrain_in_processes(self, name: str, processes: int) -> None:
+        self.tokens("train"), self.tokens("val")  # here, with all cores
+        profile = self.profile
+        path = work_folder() / "profiles" / f"{profile.name}-{fingerprint(profile)}.yaml"
+        save_profile(profile, path)  # it may differ from the file it came from
+        self.say(f"pretraining: '{name}' in {processes} processes")
+        launch(processes, ["pretrain", "--profile", str(path), "--strategy", name])
+
+    def _pretraining(self, name: str) -> Artifact:
         from jetfm.pretraining import pretrain
 
         settings, trained = self.pretraining_settings[name], self.tokenizer_artifact()
@@ -56,10 +79,12 @@ class ModelStages(TokenStages):
         )  # fmt: skip
 
     def pretrain_all(self) -> dict[str, Artifact]:
-        """All pre-trainings of the profile, side by side, one core each."""
+        """All pre-trainings of the profile: side by side, one core each, where one process trains
+        a model; else in turn."""
         self.tokens("train"), self.tokens("val")
         names = self.pretraining_settings
-        self._in_parallel("pre-training", _pretrain, names, unit="model")
+        if n_processes() == 1:
+            self._in_parallel("pre-training", _pretrain, names, unit="model")
         return {name: self.pretraining(name) for name in names}
 
     def strategies(self) -> Strategies:
