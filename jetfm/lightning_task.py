@@ -109,6 +109,7 @@ class Task(L.LightningModule):
         self.average = Average(module, settings.ema) if settings.ema else None
         self.progress: Progress | None = None
         self.optimizer_state: dict | None = None
+        self.curves: Any = None  # a TensorBoard writer
         self.log_every = max(1, settings.validate_every // _LOGS_PER_VALIDATION)
         self._train, self._validation = _Means(), _Means()
 
@@ -205,6 +206,9 @@ class Task(L.LightningModule):
             raise JetfmError(where, str(row["loss"]), "a finite number: check the input for NaN, "
                              "or lower the learning rate")  # fmt: skip
         self.state.history.append(row)
+        if self.curves is not None:
+            for key in row.keys() - {"step", "split"}:
+                self.curves.add_scalar(f"{key}/{split}", row[key], self.state.step)
         return row
 
     def _save(self, improved: bool) -> None:

@@ -113,18 +113,36 @@ def pretrain(
     if settings.leak_free:
         model.visible_decoder = _decoder(tokenizer, train)
     batch_size = settings.training.batch_size
-    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed)
+    schedule = LengthBucketedBatches(
+        train.n_constituents, batch_size, seed, some_jets(train, settings.limit_train_jets, seed)
+    )
+    in_order = InOrderBatches(
+        validation.n_constituents,
+        batch_size,
+        some_jets(validation, settings.limit_val_jets, seed),
+    )
     result = fit(
         model,
         TokenBatches(train, schedule),
         settings.training,
-        validation=TokenBatches(validation, InOrderBatches(validation.n_constituents, batch_size)),
+        validation=TokenBatches(validation, in_order),
         folder=folder,
         seed=seed,
         progress=progress,
         name=f"pre-training {settings.label}",
+        tensorboard=True,
     )
     return model, result
+
+
+def some_jets(store: TokenStore, limit: int, seed: int) -> np.ndarray | None:
+    """At most `limit` jets of a store, at random; a larger limit keeps those of a smaller one.
+
+    None, for all jets, where `limit` is zero.
+    """
+    if not limit:
+        return None
+    return np.sort(np.random.default_rng([seed, 3]).permutation(len(store))[:limit])
 
 
 def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:

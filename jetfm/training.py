@@ -83,6 +83,7 @@ def fit(
     progress: bool = True,
     name: str = "training",
     restore_best: bool = True,
+    tensorboard: bool = False,
     say: Callable[[str], None] = print,
 ) -> TrainingResult:
     """Train `module` in place; continue where an interrupted call with the same arguments was.
@@ -95,6 +96,7 @@ def fit(
     folder : for checkpoints and ``metrics.csv``; None keeps everything in memory
     device : 'auto', 'cpu', 'cuda' (as Lightning's accelerator)
     restore_best : leave the weights of the best validation in `module`, else the last ones
+    tensorboard : write the learning curves for TensorBoard too, into ``folder/tensorboard``
 
     Raises
     ------
@@ -119,12 +121,23 @@ def fit(
     jets_per_second = 0.0
     if not state.finished:
         task.progress = Progress(name, settings.max_steps, state.step, show=progress)
+        if tensorboard and folder is not None and rank() == 0:
+            from tensorboardX import SummaryWriter
+
+            # what a killed training logged after its last checkpoint comes again: hide the old
+            task.curves = SummaryWriter(
+                str(folder / "tensorboard"),
+                purge_step=state.step + 1,
+                filename_suffix=f".{state.step}",  # or two starts in one second share a file
+            )
         rng_devices = [] if device == "cpu" else None
         try:
             with quiet(), torch.random.fork_rng(rng_devices):
                 run(task, settings, device)
         finally:
             task.progress.close()
+            if task.curves is not None:
+                task.curves.close()
         jets_per_second = task.progress.jets_per_second
     if restore_best and task.best is not None:
         module.load_state_dict(task.best)

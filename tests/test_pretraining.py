@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jetfm import pretraining as module
 from jetfm.data.batches import LengthBucketedBatches
+from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel, load_backbone, next_token_targets
 from jetfm.models.transformer import n_parameters
-from jetfm.pretraining import TokenBatches, token_batch
+from jetfm.pretraining import TokenBatches, pretrain, some_jets, token_batch
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import fit
@@ -219,3 +221,35 @@ def test_foreign_files_are_refused(model, tokenizer, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(JetfmError, match="weights.safetensors"):
         load_backbone(tmp_path)
+
+
+def test_limits_draw_jets_at_random_and_grow_by_adding(tmp_path):
+    folder = tmp_path / "tokens"
+    with TokenStoreWriter(folder, K, tokenizer="none") as writer:
+        for jet in range(50):
+            writer.append([[jet]], np.zeros((1, 1, 3), np.float32), np.ones((1, 1), bool))
+    store = TokenStore(folder)
+    assert some_jets(store, 0, seed=1) is None
+    few, more = some_jets(store, 10, seed=1), some_jets(store, 30, seed=1)
+    assert len(few) == 10 and len(more) == 30 and set(few) < set(more)
+    assert len(some_jets(store, 80, seed=1)) == 50
+    assert set(few) != set(range(10)) and set(few) != set(some_jets(store, 10, seed=2))
+    values = {
+        "limit_train_jets": 10,
+        "limit_val_jets": 7,
+        "backbone": {"dim": 8, "n_blocks": 1, "n_heads": 2},
+        "training": {"batch_size": 5, "max_steps": 4, "validate_every": 2},
+    }
+    seen = []
+    original = module.token_batch
+
+    def spy(store, indices, limit=None):
+        seen.append(set(indices.tolist()))
+        return original(store, indices, limit)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "token_batch", spy)
+        options = PretrainingSettings.model_validate(values)
+        pretrain(store, store, options, tmp_path / "training", seed=1, progress=False)
+    seven = set(some_jets(store, 7, seed=1).tolist())
+    assert set().union(*seen) == set(few.tolist()) | seven

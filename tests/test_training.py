@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -297,6 +298,38 @@ def test_metrics_file(tmp_path):
     assert list(rows[0]) == ["step", "split", "loss", "norm"]
     assert len(rows) == len(result.history) == 22
     assert float(rows[-1]["loss"]) == result.history[-1]["loss"]
+
+
+def _events(folder):
+    """(step, tag) -> value of a folder's TensorBoard files; later files win, as on the screen."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # length, its checksum, the record, its checksum
+            (size,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += size + 16
+            if event.session_log.status == 1:  # a start: forget what lies beyond
+                found = {key: value for key, value in found.items() if key[0] < event.step}
+            for value in event.summary.value:
+                found[event.step, value.tag] = value.simple_value
+    return found
+
+
+def test_tensorboard_shows_the_history_after_an_interruption_too(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "batches", killed_after(45))
+        with pytest.raises(Killed):
+            train(tmp_path, tensorboard=True)
+    _, result = train(tmp_path, tensorboard=True)
+    expected = {
+        (row["step"], f"{key}/{row['split']}"): pytest.approx(row[key], rel=1e-6)
+        for row in result.history
+        for key in ("loss", "norm")
+    }
+    assert _events(tmp_path / "tensorboard") == expected
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch, capfd):

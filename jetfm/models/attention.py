@@ -1,35 +1,56 @@
 """Dropout and attention, with the papers' mathematics at a CPU's best speed.
 
-On two cores a training step of these small models is bound by memory and by random numbers, not by
-multiplication: ``torch.nn.functional.dropout`` draws one 32-bit number per element on one thread,
-and `scaled_dot_product_attention` leaves its fused path as soon as dropout is asked for. Here
-dropout takes 16 random bits per element, and attention with dropout is one function with its own
-gradient. Both are exact: same distribution, same expectation. Attention always runs in float32 on
-a CPU, because its bfloat16 backward is several times slower there.
+On a core or two a training step of these small models is bound by memory and by random numbers, not
+by multiplication: ``torch.nn.functional.dropout`` draws one 32-bit number per element, and
+`scaled_dot_product_attention` leaves its fused path as soon as dropout is asked for. Here dropout
+takes 16 random bits per element from a quick generator, and attention with dropout is one function
+with its own gradient, computed for a cacheful of jets at a time. Both are exact: same
+distribution, same expectation. Attention always runs in float32 on a CPU, because its bfloat16
+backward is several times slower there.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_INT64_MIN, _INT16_MIN = -(2**63), -(2**15)
+_INT16_MIN = -(2**15)
+
+
+class RandomBits:
+    """16-bit random numbers, several times as fast as torch's, seeded by torch's generator.
+
+    ``torch.manual_seed`` fixes them. The stream is numpy's SFC64.
+    """
+
+    def __init__(self) -> None:
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        self._generator = np.random.Generator(np.random.SFC64(seed))
+
+    def draw(self, shape) -> Tensor:
+        """Uniform int16 numbers of this shape."""
+        n = math.prod(shape)
+        bits = self._generator.integers(0, 2**64 - 1, (n + 3) // 4, np.uint64, endpoint=True)
+        return torch.from_numpy(bits.view(np.int16)[:n]).view(shape)
+
+    @staticmethod
+    def keep(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+        """Zeros with probability `p` (rounded to a multiple of 2**-16), else ones.
+
+        In the type of what they will multiply: a product with booleans takes several times as long.
+        """
+        keep = torch.empty(bits.shape, dtype=dtype)
+        return torch.ge(bits, _INT16_MIN + round(p * 2**16), out=keep)
 
 
 def keep_mask(like: Tensor, p: float) -> Tensor:
-    """Zeros with probability `p` (rounded to a multiple of 2**-16), else ones, shaped `like`.
-
-    In the type of `like`, because a product with booleans takes four times as long. The bits come
-    from torch's global generator, so ``torch.manual_seed`` fixes them.
-    """
-    n = like.numel()
-    bits = torch.empty((n + 3) // 4, dtype=torch.int64, device=like.device)
-    bits.random_(_INT64_MIN, None)  # the full range: plain random_() leaves the sign bit at zero
-    bits = bits.view(torch.int16)[:n].view(like.shape)
-    return torch.ge(bits, _INT16_MIN + round(p * 2**16), out=torch.empty_like(like))
+    """Zeros with probability `p`, else ones, shaped `like` and of its type."""
+    bits = RandomBits()
+    return bits.keep(bits.draw(like.shape), p, like.dtype)
 
 
 class _Dropout(torch.autograd.Function):
@@ -55,6 +76,39 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return _Dropout.apply(x, p)
 
 
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(softmax(q k^T + bias) * keep) v, and the softmax; no factor of 1/sqrt(D) or 1/(1-p).
+
+    Parameters
+    ----------
+    q : (B, H, S, D); k, v : (B, H, T, D)
+    bias, keep : broadcastable to (B, H, S, T)
+    """
+    scores = q @ k.mT  # (B, H, S, T)
+    if bias is not None:
+        scores += bias  # adding -inf takes a tenth of the time of masked_fill_
+    weights = torch.softmax(scores, -1)
+    return (weights if keep is None else weights * keep) @ v, weights
+
+
+def attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, given that of `attend`'s output (B, H, S, D)."""
+    scores = q @ k.mT
+    if bias is not None:
+        scores += bias
+    weights = torch.softmax(scores, -1)
+    grad_weights = grad @ v.mT
+    if keep is not None:
+        grad_weights *= keep
+    grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+    dropped = weights if keep is None else weights.mul_(keep)
+    return grad_scores @ k, grad_scores.mT @ q, dropped.mT @ grad
+
+
 class _DropoutAttention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) with dropout on the weights, times v; float32 or float64.
 
@@ -62,27 +116,21 @@ class _DropoutAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, blocked: Tensor | None, p: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
         ctx.temperature, ctx.scale = 1 / math.sqrt(q.shape[-1]), 1 / (1 - p)
-        scores = (q * ctx.temperature) @ k.mT  # (B, H, S, T)
-        if blocked is not None:
-            scores.masked_fill_(blocked, -torch.inf)
-        weights = torch.softmax(scores, -1)
-        keep = keep_mask(weights, p)
-        ctx.save_for_backward(q, k, v, weights, keep)
-        return ((weights * keep) @ v).mul_(ctx.scale)
+        keep = keep_mask(q.new_empty(*q.shape[:-1], k.shape[-2]), p)
+        ctx.save_for_backward(q, k, v, bias, keep)
+        return attend(q * ctx.temperature, k, v, bias, keep)[0].mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        q, k, v, weights, keep = ctx.saved_tensors
+        q, k, v, bias, keep = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
             grad = grad.to(v.dtype) * ctx.scale
-            grad_v = (weights * keep).mT @ grad
-            grad_w = (grad @ v.mT).mul_(keep)
-            grad_s = torch._softmax_backward_data(grad_w, weights, -1, weights.dtype)
-            grad_q = (grad_s @ k).mul_(ctx.temperature)
-            grad_k = (grad_s.mT @ q).mul_(ctx.temperature)
-            return grad_q, grad_k, grad_v, None, None
+            grad_q, grad_k, grad_v = attend_backward(
+                grad, q * ctx.temperature, k, v, bias, keep
+            )
+            return grad_q.mul_(ctx.temperature), grad_k, grad_v, None, None
 
 
 def attention(
@@ -121,17 +169,33 @@ def _attention(q, k, v, mask, causal, p):
     if not (p and q.device.type == "cpu"):
         if causal and mask is None and n_queries == n_keys:
             return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-        blocked = _blocked(mask, causal, n_queries, n_keys, q.device)
-        seen = None if blocked is None else ~blocked
+        hidden = _hidden(mask, causal, n_queries, n_keys, q.device)
+        seen = None if hidden is None else ~hidden
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
-    return _DropoutAttention.apply(q, k, v, _blocked(mask, causal, n_queries, n_keys, q.device), p)
+    bias = score_bias(mask, causal, n_queries, n_keys, q.device, q.dtype)
+    return _DropoutAttention.apply(q, k, v, bias, p)
 
 
-def _blocked(mask, causal, n_queries, n_keys, device) -> Tensor | None:
+def score_bias(
+    mask: Tensor | None,
+    causal: bool,
+    n_queries: int,
+    n_keys: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """What hides keys when added to the scores: -inf, else 0; broadcastable to (B, H, S, T)."""
+    hidden = _hidden(mask, causal, n_queries, n_keys, device)
+    if hidden is None:
+        return None
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
+
+
+def _hidden(mask, causal, n_queries, n_keys, device) -> Tensor | None:
     """Boolean, broadcastable to (B, H, S, T): True where a key is hidden."""
-    blocked = None if mask is None else ~mask[:, None, None, :]
+    hidden = None if mask is None else ~mask[:, None, None, :]
     if causal:
-        future = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+        future = torch.ones(1, 1, n_queries, n_keys, dtype=torch.bool, device=device)
         future = future.triu(n_keys - n_queries + 1)
-        blocked = future if blocked is None else blocked | future
-    return blocked
+        hidden = future if hidden is None else hidden | future
+    return hidden

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
-from jetfm.models.attention import attention, dropout
+from jetfm.models.attention import attention, dropout, score_bias
 from jetfm.models.cache import KVCache
+from jetfm.models.fast_block import attention_half, mlp_half
 
 
 class SelfAttention(nn.Module):
@@ -91,10 +92,29 @@ class Block(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
     ) -> Tensor:
+        if x.device.type == "cpu" and cache is None:
+            return self._on_cpu(x, mask, causal)
+        return self.plain(x, mask, causal, cache)
+
+    def plain(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The block as it is defined; used on a GPU, with caches, and as the tests' reference."""
         update = self.attention(self.attention_norm(x), mask, causal, cache)
         x = x + self.attention_scale * update
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x)))
         return x + self.mlp_scale * self.mlp_out(dropout(hidden, self.p, self.training))
+
+    def _on_cpu(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        x = x.contiguous()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        bias = score_bias(mask, causal, x.shape[1], x.shape[1], x.device, wide)
+        x = attention_half(x, self, bias, self.attention.p if self.training else 0.0)
+        return mlp_half(x, self, self.p if self.training else 0.0)
 
 
 class Stack(nn.Module):

@@ -90,6 +90,9 @@ class PretrainingSettings(Settings):
     # Masked particles: decode the visible tokens alone, so that no trace of a masked one is left
     # in those after it. Ours; the papers' code does not.
     leak_free: bool = False
+    # Train or validate on so many jets, drawn at random; zero means all.
+    limit_train_jets: int = Field(0, ge=0)
+    limit_val_jets: int = Field(0, ge=0)
     backbone: BackboneSettings = BackboneSettings()
     head: TokenHeadSettings = TokenHeadSettings()
     training: TrainingSettings = TrainingSettings(

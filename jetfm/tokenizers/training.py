@@ -43,6 +43,7 @@ def train_vqvae(
         seed=seed,
         progress=progress,
         name="tokenizer",
+        tensorboard=True,
     )
     metrics = {
         "best_loss": result.best_metric,
