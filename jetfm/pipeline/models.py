@@ -123,6 +123,7 @@ class ModelStages(TokenStages):
         """Jets drawn from the pre-trained model, compared with the tokenised test jets."""
         from jetfm.comparison import compare
         from jetfm.generation import generate
+        from jetfm.sampling import draw_multiplicities
 
         settings, seed = self.profile.generation, self.profile.seed
         trained, model = self.tokenizer_artifact(), self.pretraining()
@@ -130,16 +131,16 @@ class ModelStages(TokenStages):
         limit = self.profile.data.max_constituents
 
         def make(folder: Path) -> dict:
-            rng = np.random.default_rng([seed, 5])
-            lengths = np.clip(rng.choice(val.n_constituents, settings.n_jets), 1, limit)
             start = time.monotonic()
             generated = generate(
                 JetModel.load(model.folder),
                 Tokenizer.load(trained.folder),
-                lengths,
+                draw_multiplicities(val.n_constituents, settings.n_jets, seed, limit),
                 seed=seed,
                 batch_size=settings.batch_size,
                 temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
                 max_constituents=limit,
                 device=self.device,
                 progress=self.progress,
