@@ -1,7 +1,7 @@
 """Generate jets with EPiC-FM: noise in, jets out, of exactly the multiplicities asked for.
 
 The noise of jet j is the beginning of the Philox stream with key (seed, j), as in
-`jetfm.generation`: the jets are the same for every batch size, up to float32 rounding. Batches hold
+`jetfm.sampling`: the jets are the same for every batch size, up to float32 rounding. Batches hold
 jets of similar length, so that little is padded.
 """
 
@@ -16,8 +16,9 @@ from jetfm.data.batches import InOrderBatches
 from jetfm.data.store import padded
 from jetfm.errors import JetfmError
 from jetfm.flow_matching import FlowModel
-from jetfm.generation import check_request, stream
+from jetfm.generation import check_request
 from jetfm.progress import Progress
+from jetfm.sampling import stream
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jetfm.features import Preprocessing
 from jetfm.flow_generation import generate_flow, normals
 from jetfm.flow_matching import FlowModel
 from jetfm.flow_training import flow_batch, moments, train_flow
-from jetfm.generation import stream
+from jetfm.sampling import stream
 from jetfm.settings import FlowSettings, OptimizerSettings, TrainingSettings
 from jetfm.training import fit
 from tests.toys import randomise

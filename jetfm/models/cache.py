@@ -26,27 +26,24 @@ class KVCache:
         self.length = 0
         self._stored: Tensor | None = None
 
-    def attend(self, qkv: Tensor, n_heads: int) -> Tensor:
+    def attend(self, qkv: Tensor) -> Tensor:
         """Add the newest S positions and let each of them see all up to itself.
 
         Parameters
         ----------
-        qkv : (B, S, 3 H D), queries, keys and values side by side
+        qkv : (S, 3, H, D, B), queries, keys and values
 
         Returns
         -------
         (B, S, H D)
         """
-        n_jets, n_new, _ = qkv.shape
-        before, self.length = self.length, self.length + n_new
-        # (B, S * 3 C) -> (S, 3, H, D, B): a transposition of two axes, which torch does in tiles
-        newest = qkv.flatten(1).T.contiguous().view(n_new, 3, n_heads, -1, n_jets)
-        self._reserve(newest, before)
-        self._stored[before : self.length] = newest[:, 1:]
+        before, self.length = self.length, self.length + len(qkv)
+        self._reserve(qkv, before)
+        self._stored[before : self.length] = qkv[:, 1:]
         keys, values = self._stored[: self.length].unbind(1)  # (T, H, D, B)
-        if n_new == 1:
-            return newest_attention(newest[0, 0], keys, values).T.contiguous().unsqueeze(1)
-        q, k, v = (t.permute(3, 1, 0, 2) for t in (newest[:, 0], keys, values))  # (B, H, ., D)
+        if len(qkv) == 1:
+            return newest_attention(qkv[0, 0], keys, values).T.unsqueeze(1)
+        q, k, v = (t.permute(3, 1, 0, 2) for t in (qkv[:, 0], keys, values))  # (B, H, ., D)
         return attention(q, k, v, causal=True).transpose(1, 2).flatten(2)
 
     def keep(self, rows: Tensor) -> None:
@@ -54,10 +51,10 @@ class KVCache:
         if self._stored is not None:
             self._stored = self._stored[..., rows]
 
-    def _reserve(self, newest: Tensor, before: int) -> None:
-        """Make room for `length` positions like `newest`, (S, 3, H, D, B)."""
+    def _reserve(self, like: Tensor, before: int) -> None:
+        """Make room for `length` positions; `like` is (S, 3, H, D, B)."""
         if self._stored is None or self.length > len(self._stored):
-            grown = newest.new_empty(max(32, 2 * self.length), 2, *newest.shape[2:])
+            grown = like.new_empty(max(32, 2 * self.length), 2, *like.shape[2:])
             if self._stored is not None:
                 grown[:before] = self._stored[:before]
             self._stored = grown

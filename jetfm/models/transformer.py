@@ -46,13 +46,21 @@ class SelfAttention(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
     ) -> Tensor:
-        qkv = self.qkv(x)
         if cache is not None:
-            return self.out(cache.attend(qkv, self.n_heads))
-        # (B, T, C) -> (3, B, H, T, D)
-        q, k, v = qkv.unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+            return self.out(cache.attend(self._jets_innermost(x)))
+        q, k, v = (
+            self.qkv(x)  # (B, T, C) -> (3, B, H, T, D)
+            .unflatten(-1, (3, self.n_heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
         x = attention(q, k, v, mask, causal, self.p if self.training else 0.0)
         return self.out(x.transpose(1, 2).flatten(2))
+
+    def _jets_innermost(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of (B, S, C) as a cache takes them, (S, 3, H, D, B)."""
+        qkv, bias = self.qkv.weight @ x.flatten(0, 1).T, self.qkv.bias  # (3 C, B S)
+        qkv = qkv if bias is None else qkv + bias[:, None]
+        return qkv.view(3, self.n_heads, -1, *x.shape[:2]).permute(4, 0, 1, 2, 3)
 
 
 class Block(nn.Module):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-
 from jetfm.artifacts import Artifact
 from jetfm.data.schema import KINEMATICS, SPLITS
 from jetfm.distributed import rank
@@ -139,6 +137,7 @@ class GeneratorStages(ModelStages):
     def generated(self, name: str = MAIN) -> Artifact:
         """Folder of the jets that a generator made."""
         from jetfm.generated_sample import write_generated
+        from jetfm.sampling import draw_multiplicities
 
         model, trained = self.generator_model(name), self.tokenizer_artifact()
         val, limit = self.store("val"), self.profile.data.max_constituents
@@ -146,8 +145,7 @@ class GeneratorStages(ModelStages):
         held_out = val.n_constituents[val.jets_of(self.generators[name].classes)]
 
         def make(folder: Path) -> dict:
-            rng = np.random.default_rng([seed, 5])
-            asked = np.clip(rng.choice(held_out, settings.n_jets), 1, limit)
+            asked = draw_multiplicities(held_out, settings.n_jets, seed, limit)
             start = time.monotonic()
             jets = self._sampled(name, model.folder, trained.folder, asked)
             return write_generated(folder, jets, time.monotonic() - start)
@@ -184,7 +182,7 @@ class GeneratorStages(ModelStages):
         options["batch_size"] = settings.batch_size
         if name == CONTINUOUS:
             return generate_continuous(ContinuousModel.load(model), asked, **options)
-        options["temperature"] = settings.temperature
+        options |= settings.model_dump(include={"temperature", "top_k", "top_p"})
         return generate(JetModel.load(model), Tokenizer.load(tokenizer), asked, **options)
 
     def _quality(self, name: str) -> Artifact:

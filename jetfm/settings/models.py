@@ -137,6 +137,8 @@ class GenerationSettings(Settings):
     n_jets: Positive = 48_000  # P1 III.B
     batch_size: Positive = 512
     temperature: float = Field(1.0, gt=0)
+    top_k: Positive | None = None
+    top_p: float | None = Field(None, gt=0, le=1)
 
 
 class GenerativeQualitySettings(Settings):
