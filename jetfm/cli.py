@@ -176,8 +176,10 @@ def generate(
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Generate jets with the pre-trained model and compare them with tokenised ones."""
-    typer.echo(_pipeline(profile, data, seed, dry_run).generation().folder)
+    """Generate jets with every generator of the profile, and judge each against its own truth."""
+    pipeline = _pipeline(profile, data, seed, dry_run)
+    typer.echo(pipeline.generation().as_text())
+    typer.echo(f"\njets of the main model: {pipeline.generated().folder}")
 
 
 @app.command()

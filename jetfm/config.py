@@ -15,9 +15,12 @@ from pydantic import Field, ValidationError
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.settings import (
+    ContinuousSettings,
     DataSettings,
     FinetuningSettings,
+    FlowSettings,
     GenerationSettings,
+    GenerativeQualitySettings,
     PretrainingSettings,
     Settings,
     TokenizerSettings,
@@ -38,7 +41,10 @@ class Profile(Settings):
     token_quality: TokenQualitySettings = TokenQualitySettings()
     pretraining: PretrainingSettings = PretrainingSettings()  # whose model the later stages use
     strategies: dict[str, PretrainingSettings] = {}  # others, trained on the same tokens
+    flow: FlowSettings = FlowSettings()  # EPiC-FM, the rival without tokens
+    continuous: ContinuousSettings = ContinuousSettings()  # the backbone with a density as its head
     generation: GenerationSettings = GenerationSettings()
+    generative_quality: GenerativeQualitySettings = GenerativeQualitySettings()
     finetuning: FinetuningSettings = FinetuningSettings()
 
 
@@ -138,9 +144,14 @@ def dry_run(profile: Profile) -> Profile:
     quality |= {"n_reconstructions": 1, "n_conditioning": 2, "n_seeds": 1, "n_train": 20}
     for classifier in ("deepsets", "transformer"):
         quality[classifier]["training"] |= training
-    for pretraining in (values["pretraining"], *values["strategies"].values()):
-        pretraining["training"] |= training
-    values["generation"] |= {"n_jets": 8, "batch_size": 8}
+    judged = values["generative_quality"]
+    models = (values["pretraining"], *values["strategies"].values(), judged["model"])
+    for model in (*models, values["flow"], values["continuous"]):
+        model["training"] |= training
+    values["flow"]["n_steps"] = 2
+    values["generation"] |= {"n_jets": 16, "batch_size": 8}
+    judged["classifier_epochs"] = dict.fromkeys(judged["classifier_epochs"], 2)
+    judged["n_bootstrap"] = 2
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8}
     return Profile.model_validate(values)

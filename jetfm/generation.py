@@ -2,20 +2,23 @@
 
 Starting from d_s and a requested multiplicity N, the model gives the distribution of the next
 token; one is drawn (start id excluded), decoded by the tokenizer's causal decoder to the next
-constituent, and fed back, until the stop token. Backbone, head and decoder each keep the keys and
-values of what they have seen, so that a step costs one position, and finished jets leave the batch.
+constituent, and fed back, until the stop token. Models that read token ids are fed the id, and
+their jets decoded at the end. Backbone, head and decoder each keep the keys and values of what
+they have seen, so that a step costs one position, and finished jets leave the batch.
 
-N is a *condition*: the drawn jet may end earlier or later.
+N is a *condition*: the drawn jet may end earlier or later. Jets that ask for about as many
+constituents go together, so that they end together.
 
-Randomness belongs to a jet, not to a batch: position k of jet j uses the k-th number of the Philox
-stream with key (seed, j), turned into a token by inverting the cumulative distribution in float64.
-The jets are thus the same for every batch size, up to float32 rounding in the network (about one
-draw in a million lies close enough to the boundary between two tokens to notice).
+One seed gives the same jets whatever the batch size and the number of cores: randomness belongs to
+a jet (`jetfm.sampling`), a CPU's cores work on a batch each, and batches are filled up to multiples
+of 32 jets, from which on matrix products and vectorised sums treat every row alike.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -23,10 +26,12 @@ from torch import Tensor
 
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
+from jetfm.parallel import one_thread
 from jetfm.progress import Progress
+from jetfm.sampling import Choice, draw, uniforms
 from jetfm.tokenizers.interface import Tokenizer
 
-_COMPACT = 8  # finished jets leave the caches once they are a 1/8 of them: copying costs too
+_ROWS = 32  # of the caches: a batch has a multiple, and finished jets leave as many at a time
 
 
 @dataclass(frozen=True)
@@ -45,32 +50,6 @@ class GeneratedJets:
         return np.diff(self.offsets)
 
 
-def uniforms(seed: int, jets: np.ndarray, n: int) -> np.ndarray:
-    """(len(jets), n) float64 in [0, 1): the first n numbers of each jet's own Philox stream."""
-    numbers = np.empty((len(jets), n))
-    for row, jet in zip(numbers, jets, strict=True):
-        key = np.array([seed, jet], dtype=np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).random(out=row)
-    return numbers
-
-
-def draw(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
-    """Tokens (B,) of softmax(logits / temperature) without the start id, by inverse CDF.
-
-    Parameters
-    ----------
-    logits : (B, K+2); u : (B,) float64 in [0, 1)
-    """
-    scaled = logits.double() / temperature
-    scaled[:, 0] = -torch.inf  # the start id
-    cdf = torch.softmax(scaled, 1).cumsum_(1)
-    threshold = (u * cdf[:, -1]).unsqueeze(1)
-    # right: the first token whose cumulated probability exceeds u, so never one of probability 0
-    token = torch.searchsorted(cdf, threshold, right=True).squeeze(1)
-    return token.clamp_(max=logits.shape[1] - 1)
-
-
-@torch.inference_mode()
 def generate(
     model: JetModel,
     tokenizer: Tokenizer,
@@ -79,6 +58,8 @@ def generate(
     seed: int,
     batch_size: int = 512,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     max_constituents: int = 128,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -88,9 +69,10 @@ def generate(
     Parameters
     ----------
     model, tokenizer : the tokenizer must be the one whose tokens the model was trained on
-    n_constituents : (n_jets,) int, requested multiplicities, e.g. those of validation jets
+    n_constituents : (n_jets,) int, requested multiplicities, e.g. of `draw_multiplicities`
     seed : non-negative; one seed, the same jets, whatever the batch size
-    temperature : divides the logits; the papers use 1
+    batch_size : jets at once, on each core of a CPU
+    temperature, top_k, top_p : as for `jetfm.sampling.draw`; the papers sample plainly
     max_constituents : a jet that has not stopped by then is cut and marked unfinished
     device : where to run; default where the model is
 
@@ -101,59 +83,115 @@ def generate(
         head, a tokenizer that is not the model's or has no causal decoder.
     """
     requested = np.asarray(n_constituents)
-    _check(model, tokenizer, requested, seed, batch_size, temperature, max_constituents)
-    home = next(model.parameters()).device
+    choice = Choice(temperature, top_k, top_p)
+    _check_pair(model, tokenizer)
+    check_request(requested, seed, max_constituents, batch_size=batch_size)
+    home, tokenizer_home = next(model.parameters()).device, tokenizer.device
     device = torch.device(device) if device is not None else home
     modes = model.training, tokenizer.training
-    tokenizer_home = tokenizer.device
     model.to(device).eval(), tokenizer.to(device).eval()
-    n_jets = len(requested)
-    bar = Progress("generation", n_jets, unit="jet", show=progress)
-    parts = []
+    bar = _LockedProgress("generation", len(requested), unit="jet", show=progress)
+
+    def run(jets: np.ndarray):
+        numbers = torch.from_numpy(uniforms(seed, jets, max_constituents + 1))
+        batch = _Batch(model, tokenizer, requested[jets], device)
+        return batch.run(numbers, choice, max_constituents, bar)
+
+    n_workers = torch.get_num_threads() if device.type == "cpu" else 1
+    batches = _batches(requested, batch_size, n_workers)
     try:
-        for start in range(0, n_jets, batch_size):
-            jets = np.arange(start, min(start + batch_size, n_jets))
-            sampler = _Batch(model, tokenizer, requested[jets], device)
-            numbers = torch.from_numpy(uniforms(seed, jets, max_constituents + 1))
-            parts.append(sampler.run(numbers, temperature, max_constituents, bar))
+        parts = _in_threads(run, batches, n_workers)
     finally:
         bar.close()
         model.to(home).train(modes[0]), tokenizer.to(tokenizer_home).train(modes[1])
+    return _joined(parts, np.concatenate(batches), requested.astype(np.int64))
+
+
+def _batches(requested: np.ndarray, batch_size: int, n_workers: int) -> list[np.ndarray]:
+    """Indices of the jets of each batch: similar multiplicities together, the longest first.
+
+    No larger than needed to occupy every worker.
+    """
+    share = -(-len(requested) // (n_workers * _ROWS)) * _ROWS
+    size = min(batch_size, share)
+    order = np.argsort(-requested, kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _in_threads(run, batches: list[np.ndarray], n_workers: int) -> list:
+    """Results of all batches, in order; each on one thread, which beats several on one batch."""
+    if n_workers == 1:
+        return [run(jets) for jets in batches]
+    with one_thread():
+        pool = ThreadPoolExecutor(n_workers, "generation", torch.set_num_threads, (1,))
+        try:
+            return list(pool.map(run, batches))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _joined(parts: list, order: np.ndarray, requested: np.ndarray) -> GeneratedJets:
+    """The batches' jets in the order of the request; `order` says which jet came when."""
     ids, decoded, counts, finished = (np.concatenate(p) for p in zip(*parts, strict=True))
+    begin = np.cumsum(counts) - counts
+    place = np.argsort(order)  # of each jet among those that came
+    counts, finished = counts[place], finished[place]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return GeneratedJets(ids, decoded, offsets, requested.astype(np.int64), finished)
+    rows = np.repeat(begin[place] - offsets[:-1], counts) + np.arange(offsets[-1])
+    return GeneratedJets(ids[rows], decoded[rows], offsets, requested, finished)
+
+
+class _LockedProgress(Progress):
+    """Progress that several threads report to."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._lock = Lock()
+
+    def update(self, units: int, jets: int) -> None:
+        with self._lock:
+            super().update(units, jets)
 
 
 class _Batch:
-    """One batch of jets on their way; rows of the caches are the jets in `active`."""
+    """One batch of jets on their way; rows of the caches are the jets in `active`.
+
+    Rows beyond the last jet, and those of finished jets that wait to leave, are not `alive`.
+    """
 
     def __init__(self, model, tokenizer, requested, device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.active = torch.arange(len(requested))
-        self.alive = torch.ones(len(requested), dtype=torch.bool)  # by row of the caches
-        self.condition = torch.as_tensor(requested, device=device)
+        self.n_jets = len(requested)
+        rows = torch.arange(-(-self.n_jets // _ROWS) * _ROWS)
+        self.alive = rows < self.n_jets
+        self.active = rows.clamp(max=self.n_jets - 1)
+        self.condition = torch.as_tensor(requested)[self.active].to(device)
         self.reads_ids = model.backbone.reads_ids
         self.caches = model.new_caches()
         self.decoder_caches = tokenizer.new_caches()
 
-    def run(self, numbers: Tensor, temperature: float, max_constituents: int, bar: Progress):
+    @torch.inference_mode()
+    def run(self, numbers: Tensor, choice: Choice, max_constituents: int, bar: Progress):
         """Generate all jets; return flat ids, flat decoded, counts, finished."""
-        n_jets, stop = len(self.active), self.model.n_codes + 1
-        ids = np.full((n_jets, max_constituents), -1, np.int32)
-        decoded = np.zeros((n_jets, max_constituents, self.model.n_features), np.float32)
-        finished = np.zeros(n_jets, bool)
+        stop = self.model.n_codes + 1
+        ids = np.full((self.n_jets, max_constituents), -1, np.int32)
+        decoded = np.zeros((self.n_jets, max_constituents, self.model.n_features), np.float32)
+        finished = np.zeros(self.n_jets, bool)
+        memory = torch.empty(len(self.active), stop + 1, device=self.device)
         newest = None
         for position in range(max_constituents + 1):
-            logits = self.model.next_logits(newest, self.condition, self.caches)
-            token = draw(logits, numbers[self.active, position].to(self.device), temperature)
+            out = memory[: len(self.active)]
+            logits = self.model.next_logits(newest, self.condition, self.caches, out)
+            token = draw(logits, numbers[self.active, position].to(self.device), choice)
             ended = (token == stop).cpu() & self.alive
             finished[self.active[ended].numpy()] = True
             self.alive &= ~ended
-            bar.update(int(ended.sum()), int(ended.sum()))
+            n_ended = int(ended.sum())
+            bar.update(n_ended, n_ended)
             if position == max_constituents or not self.alive.any():
                 break
             token = self._leave(token)
-            # rows that wait to leave hold a stop; any code will do for them
+            # rows without a jet may hold a stop; any code will do for them
             code = (token - 1).clamp(max=self.model.n_codes - 1)
             jets = self.active[self.alive].numpy()
             ids[jets, position] = code.cpu()[self.alive].numpy()
@@ -162,7 +200,8 @@ class _Batch:
                 continue
             newest = self.tokenizer.decode_next(code, self.decoder_caches)
             decoded[jets, position] = newest.cpu()[self.alive].numpy()
-        bar.update(int(self.alive.sum()), int(self.alive.sum()))
+        n_cut = int(self.alive.sum())
+        bar.update(n_cut, n_cut)
         mask = ids >= 0
         if self.reads_ids:
             length = int(mask.sum(1).max(initial=0))
@@ -171,10 +210,11 @@ class _Batch:
         return ids[mask], decoded[mask], mask.sum(1), finished
 
     def _leave(self, token: Tensor) -> Tensor:
-        """Drop the rows of finished jets, when they are many enough to be worth copying for."""
-        if _COMPACT * int((~self.alive).sum()) < len(self.alive):
+        """Drop rows without a jet, as many multiples of `_ROWS` as there are."""
+        n_rows = -(-int(self.alive.sum()) // _ROWS) * _ROWS
+        if n_rows == len(self.alive):
             return token
-        rows = self.alive.nonzero().squeeze(1)
+        rows = torch.argsort(~self.alive, stable=True)[:n_rows]  # those alive first
         self.active, self.alive = self.active[rows], self.alive[rows]
         rows = rows.to(self.device)
         for cache in (*self.caches[0], *self.caches[1], *self.decoder_caches):
@@ -183,7 +223,7 @@ class _Batch:
         return token[rows]
 
 
-def _check(model, tokenizer, requested, seed, batch_size, temperature, max_constituents) -> None:
+def _check_pair(model, tokenizer) -> None:
     if not isinstance(model, JetModel) or not model.settings.predicts_next:
         found = getattr(getattr(model, "settings", None), "label", type(model).__name__)
         raise JetfmError("model", f"{found} without a next-token head", "a JetModel with one")
@@ -195,6 +235,19 @@ def _check(model, tokenizer, requested, seed, batch_size, temperature, max_const
     if model.tokenizer_hash and model.tokenizer_hash != tokenizer.hash:
         found = f"hash {tokenizer.hash[:12]}"
         raise JetfmError("tokenizer", found, f"{model.tokenizer_hash[:12]}, the model's own")
+
+
+def check_request(
+    requested: np.ndarray, seed: int, max_constituents: int, **positive: float
+) -> None:
+    """Refuse multiplicities, a seed or other numbers that no jets can be generated with.
+
+    Raises
+    ------
+    JetfmError
+        No jets, a multiplicity below 1 or above `max_constituents`, a negative seed, or one of
+        `positive` that is not.
+    """
     if requested.ndim != 1 or len(requested) == 0:
         raise JetfmError("n_constituents", f"shape {requested.shape}", "at least one jet")
     if not np.issubdtype(requested.dtype, np.integer):
@@ -202,7 +255,7 @@ def _check(model, tokenizer, requested, seed, batch_size, temperature, max_const
     if requested.min() < 1 or requested.max() > max_constituents:
         found = f"multiplicities from {requested.min()} to {requested.max()}"
         raise JetfmError("n_constituents", found, f"1 to {max_constituents} (max_constituents)")
-    for name, value in (("batch_size", batch_size), ("temperature", temperature)):
+    for name, value in positive.items():
         if not value > 0:
             raise JetfmError(name, str(value), "a positive number")
     if seed < 0:

@@ -5,7 +5,7 @@ One training path for every strategy; which one is a setting (`PretrainingSettin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,7 @@ def pretrain(
     seed: int,
     progress: bool = True,
     tokenizer: Tokenizer | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[JetModel, TrainingResult]:
     """Train a model on tokenised jets; an interrupted call continues.
 
@@ -105,6 +106,7 @@ def pretrain(
     folder : for checkpoints and ``metrics.csv``
     seed : of the initial weights, the batches, the masks and the dropout
     tokenizer : the one that made the tokens; needed for `leak_free` alone
+    classes : of jets to learn from; none named means all
 
     Returns
     -------
@@ -113,7 +115,8 @@ def pretrain(
     Raises
     ------
     JetfmError
-        `leak_free` without a tokenizer, or with another one than that of the tokens.
+        `leak_free` without a tokenizer, or with another one than that of the tokens; no jets of
+        these classes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -122,13 +125,12 @@ def pretrain(
     if settings.leak_free:
         model.visible_decoder = _decoder(tokenizer, train)
     batch_size = settings.training.batch_size
-    schedule = LengthBucketedBatches(
-        train.n_constituents, batch_size, seed, some_jets(train, settings.limit_train_jets, seed)
-    )
+    chosen = some_jets(train, settings.limit_train_jets, seed, classes)
+    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
     in_order = InOrderBatches(
         validation.n_constituents,
         batch_size,
-        some_jets(validation, settings.limit_val_jets, seed),
+        some_jets(validation, settings.limit_val_jets, seed, classes),
     )
     result = fit(
         model,
@@ -149,14 +151,20 @@ def pretrain(
     return model, result
 
 
-def some_jets(store: TokenStore, limit: int, seed: int) -> np.ndarray | None:
+def some_jets(
+    store: TokenStore, limit: int, seed: int, classes: Sequence[str] = ()
+) -> np.ndarray | None:
     """At most `limit` jets of a store, at random; a larger limit keeps those of a smaller one.
 
-    None, for all jets, where `limit` is zero.
+    Of the jets of `classes`, if some are named. A `limit` of zero is none; the answer None stands
+    for all jets.
     """
-    if not limit:
+    if not limit and not classes:
         return None
-    return np.sort(np.random.default_rng([seed, 3]).permutation(len(store))[:limit])
+    jets = store.jets_of(classes)
+    if not limit:
+        return jets
+    return np.sort(np.random.default_rng([seed, 3]).permutation(jets)[:limit])
 
 
 def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare, kstest
+from scipy.stats import chisquare
 from torch import nn
 
 from jetfm.errors import JetfmError
-from jetfm.generation import draw, generate, uniforms
+from jetfm.generation import generate
 from jetfm.models.jet_model import JetModel
+from jetfm.sampling import draw, uniforms
+from jetfm.settings import BackboneSettings, PretrainingSettings, TokenHeadSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from tests.toys import randomise, small_pretraining_settings, small_tokenizer_settings
 
@@ -41,8 +43,30 @@ def sample(model, tokenizer, requested=REQUESTED, **options):
     return generate(model, tokenizer, requested, **options)
 
 
-def test_cached_distribution_equals_the_plain_forward_at_every_step(model, tokenizer):
+def omnijet_settings() -> PretrainingSettings:
+    """Preset of paper 1, smaller."""
+    return PretrainingSettings.model_validate(
+        {"preset": "omnijet", "backbone": {"dim": 32, "n_blocks": 2, "n_heads": 4}}
+    )
+
+
+def token_id_settings() -> PretrainingSettings:
+    backbone = BackboneSettings(input="token-id", dim=32, n_blocks=2, n_heads=4, dropout=0.1)
+    return PretrainingSettings(backbone=backbone, head=TokenHeadSettings(n_blocks=1))
+
+
+KINDS = {
+    "continuous": small_pretraining_settings,
+    "token-id": token_id_settings,
+    "omnijet": omnijet_settings,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_distribution_equals_the_plain_forward_at_every_step(tokenizer, kind):
     """Backbone, head and decoder together, while jets leave the batch."""
+    torch.manual_seed(0)
+    model = randomise(JetModel(KINDS[kind](), K)).eval()
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, K, (6, 40), generator=generator)
     n = torch.tensor([40, 40, 3, 40, 17, 40])
@@ -50,19 +74,72 @@ def test_cached_distribution_equals_the_plain_forward_at_every_step(model, token
     caches, decoder_caches = model.new_caches(), tokenizer.new_caches()
     rows, newest = torch.arange(6), None
     for position in range(41):
-        decoded = tokenizer.decode(ids[rows, :position])
+        prefix = ids[rows, :position]
         mask = torch.ones(len(rows), position, dtype=torch.bool)
+        x = prefix if model.backbone.reads_ids else tokenizer.decode(prefix)
         with torch.no_grad():
-            expected = model(decoded, mask, n[rows])[:, -1]
+            expected = model(x, mask, n[rows])[:, -1]
             got = model.next_logits(newest, n[rows], caches)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        p, q = got.softmax(1), expected.softmax(1)
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-7)
         keep = (lengths[rows] > position).nonzero().squeeze(1)
         for cache in (*caches[0], *caches[1], *decoder_caches):
             cache.keep(keep)
         rows = rows[keep]
         if not len(rows):
             break
-        newest = tokenizer.decode_next(ids[rows, position], decoder_caches)
+        newest = ids[rows, position]
+        if not model.backbone.reads_ids:
+            newest = tokenizer.decode_next(newest, decoder_caches)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_generates_what_its_plain_forward_would_draw(tokenizer, kind):
+    """Jets of one seed, drawn again without caches, one jet at a time."""
+    torch.manual_seed(0)
+    model = randomise(JetModel(KINDS[kind](), K)).eval()
+    requested = np.array([3, 12, 7, 5, 20])
+    jets = sample(model, tokenizer, requested, max_constituents=20)
+    numbers = torch.from_numpy(uniforms(5, np.arange(5), 21))
+    for jet, n in enumerate(requested):
+        ids = torch.zeros(1, 0, dtype=torch.int64)
+        for position in range(21):
+            x = ids if model.backbone.reads_ids else tokenizer.decode(ids)
+            with torch.no_grad():
+                logits = model(x, torch.ones_like(ids, dtype=torch.bool), torch.tensor([n]))
+            token = draw(logits[:, -1].clone(), numbers[jet, position : position + 1])
+            if token == K + 1 or position == 20:
+                break
+            ids = torch.cat([ids, token[None] - 1], 1)
+        rows = slice(jets.offsets[jet], jets.offsets[jet + 1])
+        assert jets.ids[rows].tolist() == ids[0].tolist()
+        np.testing.assert_allclose(jets.decoded[rows], tokenizer.decode(ids)[0], atol=2e-5)
+
+
+def test_threads_make_no_difference(model, tokenizer):
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            made.append(sample(model, tokenizer, batch_size=16))
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(made[0].offsets, made[1].offsets)
+    assert np.array_equal(made[0].ids, made[1].ids)
+
+
+def test_an_error_of_a_worker_reaches_the_caller(model, tokenizer):
+    with torch.no_grad():
+        model.ntp_head.unembedding.bias[3] += torch.nan
+    try:
+        with pytest.raises(JetfmError, match="not numbers"):
+            sample(model, tokenizer, batch_size=16)
+    finally:
+        with torch.no_grad():
+            model.ntp_head.unembedding.bias[3] = 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -109,21 +186,6 @@ def test_tokens_follow_the_models_probabilities(model, tokenizer):
         assert chisquare(observed[used], expected[used]).pvalue > 1e-4
 
 
-def test_draw_inverts_the_cumulative_distribution():
-    p = torch.tensor([0.5, 0.1, 0.0, 0.2, 0.2])  # the first is the start id: never
-    logits = p.log().expand(6, -1)
-    u = torch.tensor([0.0, 0.19, 0.21, 0.59, 0.61, 1 - 2**-53], dtype=torch.float64)
-    assert draw(logits, u, 1.0).tolist() == [1, 1, 3, 3, 4, 4]
-
-
-def test_each_jet_has_its_own_stream():
-    a = uniforms(3, np.arange(500), 20)
-    assert np.array_equal(uniforms(3, np.array([7]), 9)[0], a[7, :9])
-    assert len(np.unique(a)) == a.size and not np.array_equal(uniforms(4, np.arange(1), 20), a[:1])
-    assert kstest(a.ravel(), "uniform").pvalue > 1e-3
-    assert abs(np.corrcoef(a[:-1].ravel(), a[1:].ravel())[0, 1]) < 0.05
-
-
 def test_jets_without_a_stop_are_cut_and_marked(model, tokenizer):
     with torch.no_grad():
         model.ntp_head.unembedding.bias[K + 1] -= 100
@@ -155,6 +217,9 @@ def test_modes_are_given_back_and_dropout_is_off(tokenizer):
         ({"requested": np.array([3.5])}, "integers"),
         ({"requested": np.array([[3]])}, "at least one jet"),
         ({"temperature": 0.0}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),
     ],
@@ -162,6 +227,12 @@ def test_modes_are_given_back_and_dropout_is_off(tokenizer):
 def test_bad_requests_are_refused(model, tokenizer, options, message):
     with pytest.raises(JetfmError, match=message):
         sample(model, tokenizer, **options)
+
+
+def test_a_model_without_next_token_head_is_refused(tokenizer):
+    settings = small_pretraining_settings().model_copy(update={"objective": "mpm"})
+    with pytest.raises(JetfmError, match="MPM without a next-token head"):
+        sample(JetModel(settings, K), tokenizer)
 
 
 def test_wrong_partners_are_refused(model, tokenizer):

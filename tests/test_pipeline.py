@@ -32,7 +32,10 @@ def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work):
     pipeline = Pipeline(profile, progress=False)
     assert pipeline.tokenizer().n_codes == 8192
     assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
-    assert pipeline.generation().n_jets == profile.generation.n_jets
+    study = pipeline.generation()
+    assert set(study.names) >= {"main", "joint", "continuous", "omnijet-combined", "epic-fm"}
+    for name in study.names:
+        assert study.metrics(name)["n_jets"]["sample"] == profile.generation.n_jets
     entries = pipeline.ledger()
     assert {row["verdict"] for row in entries} <= set(VERDICTS)
     assert (pipeline.figures / "ledger.json").exists()
@@ -63,7 +66,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(work, tiny, capsys)
     Pipeline(tiny.model_copy(update={"pretraining": pretraining}), progress=False).ledger()
     lines = capsys.readouterr().out.splitlines()
     started = {line.split(":")[0] for line in lines if ": starting" in line}
-    assert started == {"pretraining", "generation", "finetuning"}
+    assert started == {"pretraining", "generated", "generative-quality", "finetuning"}
 
 
 def test_tokens_belong_to_their_jets(work, tiny):

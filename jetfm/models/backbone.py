@@ -82,11 +82,17 @@ class Backbone(nn.Module):
         return hidden[:, n_registers:], visible[:, n_registers:]
 
     def begin(self, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
-        """First causal step, registers and start vector: (B,) multiplicities to (B, 1, C)."""
-        batch = len(n_constituents)
-        embedded = self._conditioned(self._start(batch), n_constituents)
-        embedded = torch.cat([self.registers.expand(batch, -1, -1), embedded], 1)
-        return self.transformer(embedded, caches=caches)[:, -1:]
+        """First causal step, registers and start vector: (B,) multiplicities to (B, 1, C).
+
+        Registers see neither jet nor multiplicity, so that one jet's serve all.
+        """
+        n_jets = len(n_constituents)
+        if len(self.registers):
+            self.transformer(self.registers.unsqueeze(0), caches=caches)
+            for cache in caches:
+                cache.keep(torch.zeros(n_jets, dtype=torch.int64, device=self.registers.device))
+        embedded = self._conditioned(self._start(n_jets), n_constituents)
+        return self.transformer(embedded, caches=caches)
 
     def proceed(self, x: Tensor, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
         """One more causal step: the newest constituent, (B, F) or id (B,), to (B, 1, C)."""

@@ -103,6 +103,25 @@ def linear_cross_entropy(
     return loss / max(len(targets), 1), n_correct
 
 
+def head_blocks(
+    dim: int,
+    n_heads: int,
+    settings: TokenHeadSettings,
+    attention_dropout: float,
+    layer_scale: float,
+) -> Transformer:
+    """What a head that predicts constituents does before its last layer: blocks and LayerNorm."""
+    return Transformer(
+        dim,
+        settings.n_blocks,
+        n_heads,
+        settings.mlp_ratio,
+        attention_dropout=attention_dropout,
+        layer_scale=layer_scale,
+        final_norm=settings.n_blocks > 0,
+    )
+
+
 class TokenHead(nn.Module):
     """Two blocks (MLP x2), LayerNorm, Linear to the vocabulary: start 0, codes 1..K, stop K+1.
 
@@ -125,15 +144,7 @@ class TokenHead(nn.Module):
         super().__init__()
         settings = settings or TokenHeadSettings()
         self.n_codes = n_codes
-        self.transformer = Transformer(
-            dim,
-            settings.n_blocks,
-            n_heads,
-            settings.mlp_ratio,
-            attention_dropout=attention_dropout,
-            layer_scale=layer_scale,
-            final_norm=settings.n_blocks > 0,
-        )
+        self.transformer = head_blocks(dim, n_heads, settings, attention_dropout, layer_scale)
         self.unembedding = nn.Linear(dim, n_codes + 2)
 
     def forward(

@@ -258,18 +258,22 @@ class JetModel(nn.Module):
         newest: Tensor | None,
         n_constituents: Tensor,
         caches: tuple[list[KVCache], list[KVCache]],
+        out: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, K+2) of the next token.
 
         Parameters
         ----------
         newest : the newest constituent, decoded (B, F) or as id 0..K-1 (B,); None at the start
+        out : (B, K+2), where to write them: fresh memory at every step costs as much as the draw
         """
         if newest is None:
             hidden = self.backbone.begin(n_constituents, caches[0])
         else:
             hidden = self.backbone.proceed(newest, n_constituents, caches[0])
-        return self.ntp_head(hidden, None, True, caches[1]).squeeze(1)
+        hidden = self.ntp_head.transformer(hidden, caches=caches[1]).squeeze(1)
+        unembedding = self.ntp_head.unembedding
+        return torch.addmm(unembedding.bias, hidden, unembedding.weight.T, out=out)
 
     # Files ---------------------------------------------------------------------------------------
 

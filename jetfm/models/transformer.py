@@ -18,43 +18,8 @@ from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
 from jetfm.models.attention import attention, dropout, score_bias
+from jetfm.models.cache import KVCache
 from jetfm.models.fast_block import attention_half, mlp_half
-
-
-class KVCache:
-    """Keys and values of the positions one attention layer has seen.
-
-    Storage grows by doubling; `keep` drops the jets that have finished.
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, H, S, D) keys and values; return all of them, (B, H, length, D)."""
-        end = self.length + keys.shape[2]
-        if self._keys is None or end > self._keys.shape[2]:
-            capacity = max(32, 2 * end)
-            self._keys = _grown(self._keys, keys, capacity, self.length)
-            self._values = _grown(self._values, values, capacity, self.length)
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these jets, (B',) integer indices."""
-        if self._keys is not None:
-            self._keys, self._values = self._keys[rows], self._values[rows]
-
-
-def _grown(old: Tensor | None, like: Tensor, capacity: int, length: int) -> Tensor:
-    new = like.new_empty(*like.shape[:2], capacity, like.shape[3])
-    if old is not None:
-        new[:, :, :length] = old[:, :, :length]
-    return new
 
 
 class SelfAttention(nn.Module):
@@ -81,15 +46,21 @@ class SelfAttention(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
     ) -> Tensor:
+        if cache is not None:
+            return self.out(cache.attend(self._jets_innermost(x)))
         q, k, v = (
             self.qkv(x)  # (B, T, C) -> (3, B, H, T, D)
             .unflatten(-1, (3, self.n_heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
-        if cache is not None:
-            k, v = cache.append(k, v)
         x = attention(q, k, v, mask, causal, self.p if self.training else 0.0)
         return self.out(x.transpose(1, 2).flatten(2))
+
+    def _jets_innermost(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of (B, S, C) as a cache takes them, (S, 3, H, D, B)."""
+        qkv, bias = self.qkv.weight @ x.flatten(0, 1).T, self.qkv.bias  # (3 C, B S)
+        qkv = qkv if bias is None else qkv + bias[:, None]
+        return qkv.view(3, self.n_heads, -1, *x.shape[:2]).permute(4, 0, 1, 2, 3)
 
 
 class Block(nn.Module):

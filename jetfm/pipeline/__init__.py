@@ -14,10 +14,10 @@ from pathlib import Path
 
 from jetfm import ledger
 from jetfm.errors import JetfmError
-from jetfm.pipeline.models import ModelStages
+from jetfm.pipeline.generators import GeneratorStages
 
 
-class Pipeline(ModelStages):
+class Pipeline(GeneratorStages):
     """All stages of one profile, the ledger and the gallery of figures.
 
     Parameters

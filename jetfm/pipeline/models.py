@@ -1,15 +1,13 @@
-"""Stages that train and use the model: pre-training, generation, fine-tuning."""
+"""Stages that train and use the model: pre-training and fine-tuning."""
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jetfm.artifacts import Artifact, fingerprint
-from jetfm.comparison import Comparison
 from jetfm.config import save_profile
 from jetfm.data.schema import SPLITS
 from jetfm.distributed import rank
@@ -25,7 +23,7 @@ from jetfm.tokenizers.interface import Tokenizer
 
 
 class ModelStages(TokenStages):
-    """From tokens to a pre-trained model, generated jets and classifiers."""
+    """From tokens to pre-trained models and classifiers."""
 
     @property
     def pretraining_settings(self) -> dict[str, PretrainingSettings]:
@@ -143,49 +141,6 @@ class ModelStages(TokenStages):
             keys = [key for key in chosen[0] if key != "split"] if chosen else []
             history[split] = {key: [row[key] for row in chosen] for key in keys}
         return {"history": history, "best_step": artifact.metrics["best_step"]}
-
-    def generation(self) -> Comparison:
-        """Jets drawn from the pre-trained model, compared with the tokenised test jets."""
-        from jetfm.comparison import compare
-        from jetfm.generation import generate
-
-        settings, seed = self.profile.generation, self.profile.seed
-        trained, model = self.tokenizer_artifact(), self.pretraining()
-        val, test = self.tokens("val"), self.tokens("test")
-        limit = self.profile.data.max_constituents
-
-        def make(folder: Path) -> dict:
-            rng = np.random.default_rng([seed, 5])
-            lengths = np.clip(rng.choice(val.n_constituents, settings.n_jets), 1, limit)
-            start = time.monotonic()
-            generated = generate(
-                JetModel.load(model.folder),
-                Tokenizer.load(trained.folder),
-                lengths,
-                seed=seed,
-                batch_size=settings.batch_size,
-                temperature=settings.temperature,
-                max_constituents=limit,
-                device=self.device,
-                progress=self.progress,
-            )
-            seconds = time.monotonic() - start
-            return compare(
-                generated, test, self.preprocessing, folder, seed, seconds, self.progress
-            )
-
-        artifact = self._stage(
-            "generation",
-            make,
-            settings={"generation": settings, "max_constituents": limit},
-            inputs={
-                "model": model.digest,
-                "tokenizer": trained.digest,
-                "multiplicity": self._found["tokens-val main"].digest,
-                "reference": self._found["tokens-test main"].digest,
-            },
-        )
-        return Comparison(artifact.folder)
 
     def finetuning(self) -> Study:
         """Top tagging from scratch, fine-tuned, and with a fixed backbone."""
