@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm import pretraining as module
-from jetfm.data.batches import LengthBucketedBatches
+from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel, load_backbone, next_token_targets
@@ -30,6 +31,7 @@ from tests.toys import (
 )
 
 K = 64
+SMALL = BackboneSettings(dim=16, n_blocks=1, n_heads=2, n_registers=2, dropout=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +260,83 @@ def test_limits_draw_jets_at_random_and_grow_by_adding(tmp_path):
         pretrain(store, store, options, tmp_path / "training", seed=1, progress=False)
     seven = set(some_jets(store, 7, seed=1).tolist())
     assert set().union(*seen) == set(few.tolist()) | seven
+@pytest.fixture(scope="module")
+def token_store(tmp_path_factory) -> TokenStore:
+    folder = tmp_path_factory.mktemp("tokens")
+    rng = np.random.default_rng(0)
+    with TokenStoreWriter(folder, K, tokenizer="none") as writer:
+        for n in rng.integers(1, 12, 60):
+            decoded = rng.normal(size=(1, n, 3)).astype(np.float32)
+            writer.append(rng.integers(0, K, (1, n)), decoded, np.ones((1, n), bool))
+    return TokenStore(folder)
+
+
+def test_masks_depend_on_seed_step_and_process_alone(token_store):
+    schedule = InOrderBatches(np.full(60, 5), 20)  # the order of the store
+    plan = JetModel(PretrainingSettings(objective="joint", backbone=SMALL), K).plan
+
+    def masked(step=0, seed=(3, 0), jets=schedule, **part):
+        batch = TokenBatches(token_store, jets, plan=plan, seed=seed, **part)(step)
+        return batch["mpm_targets"].tolist()
+
+    torch.manual_seed(0)
+    first = masked()
+    torch.rand(7)
+    assert masked() == first
+    again = InOrderBatches(np.full(20, 5), 20, np.arange(20))
+    assert masked(jets=again) == first
+    assert masked(seed=(3, 1)) != first and masked(seed=(4, 0)) != first
+    same_jets = InOrderBatches(np.full(60, 5), 20, np.tile(np.arange(20), 3))
+    assert masked(0, jets=same_jets) == first != masked(1, jets=same_jets)
+    twice = InOrderBatches(np.full(60, 5), 40, np.repeat(np.arange(20), 2))
+    assert masked(jets=twice, rank=0, world=2) == first
+    assert masked(jets=twice, rank=1, world=2) != first  # the same jets
+
+
+@pytest.mark.parametrize("patience", [100, 1])
+def test_batches_made_ahead_train_to_the_same_bits(token_store, tmp_path, monkeypatch, patience):
+    """With masks and dropout, through validations and an early stop; no thread is left."""
+    settings = PretrainingSettings(
+        objective="joint",
+        backbone=SMALL,
+        training=training_settings(max_steps=23, patience=patience),
+    )
+    results = []
+    for ahead in (False, True):
+        if ahead:
+            _make_ahead(monkeypatch)
+        folder = tmp_path / str(ahead)
+        results.append(pretrain(token_store, token_store, settings, folder, 3, progress=False))
+        assert not _helpers()
+    (plain, first), (ahead, second) = results
+    assert first.history == second.history and len(first.history) > 5
+    assert all(map(torch.equal, plain.state_dict().values(), ahead.state_dict().values()))
+
+
+def test_a_damaged_batch_made_ahead_stops_the_training(token_store, monkeypatch):
+    schedule = LengthBucketedBatches(token_store.n_constituents, 20, seed=0)
+    good = TokenBatches(token_store, schedule)
+
+    def batches(step):
+        if step == 7:
+            raise JetfmError("ids.npy", "damaged", "a whole file")
+        return good(step)
+
+    _make_ahead(monkeypatch)
+    model = JetModel(PretrainingSettings(backbone=SMALL), K)
+    with pytest.raises(JetfmError, match="ids.npy"):
+        fit(model, batches, training_settings(), progress=False)
+    assert not _helpers()
+
+
+def _make_ahead(monkeypatch) -> None:
+    """As on a GPU, but for the page-locked memory."""
+    from jetfm import lightning_task
+
+    steps = lightning_task._Steps
+    monkeypatch.setattr(lightning_task, "pinned", lambda batch: batch)
+    monkeypatch.setattr(lightning_task, "_Steps", lambda *a, ahead: steps(*a, ahead=True))
+
+
+def _helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -387,3 +388,37 @@ def test_parameter_groups_keep_their_own_rates():
 
     optimizer = make_optimizer(Grouped(), OptimizerSettings(name="adamw", lr=0.5))
     assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 0.5]
+
+
+def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
+    """What a GPU gets: the same steps as from the plain optimiser, clipping included."""
+    from jetfm import lightning_task
+
+    adamw = OptimizerSettings(name="adamw", lr=1e-2, betas=(0.9, 0.999), eps=1.0, clip=0.05)
+    plan = training_settings(max_steps=12, precision="bf16", optimizer=adamw)
+    weights = []
+    for fused in (False, True):
+
+        def make(module, settings, fused=fused):
+            optimizer = make_optimizer(module, settings)
+            optimizer.param_groups[0]["fused"] = fused
+            return type(optimizer)(optimizer.param_groups)
+
+        monkeypatch.setattr(lightning_task, "make_optimizer", make)
+        module = Noisy()
+        fit(module, batches, plan, progress=False)
+        weights.append(module.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
+    assert (weights[0] - Noisy().weight).abs().max() > 1e-4
+
+
+def test_adamw_is_fused_on_cuda_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: asked.append(options))
+    for devices in (["cuda", "cuda:1"], ["cuda", "cpu"], ["cpu"]):
+        parameters = [
+            SimpleNamespace(requires_grad=True, device=torch.device(name)) for name in devices
+        ]
+        module = SimpleNamespace(parameters=lambda parameters=parameters: parameters)
+        make_optimizer(module, OptimizerSettings(name="adamw"))
+    assert [options.get("fused", False) for options in asked] == [True, False, False]
