@@ -180,13 +180,19 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
         _model_of(study, *classes) for classes in (("QCD", "Tbqq"), ("QCD",), ("Tbqq",))
     )
 
-    def put(claim: str, values: list[tuple[float, float]] | None, combine, names, note="") -> None:
-        """`combine` of (value, uncertainty) pairs; None where a generator lacks."""
+    def put(claim: str, values, combine, names, note="", never_negative=False) -> None:
+        """`combine` of (value, uncertainty) pairs, None where a generator lacks.
+
+        With `never_negative` a result below zero counts as zero, with the result's uncertainty,
+        and the note says what it was.
+        """
         if values is None:
             book.out_of_reach[claim] = "the profile lacks one of these generators"
             return
         n_jets = min(study.metrics(name)["n_jets"]["sample"] for name in names)
         value, error = _propagated(values, combine)
+        if never_negative and value < 0:
+            value, note = 0.0, f"the difference is {value:.3f}"
         book.measured[claim] = Measurement(value, error, n_jets, 1, note)
 
     def auc(*names: str | None):
@@ -257,7 +263,7 @@ def _inputs(book: Ledger, study: GenerativeStudy, put, auc) -> None:
             book.out_of_reach[claim] = text
         else:
             names = [name, baseline.name]
-            put(claim, auc(*names), lambda x, y: max(x - y, 0.0), names)
+            put(claim, auc(*names), np.subtract, names, never_negative=True)
 
 
 def _finetuning(book: Ledger, study: Study) -> None:

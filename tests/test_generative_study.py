@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from jetfm.figures.generated_jets import _with_flow
 from jetfm.files import read_json
 from jetfm.generative_metrics import QUANTITIES
 from jetfm.generative_study import PANELS, GenerativeStudy, Generator, judge_generator
-from jetfm.ledger import Ledger
+from jetfm.ledger import CLAIMS, Ledger, judge
 from jetfm.measurements import _generation
 from jetfm.settings import GenerativeQualitySettings
 from tests.jet_samples import sample_of
@@ -167,6 +168,34 @@ def test_only_equal_training_compares(book, study):
     areas = [study.metrics(n)["classifiers"]["deepsets"]["auc"] for n in ("main", "ntp-token-id")]
     assert found.value == max(areas[0] - areas[1], 0)
     assert "5 steps" in book.out_of_reach["joint-generates"]
+
+
+class Areas:
+    """What the ledger needs of a study that has AUCs alone."""
+
+    def __init__(self, areas: dict[str, tuple[float, float]]) -> None:
+        self.areas = areas
+        self.generators = {name: SimpleNamespace(name=name, steps=7) for name in areas}
+
+    def only(self, classes):
+        return []
+
+    def metrics(self, name):
+        area, error = self.areas[name]
+        return {"classifiers": {"deepsets": {"auc": area, "auc_error": error}},
+                "n_jets": {"sample": 100}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.005, "reproduced"), (0.05, "not reproduced")])
+def test_no_loss_has_an_uncertainty_too(error, verdict):
+    """A better model loses nothing, but a vague measurement still confirms nothing."""
+    book = Ledger("test")
+    _generation(book, Areas({"main": (0.6, error), "ntp-token-id": (0.7, error)}))
+    found = book.measured["continuous-input-generates"]
+    assert found.value == 0 and found.uncertainty == pytest.approx(np.hypot(error, error))
+    assert "-0.100" in found.note
+    claim = next(claim for claim in CLAIMS if claim.id == "continuous-input-generates")
+    assert judge(claim, found) == verdict
 
 
 def test_without_a_generator_its_claims_are_out_of_reach(folders):
