@@ -83,35 +83,37 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """(softmax(q k^T + bias) * keep) v, and the softmax; no factor of 1/sqrt(D) or 1/(1-p).
+) -> Tensor:
+    """(softmax(q k^T + bias) * keep) v; no factor of 1/sqrt(D) or 1/(1-p).
 
     Parameters
     ----------
     q : (B, H, S, D); k, v : (B, H, T, D)
     bias, keep : broadcastable to (B, H, S, T)
     """
-    scores = q @ k.mT  # (B, H, S, T)
-    if bias is not None:
-        scores += bias  # adding -inf takes a tenth of the time of masked_fill_
-    weights = torch.softmax(scores, -1)
-    return (weights if keep is None else weights * keep) @ v, weights
+    weights = _weights(q, k, bias)
+    return (weights if keep is None else weights * keep) @ v
 
 
 def attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, given that of `attend`'s output (B, H, S, D)."""
-    scores = q @ k.mT
-    if bias is not None:
-        scores += bias
-    weights = torch.softmax(scores, -1)
+    weights = _weights(q, k, bias)  # quicker to compute again than to keep
     grad_weights = grad @ v.mT
     if keep is not None:
         grad_weights *= keep
     grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     dropped = weights if keep is None else weights.mul_(keep)
     return grad_scores @ k, grad_scores.mT @ q, dropped.mT @ grad
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T + bias), (B, H, S, T)."""
+    scores = q @ k.mT
+    if bias is not None:
+        scores += bias  # adding -inf takes a tenth of the time of masked_fill_
+    return torch.softmax(scores, -1)
 
 
 class _DropoutAttention(torch.autograd.Function):
@@ -125,7 +127,7 @@ class _DropoutAttention(torch.autograd.Function):
         ctx.temperature, ctx.scale = 1 / math.sqrt(q.shape[-1]), 1 / (1 - p)
         keep = keep_mask(q.new_empty(*q.shape[:-1], k.shape[-2]), p)
         ctx.save_for_backward(q, k, v, bias, keep)
-        return attend(q * ctx.temperature, k, v, bias, keep)[0].mul_(ctx.scale)
+        return attend(q * ctx.temperature, k, v, bias, keep).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor):

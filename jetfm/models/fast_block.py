@@ -80,7 +80,7 @@ class _AttentionHalf(torch.autograd.Function):
             q, k, v = _heads(qkv, shape[1:], wide)
             drawn = bits.draw((len(x_here), n_heads, x.shape[1], x.shape[1])) if p else None
             keep = bits.keep(drawn, p, wide) if p else None
-            attended, _ = attend(q.mul_(temperature), k, v, _of(bias, jets), keep)
+            attended = attend(q.mul_(temperature), k, v, _of(bias, jets), keep)
             attended = _joined(attended.div_(1 - p), low)
             update = torch.addmm(projections[3], attended, projections[2].T)
             torch.addcmul(x_here, update.view_as(x_here).to(x.dtype), scale, out=out[jets])
