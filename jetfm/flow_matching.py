@@ -18,21 +18,18 @@ jet's type, pt and eta; ours is told the multiplicity alone, as the models it st
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parametrize
 
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.epic import EPiCNetwork
 from jetfm.settings import FlowSettings
-from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
-
-NAME = "flow"
+from jetfm.weights import SavedModule
 
 
 def straight_path(
@@ -64,7 +61,7 @@ def midpoint(field: Callable[[Tensor, float], Tensor], z: Tensor, n_steps: int) 
     return z
 
 
-class FlowModel(nn.Module):
+class FlowModel(SavedModule):
     """EPiC-FM with the standardisation of its features.
 
     Parameters
@@ -82,6 +79,8 @@ class FlowModel(nn.Module):
     JetfmError
         A preprocessing with another number of features.
     """
+
+    kind = "flow"
 
     def __init__(
         self,
@@ -161,32 +160,10 @@ class FlowModel(nn.Module):
             "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
         }
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 of configuration and weights."""
-        return identity(self.config, weights_bytes(self.state_dict()))
-
-    def save(self, folder: str | Path, **info: Any) -> str:
-        """Write ``weights.safetensors`` and ``flow.json`` with `info` beside; return the hash."""
-        return save_weights(folder, NAME, self.state_dict(), self.config, info)
-
     @classmethod
-    def load(cls, folder: str | Path) -> FlowModel:
-        """Read a trained model, in evaluation mode on the CPU.
-
-        Raises
-        ------
-        JetfmError
-            Missing, damaged or mismatched files.
-        """
-        record, state = load_weights(folder, NAME)
-        config, where = record["config"], Path(folder) / f"{NAME}.json"
-        try:
-            settings = FlowSettings.model_validate(config["settings"])
-            stored = config["preprocessing"]
-            preprocessing = None if stored is None else Preprocessing.from_dict(stored)
-            model = cls(settings, config["n_features"], preprocessing)
-        except (KeyError, TypeError, ValueError) as error:
-            raise JetfmError(where, f"{error}".splitlines()[0], "a model's settings") from None
-        fill(model, state, Path(folder))
-        return model.eval()
+    def from_config(cls, config: dict[str, Any]) -> FlowModel:
+        """A fresh model of this `config`."""
+        stored = config["preprocessing"]
+        preprocessing = None if stored is None else Preprocessing.from_dict(stored)
+        settings = FlowSettings.model_validate(config["settings"])
+        return cls(settings, config["n_features"], preprocessing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import safetensors.torch
 import torch
@@ -114,3 +114,49 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
 
 def _shape(tensor: Tensor | None) -> str:
     return "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"
+
+
+class SavedModule(nn.Module):
+    """A module that is saved with all that rebuilds it: ``weights.safetensors``, ``KIND.json``.
+
+    A subclass names its `kind`, says its `config`, and rebuilds from one in `from_config`.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything needed to rebuild the module, as JSON values."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """A fresh module; KeyError, TypeError or ValueError where `config` does not fit."""
+        raise NotImplementedError
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of configuration and weights."""
+        return identity(self.config, weights_bytes(self.state_dict()))
+
+    def save(self, folder: str | Path, **info: Any) -> str:
+        """Write the two files, `info` in the JSON; return the hash."""
+        return save_weights(folder, self.kind, self.state_dict(), self.config, info)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a saved module, in evaluation mode on the CPU.
+
+        Raises
+        ------
+        JetfmError
+            Missing, damaged or mismatched files.
+        """
+        record, state = load_weights(folder, cls.kind)
+        try:
+            module = cls.from_config(record["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            where = Path(folder) / f"{cls.kind}.json"
+            raise JetfmError(where, f"{error}".splitlines()[0], "a model's settings") from None
+        fill(module, state, Path(folder))
+        return module.eval()

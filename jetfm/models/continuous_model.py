@@ -24,13 +24,11 @@ cross-entropy of tokens is the integral of a density over a code's cell, and com
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from jetfm.data.schema import KINEMATICS
 from jetfm.errors import JetfmError
@@ -39,9 +37,7 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.continuous_head import DensityHead, NextConstituent
 from jetfm.models.transformer import KVCache
 from jetfm.settings import ContinuousSettings
-from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
-
-NAME = "continuous"
+from jetfm.weights import SavedModule
 
 
 class LogProbabilities(NamedTuple):
@@ -52,7 +48,7 @@ class LogProbabilities(NamedTuple):
     predicted: Tensor  # (B, T+1) bool, True where there is a constituent or a stop to predict
 
 
-class ContinuousModel(nn.Module):
+class ContinuousModel(SavedModule):
     """Backbone and density head.
 
     Parameters
@@ -66,6 +62,8 @@ class ContinuousModel(nn.Module):
     JetfmError
         Features beyond the kinematics.
     """
+
+    kind = "continuous"
 
     def __init__(
         self,
@@ -171,34 +169,11 @@ class ContinuousModel(nn.Module):
             "preprocessing": self.preprocessing.to_dict(),
         }
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 of configuration and weights."""
-        return identity(self.config, weights_bytes(self.state_dict()))
-
-    def save(self, folder: str | Path, **info: Any) -> str:
-        """Write ``weights.safetensors`` and ``continuous.json`` with `info`; return the hash."""
-        return save_weights(folder, NAME, self.state_dict(), self.config, info)
-
     @classmethod
-    def load(cls, folder: str | Path) -> ContinuousModel:
-        """Read a trained model, in evaluation mode on the CPU.
-
-        Raises
-        ------
-        JetfmError
-            Missing, damaged or mismatched files.
-        """
-        record, state = load_weights(folder, NAME)
-        config, where = record["config"], Path(folder) / f"{NAME}.json"
-        try:
-            settings = ContinuousSettings.model_validate(config["settings"])
-            preprocessing = Preprocessing.from_dict(config["preprocessing"])
-        except (KeyError, TypeError, ValidationError) as error:
-            raise JetfmError(where, f"{error}".splitlines()[0], "a model's settings") from None
-        model = cls(settings, preprocessing)
-        fill(model, state, Path(folder))
-        return model.eval()
+    def from_config(cls, config: dict[str, Any]) -> ContinuousModel:
+        """A fresh model of this `config`."""
+        settings = ContinuousSettings.model_validate(config["settings"])
+        return cls(settings, Preprocessing.from_dict(config["preprocessing"]))
 
 
 def stop_positions(mask: Tensor, n_constituents: Tensor) -> Tensor:

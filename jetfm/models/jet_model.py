@@ -48,9 +48,8 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
 from jetfm.models.transformer import KVCache
 from jetfm.settings import PretrainingSettings
-from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
+from jetfm.weights import SavedModule
 
-NAME = "model"
 OBJECTIVES = ("ntp", "mpm")
 
 
@@ -85,7 +84,7 @@ def next_token_targets(ids: Tensor, mask: Tensor, n_constituents: Tensor, n_code
     return targets
 
 
-class JetModel(nn.Module):
+class JetModel(SavedModule):
     """Backbone and heads.
 
     Parameters
@@ -100,6 +99,8 @@ class JetModel(nn.Module):
     visible_decoder : for `leak_free`: ids (B, V) and mask to decoded constituents (B, V, F), the
         tokenizer's `decode`; not part of the model's weights
     """
+
+    kind = "model"
 
     def __init__(
         self,
@@ -287,33 +288,11 @@ class JetModel(nn.Module):
             "tokenizer_hash": self.tokenizer_hash,
         }
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 of configuration and weights."""
-        return identity(self.config, weights_bytes(self.state_dict()))
-
-    def save(self, folder: str | Path, **info: Any) -> str:
-        """Write ``weights.safetensors`` and ``model.json`` with `info` beside; return the hash."""
-        return save_weights(folder, NAME, self.state_dict(), self.config, info)
-
     @classmethod
-    def load(cls, folder: str | Path) -> JetModel:
-        """Read a pre-trained model, in evaluation mode on the CPU.
-
-        Raises
-        ------
-        JetfmError
-            Missing, damaged or mismatched files.
-        """
-        record, state = load_weights(folder, NAME)
-        config, where = record["config"], Path(folder) / f"{NAME}.json"
-        try:
-            settings = PretrainingSettings.model_validate(config["settings"])
-            model = cls(settings, config["n_codes"], config["n_features"], config["tokenizer_hash"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise JetfmError(where, f"{error}".splitlines()[0], "a model's settings") from None
-        fill(model, state, Path(folder))
-        return model.eval()
+    def from_config(cls, config: dict[str, Any]) -> JetModel:
+        """A fresh model of this `config`."""
+        settings = PretrainingSettings.model_validate(config["settings"])
+        return cls(settings, config["n_codes"], config["n_features"], config["tokenizer_hash"])
 
 
 def load_backbone(folder: str | Path, tokenizer_hash: str | None = None) -> Backbone:
