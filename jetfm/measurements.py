@@ -180,14 +180,19 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
         _model_of(study, *classes) for classes in (("QCD", "Tbqq"), ("QCD",), ("Tbqq",))
     )
 
-    def put(claim: str, values: list[tuple[float, float]] | None, combine, names, note="") -> None:
+    def put(claim: str, values, combine, names, note="", never_negative=False) -> None:
         """`combine` of (value, uncertainty) pairs; None where a generator lacks."""
         if values is None:
             book.out_of_reach[claim] = "the profile lacks one of these generators"
             return
         n_jets = min(study.metrics(name)["n_jets"]["sample"] for name in names)
+        steps = sorted({study.generators[name].steps for name in names})
+        trained = f"trained for {' and '.join(map(str, steps))} steps"
         value, error = _propagated(values, combine)
-        book.measured[claim] = Measurement(value, error, n_jets, 1, note)
+        if never_negative:
+            value = max(value, 0.0)
+        text = f"{trained}; {note}" if note else trained
+        book.measured[claim] = Measurement(value, error, n_jets, 1, text)
 
     def auc(*names: str | None):
         if None in names:
@@ -257,7 +262,7 @@ def _inputs(book: Ledger, study: GenerativeStudy, put, auc) -> None:
             book.out_of_reach[claim] = text
         else:
             names = [name, baseline.name]
-            put(claim, auc(*names), lambda x, y: max(x - y, 0.0), names)
+            put(claim, auc(*names), np.subtract, names, never_negative=True)
 
 
 def _finetuning(book: Ledger, study: Study) -> None:
