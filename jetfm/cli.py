@@ -41,6 +41,10 @@ SeedOption = Annotated[
     int | None, typer.Option(help="Seed of everything random; the profile's own by default.")
 ]
 
+StrategyOption = Annotated[
+    str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
+]
+
 
 @app.command()
 def simulate(
@@ -129,9 +133,7 @@ def pretrain(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
-    strategy: Annotated[
-        str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
-    ] = "main",
+    strategy: StrategyOption = "main",
 ) -> None:
     """Pre-train a model, with every stage before it.
 
@@ -140,9 +142,7 @@ def pretrain(
     of every batch; the result is that of one process with the whole batch.
     """
     pipeline = _pipeline(profile, data, seed, dry_run)
-    known = pipeline.pretraining_settings
-    if strategy not in known:
-        raise JetfmError("--strategy", repr(strategy), f"one of {', '.join(known)}")
+    _known_strategy(pipeline, strategy)
     folder = pipeline.pretraining(strategy).folder
     if rank() == 0:
         typer.echo(folder)
@@ -154,9 +154,94 @@ def generate(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    strategy: StrategyOption = "main",
+    out: Annotated[
+        Path | None, typer.Option(help="File for the jets, .root (JetClass-like) or .parquet.")
+    ] = None,
+    n_jets: Annotated[
+        int | None, typer.Option(help="With --out: how many; the profile's number by default.")
+    ] = None,
+    n_constituents: Annotated[
+        int | None, typer.Option(help="With --out: multiplicity to ask for, in every jet.")
+    ] = None,
+    multiplicities: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --out: a token or jets store whose multiplicities to draw from; the "
+            "profile's validation jets by default."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --out: divides the logits; 1 by default.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="With --out: only the k most probable tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="With --out: only the nucleus that holds this share.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --out: folder of a model of your own.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With --model: folder of the tokenizer it was trained on.")
+    ] = None,
 ) -> None:
-    """Generate jets with the pre-trained model and compare them with tokenised ones."""
-    typer.echo(_pipeline(profile, data, seed, dry_run).generation().folder)
+    """Generate jets with a pre-trained model.
+
+    With --out, writes them to a file. Without it, compares jets of the profile's main model with
+    tokenised ones.
+    """
+    if out is None:
+        given = (
+            n_jets,
+            n_constituents,
+            multiplicities,
+            temperature,
+            top_k,
+            top_p,
+            model,
+            tokenizer,
+        )
+        if strategy != "main" or any(value is not None for value in given):
+            raise JetfmError("--out", "nothing", "a .root or .parquet file for the jets asked for")
+        typer.echo(_pipeline(profile, data, seed, dry_run).generation().folder)
+        return
+    from jetfm.generation_files import Request, generate_file, multiplicities_of
+    from jetfm.sampling import Choice
+
+    settings = _profile(profile, data, seed, dry_run)
+    default = settings.generation
+    request = Request(
+        out,
+        default.n_jets if n_jets is None else n_jets,
+        settings.seed,
+        default.batch_size,
+        n_constituents,
+        Choice(
+            default.temperature if temperature is None else temperature,
+            default.top_k if top_k is None else top_k,
+            default.top_p if top_p is None else top_p,
+        ),
+        settings.data.max_constituents,
+    )
+    held_out = None if multiplicities is None else multiplicities_of(multiplicities)
+    if (model is None) != (tokenizer is None):
+        raise JetfmError("--model, --tokenizer", "one of them", "both, or neither")
+    if model is None:
+        from jetfm.pipeline import Pipeline
+
+        pipeline = Pipeline(settings)
+        if not _known_strategy(pipeline, strategy).predicts_next:
+            label = pipeline.pretraining_settings[strategy].label
+            raise JetfmError("--strategy", f"{label}, without a next-token head", "one with it")
+        model = pipeline.pretraining(strategy).folder
+        tokenizer = pipeline.tokenizer_artifact().folder
+        if held_out is None:
+            held_out = pipeline.tokens("val").n_constituents
+    n_written = generate_file(request, model, tokenizer, held_out)
+    empty = request.n_jets - n_written
+    typer.echo(f"{n_written} jets in {out}" + (f"; {empty} had no constituents" if empty else ""))
 
 
 @app.command()
@@ -203,6 +288,14 @@ def _pipeline(name: str, data: Path | None, seed: int | None, short: bool):
     from jetfm.pipeline import Pipeline
 
     return Pipeline(_profile(name, data, seed, short))
+
+
+def _known_strategy(pipeline, name: str):
+    """Settings of a strategy."""
+    known = pipeline.pretraining_settings
+    if name not in known:
+        raise JetfmError("--strategy", repr(name), f"one of {', '.join(known)}")
+    return known[name]
 
 
 @app.callback(invoke_without_command=True)
