@@ -11,7 +11,9 @@ import typer
 
 import jetfm
 from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
-from jetfm.distributed import rank
+from jetfm.cores import watch_parent
+from jetfm.distributed import SHARDING, rank
+from jetfm.distributed import sharding as check_sharding
 from jetfm.errors import JetfmError
 
 app = typer.Typer(
@@ -134,16 +136,35 @@ def pretrain(
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
     strategy: StrategyOption = "main",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of this machine that train together; by default JETFM_PROCESSES, "
+            "or one per GPU where there are several."
+        ),
+    ] = None,
+    sharding: Annotated[
+        str | None,
+        typer.Option(
+            help="What each of several processes holds: ddp, all weights (default), or fsdp, a "
+            "share of them."
+        ),
+    ] = None,
 ) -> None:
     """Pre-train a model, with every stage before it.
 
-    Several devices: run `jetfm tokenize` once, in one process, then this under torchrun or SLURM,
-    e.g. torchrun --nproc-per-node 4 -m jetfm pretrain --profile paper. Each process takes its share
-    of every batch; the result is that of one process with the whole batch.
+    Several processes each take their share of every batch; the result is that of one process with
+    the whole batch. --processes starts them here. Across machines run `jetfm tokenize` once, then
+    this under torchrun or srun, see examples/.
     """
+    if sharding is not None:
+        os.environ[SHARDING] = sharding  # its processes have to know, too
+    check_sharding()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        watch_parent(os.getppid())  # torchrun's agent
     pipeline = _pipeline(profile, data, seed, dry_run)
     _known_strategy(pipeline, strategy)
-    folder = pipeline.pretraining(strategy).folder
+    folder = pipeline.pretraining(strategy, processes).folder
     if rank() == 0:
         typer.echo(folder)
 
@@ -189,23 +210,17 @@ def generate(
 ) -> None:
     """Generate jets with a pre-trained model.
 
-    With --out, writes them to a file. Without it, compares jets of the profile's main model with
-    tokenised ones.
+    With --out, writes them to a file. Without it, generates with every generator of the profile
+    and judges each against its own truth.
     """
     if out is None:
-        given = (
-            n_jets,
-            n_constituents,
-            multiplicities,
-            temperature,
-            top_k,
-            top_p,
-            model,
-            tokenizer,
-        )
-        if strategy != "main" or any(value is not None for value in given):
+        sampling = (n_jets, n_constituents, multiplicities, temperature, top_k, top_p)
+        given = any(value is not None for value in (*sampling, model, tokenizer))
+        if given or strategy != "main":
             raise JetfmError("--out", "nothing", "a .root or .parquet file for the jets asked for")
-        typer.echo(_pipeline(profile, data, seed, dry_run).generation().folder)
+        pipeline = _pipeline(profile, data, seed, dry_run)
+        typer.echo(pipeline.generation().as_text())
+        typer.echo(f"\njets of the main model: {pipeline.generated().folder}")
         return
     from jetfm.generation_files import Request, generate_file, multiplicities_of
     from jetfm.sampling import Choice
@@ -313,7 +328,7 @@ def main() -> None:
         app()
     except JetfmError as error:
         typer.echo(f"jetfm: {error}", err=True)
-        sys.exit(2)
+        sys.exit(getattr(error, "code", 2))  # several processes end with the code of one of them
     except KeyboardInterrupt:
         typer.echo("jetfm: interrupted; the same command continues from here", err=True)
         sys.exit(130)

@@ -13,10 +13,14 @@ import yaml
 from pydantic import Field, ValidationError
 
 from jetfm.errors import JetfmError
+from jetfm.files import write_text
 from jetfm.settings import (
+    ContinuousSettings,
     DataSettings,
     FinetuningSettings,
+    FlowSettings,
     GenerationSettings,
+    GenerativeQualitySettings,
     PretrainingSettings,
     Settings,
     TokenizerSettings,
@@ -37,7 +41,10 @@ class Profile(Settings):
     token_quality: TokenQualitySettings = TokenQualitySettings()
     pretraining: PretrainingSettings = PretrainingSettings()  # whose model the later stages use
     strategies: dict[str, PretrainingSettings] = {}  # others, trained on the same tokens
+    flow: FlowSettings = FlowSettings()  # EPiC-FM, the rival without tokens
+    continuous: ContinuousSettings = ContinuousSettings()  # the backbone with a density as its head
     generation: GenerationSettings = GenerationSettings()
+    generative_quality: GenerativeQualitySettings = GenerativeQualitySettings()
     finetuning: FinetuningSettings = FinetuningSettings()
 
 
@@ -71,6 +78,12 @@ def load_profile(name: str | Path = "smoke", **overrides: Any) -> Profile:
         found = f"{first['input']!r:.80}" if first["type"] != "missing" else "nothing"
         expected = "a known setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise JetfmError(f"{path.name}: {setting}", found, expected) from None
+
+
+def save_profile(profile: Profile, path: str | Path) -> Path:
+    """Write all settings of a profile, so that `load_profile` of the file gives the same again."""
+    values = profile.model_dump(mode="json")
+    return write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
@@ -131,9 +144,14 @@ def dry_run(profile: Profile) -> Profile:
     quality |= {"n_reconstructions": 1, "n_conditioning": 2, "n_seeds": 1, "n_train": 20}
     for classifier in ("deepsets", "transformer"):
         quality[classifier]["training"] |= training
-    for pretraining in (values["pretraining"], *values["strategies"].values()):
-        pretraining["training"] |= training
-    values["generation"] |= {"n_jets": 8, "batch_size": 8}
+    judged = values["generative_quality"]
+    models = (values["pretraining"], *values["strategies"].values(), judged["model"])
+    for model in (*models, values["flow"], values["continuous"]):
+        model["training"] |= training
+    values["flow"]["n_steps"] = 2
+    values["generation"] |= {"n_jets": 16, "batch_size": 8}
+    judged["classifier_epochs"] = dict.fromkeys(judged["classifier_epochs"], 2)
+    judged["n_bootstrap"] = 2
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8}
     return Profile.model_validate(values)

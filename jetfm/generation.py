@@ -87,7 +87,7 @@ def generate(
     requested = np.asarray(n_constituents)
     choice = Choice(temperature, top_k, top_p)
     _check_pair(model, tokenizer)
-    check_request(requested, seed, batch_size, max_constituents)
+    check_request(requested, seed, max_constituents, batch_size=batch_size)
     home, tokenizer_home = next(model.parameters()).device, tokenizer.device
     device = torch.device(device) if device is not None else home
     modes = model.training, tokenizer.training
@@ -239,8 +239,17 @@ def _check_pair(model, tokenizer) -> None:
         raise JetfmError("tokenizer", found, f"{model.tokenizer_hash[:12]}, the model's own")
 
 
-def check_request(requested: np.ndarray, seed: int, batch_size: int, max_constituents: int) -> None:
-    """Refuse what `generate` refuses, before a model is there."""
+def check_request(
+    requested: np.ndarray, seed: int, max_constituents: int, **positive: float
+) -> None:
+    """Refuse multiplicities, a seed or other numbers that no jets can be generated with.
+
+    Raises
+    ------
+    JetfmError
+        No jets, a multiplicity below 1 or above `max_constituents`, a negative seed, or one of
+        `positive` that is not.
+    """
     if requested.ndim != 1 or len(requested) == 0:
         raise JetfmError("n_constituents", f"shape {requested.shape}", "at least one jet")
     if not np.issubdtype(requested.dtype, np.integer):
@@ -248,7 +257,8 @@ def check_request(requested: np.ndarray, seed: int, batch_size: int, max_constit
     if requested.min() < 1 or requested.max() > max_constituents:
         found = f"multiplicities from {requested.min()} to {requested.max()}"
         raise JetfmError("n_constituents", found, f"1 to {max_constituents} (max_constituents)")
-    if batch_size < 1:
-        raise JetfmError("batch_size", str(batch_size), "a positive number")
+    for name, value in positive.items():
+        if not value > 0:
+            raise JetfmError(name, str(value), "a positive number")
     if seed < 0:
         raise JetfmError("seed", str(seed), "zero or more")

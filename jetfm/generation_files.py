@@ -50,7 +50,7 @@ class Request:
         if self.n_jets < 1:
             raise JetfmError("n_jets", str(self.n_jets), "at least one jet")
         if self.n_constituents is not None:
-            check_request(self.multiplicities(), self.seed, self.batch_size, self.max_constituents)
+            check_request(self.multiplicities(), self.seed, self.max_constituents)
 
     def multiplicities(self, held_out: np.ndarray | None = None) -> np.ndarray:
         """(n_jets,) requested multiplicities: as given, else drawn from those of `held_out`."""

@@ -7,21 +7,25 @@ within a stream of batches, and write more than a small fit takes to run.
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import logging
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
-from jetfm.distributed import local_world_size, rank, summed, world_size
+from jetfm.data.batches import seed_of
+from jetfm.data.prefetch import pinned, prefetched
+from jetfm.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.progress import Progress
@@ -31,8 +35,9 @@ from jetfm.training import BEST, Batches, make_optimizer
 with warnings.catch_warnings():  # it imports a notebook widget that it does not need
     warnings.filterwarnings("ignore", message="IProgress not found")
     import lightning.pytorch as L
-    from lightning.pytorch.plugins.precision import MixedPrecision
-    from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+
+    from jetfm.devices import put_away, shared_out, trainer_options, whole
 
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
@@ -40,22 +45,17 @@ _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 def run(task: Task, settings: TrainingSettings, device: str) -> None:
     accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
-    world, strategy = world_size(), "auto"
-    if world > 1:
-        # unused parameters would hide a mistake in the model, so they are not looked for
-        backend = "gloo" if accelerator == "cpu" else "nccl"
-        strategy = DDPStrategy(process_group_backend=backend)
-    plugin = None
+    sharded = world_size() > 1 and sharding() == "fsdp"
+    if sharded and task.average is not None:
+        raise JetfmError("ema", f"an average of weights, with {SHARDING}=fsdp", "ddp, or no ema")
+    options = trainer_options(accelerator, sharded)
     if settings.precision == "bf16":
         kind = "cpu" if accelerator == "cpu" else "cuda"
-        plugin = MixedPrecision("bf16-mixed", kind)
+        options["plugins"].append(_BFloat16("bf16-mixed", kind))
     trainer = L.Trainer(
+        **options,
         accelerator=accelerator,
-        devices=local_world_size() if world > 1 else 1,
-        num_nodes=world // local_world_size() if world > 1 else 1,
-        strategy=strategy,
         use_distributed_sampler=False,  # the batches shard themselves
-        plugins=plugin,
         max_steps=settings.max_steps - task.state.step,
         max_epochs=-1,
         limit_val_batches=1.0 if task.validation is not None else 0,
@@ -67,23 +67,55 @@ def run(task: Task, settings: TrainingSettings, device: str) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    module = task.module
+    if sharded:  # what is shared out cannot be put together in place
+        task.module = copy.deepcopy(module)
     try:
         trainer.fit(task)
+        if sharded:
+            module.load_state_dict(task.last)
     except SystemExit:  # Lightning's answer to Ctrl-C would end a notebook's kernel
         raise KeyboardInterrupt from None
+    finally:
+        task.stop_loading()
+
+
+class _BFloat16(MixedPrecision):
+    """Autocast that clips gradients of a fused optimiser too.
+
+    Lightning refuses, since such an optimiser could scale gradients itself; bfloat16 has no scale.
+    """
+
+    def clip_gradients(self, *args, **kwargs) -> None:
+        Precision.clip_gradients(self, *args, **kwargs)
 
 
 class _Steps:
-    """Batches first..last-1 as Lightning wants its loader: iterable, with a length."""
+    """Batches first..last-1 as Lightning wants its loader: iterable, with a length.
 
-    def __init__(self, batches: Batches, first: int, last: int) -> None:
-        self.batches, self.first, self.last = batches, first, last
+    Parameters
+    ----------
+    ahead : make them in another thread, in page-locked memory
+    """
+
+    def __init__(self, batches: Batches, first: int, last: int, ahead: bool) -> None:
+        self.batches, self.first, self.last, self.ahead = batches, first, last, ahead
+        self._batches: Iterator = (_ for _ in ())
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __iter__(self):
-        return (self.batches(step) for step in range(self.first, self.last))
+        steps = range(self.first, self.last)
+        if self.ahead:
+            self._batches = prefetched(lambda step: pinned(self.batches(step)), steps)
+        else:
+            self._batches = (self.batches(step) for step in steps)
+        return self._batches
+
+    def close(self) -> None:
+        """End the other thread, which Lightning would leave waiting after the last batch."""
+        self._batches.close()
 
 
 class _Again:
@@ -106,8 +138,10 @@ class Task(L.LightningModule):
         self.settings, self.seed, self.folder = settings, seed, folder
         self.request, self.state = request, state
         self.best: dict[str, Tensor] | None = None
+        self.last: dict[str, Tensor] | None = None  # where weights were shared out
         self.average = Average(module, settings.ema) if settings.ema else None
         self.progress: Progress | None = None
+        self._steps: _Steps | None = None
         self.optimizer_state: dict | None = None
         self.curves: Any = None  # a TensorBoard writer
         self.log_every = max(1, settings.validate_every // _LOGS_PER_VALIDATION)
@@ -118,7 +152,13 @@ class Task(L.LightningModule):
     def train_dataloader(self):
         step, every = self.state.step, self.settings.validate_every
         end = min((step // every + 1) * every, self.settings.max_steps)
-        return _Steps(self.batches, step, end)
+        self._steps = _Steps(self.batches, step, end, ahead=self.device.type == "cuda")
+        return self._steps
+
+    def stop_loading(self) -> None:
+        """No more batches from the present loader."""
+        if self._steps is not None:
+            self._steps.close()
 
     def val_dataloader(self):
         return _Again(self.validation if self.validation is not None else [])
@@ -129,7 +169,7 @@ class Task(L.LightningModule):
         optimizer = make_optimizer(self.module, self.settings.optimizer)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+            optimizer.load_state_dict(shared_out(self.optimizer_state, optimizer))
             self.optimizer_state = None
         return optimizer
 
@@ -146,7 +186,7 @@ class Task(L.LightningModule):
         if world_size() > 1:
             # DDP averages gradients over processes. What is wanted is the mean over all that they
             # predict together, so that each counts with its share.
-            weight = torch.as_tensor(metrics["weight"], dtype=torch.float32, device=loss.device)
+            weight = _on(loss.device, metrics["weight"])
             loss = loss * (world_size() * weight / summed(weight).clamp(min=1))
         return loss
 
@@ -171,6 +211,8 @@ class Task(L.LightningModule):
 
     def on_train_epoch_end(self):
         """Validated, or without validation at the same interval: judge, save, maybe stop."""
+        self.stop_loading()
+        put_away(self.module)
         state = self.state
         row = None
         if self._train.n:
@@ -184,7 +226,7 @@ class Task(L.LightningModule):
         improved = metric < state.best_metric
         if improved:
             state.best_metric, state.best_step, state.bad_validations = metric, state.step, 0
-            self.best = {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items()}
+            self.best = self._weights()
         else:
             state.bad_validations += 1
         if self.average is not None and self.average.swapped:
@@ -196,6 +238,10 @@ class Task(L.LightningModule):
             self._save(improved)
         if stop:
             self.trainer.should_stop = True
+
+    def on_train_end(self):
+        if isinstance(self.module, FSDPModule):
+            self.last = self._weights()
 
     # State ---------------------------------------------------------------------------------------
 
@@ -211,8 +257,14 @@ class Task(L.LightningModule):
                 self.curves.add_scalar(f"{key}/{split}", row[key], self.state.step)
         return row
 
+    def _weights(self) -> dict[str, Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in whole(self.module.state_dict()).items()}
+
     def _save(self, improved: bool) -> None:
-        if rank() > 0:  # all hold the same; one writes
+        optimizer = self.trainer.optimizers[0]
+        parts = {"module": self.module.state_dict(), "optimizer": optimizer.state_dict()}
+        parts = whole(parts)  # by all, if they hold shares
+        if rank() > 0:  # one writes
             return
         write_text(self.folder / "metrics.csv", _csv(self.state.history))
         if improved:  # before the checkpoint that counts on it; a repeat writes the same again
@@ -220,8 +272,7 @@ class Task(L.LightningModule):
         content = {
             "request": self.request,
             "state": vars(self.state),
-            "module": self.module.state_dict(),
-            "optimizer": self.trainer.optimizers[0].state_dict(),
+            **parts,
             "average": self.average.weights if self.average is not None else None,
         }
         save_newest(self.folder, content)
@@ -318,6 +369,13 @@ class _Means:
         return {"loss": values.pop("loss"), **values}
 
 
+def _on(device: torch.device, value) -> Tensor:
+    """A number as float32 there; filled in by the device, which nothing has to wait for."""
+    if torch.is_tensor(value):
+        return value.to(device, torch.float32)
+    return torch.full((), float(value), device=device)
+
+
 def _double(value):
     return value.detach().double() if torch.is_tensor(value) else float(value)
 
@@ -341,7 +399,7 @@ def quiet():
 
 def _seed_all(seed: int, step: int) -> None:
     """Seed torch's generators from (seed, step)."""
-    number = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    number = seed_of(seed, step)
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():  # torch.manual_seed would queue a call per step without a GPU
         torch.cuda.manual_seed_all(number)

@@ -5,6 +5,9 @@ backbone; after it, trainable vectors take their places, told apart by the rank 
 *within the masked subset*. The official code draws the masked ones over a whole batch, start slots
 included; here every jet loses its own share, and never its start.
 
+All but `put_back` is worked out on the CPU while the batch is made: what is visible decides the
+shapes of the step, and a GPU would have to stop and tell them.
+
 Axes: B jets, T slots, C channels.
 """
 
@@ -34,8 +37,10 @@ class Visible(NamedTuple):
         return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
 
 
-def draw_masked(mask: Tensor, fraction: float) -> Tensor:
-    """Which constituents are masked, (B, T), drawn from torch's global generator.
+def draw_masked(
+    mask: Tensor, fraction: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Which constituents are masked, (B, T).
 
     Every jet of N loses floor(fraction N) or one more, so that the share is exact on average even
     for a handful of constituents (our choice). Each constituent is as likely as any other.
@@ -43,10 +48,15 @@ def draw_masked(mask: Tensor, fraction: float) -> Tensor:
     Parameters
     ----------
     mask : (B, T) True at real constituents
+    generator : by default torch's global one
     """
     n = mask.sum(1)
-    count = (fraction * n + torch.rand(len(mask), device=mask.device)).floor()
-    keys = torch.where(mask, torch.rand(mask.shape, device=mask.device), 2.0)
+    share, keys = (
+        torch.rand(shape, generator=generator, device=mask.device)
+        for shape in (len(mask), mask.shape)
+    )
+    count = (fraction * n + share).floor()
+    keys = torch.where(mask, keys, 2.0)
     place = keys.argsort(1).argsort(1)  # padding comes last
     return place < count.clamp(max=n)[:, None]
 
@@ -72,24 +82,43 @@ def visible_part(mask: Tensor, masked: Tensor) -> Visible:
     return Visible(slots, torch.arange(width, device=mask.device) < counts[:, None])
 
 
-def put_back(hidden: Tensor, visible: Visible, ranks: Tensor, mask_vectors: Tensor) -> Tensor:
+def whole_rows(visible: Visible, ranks: Tensor, n_vectors: int) -> Tensor:
+    """Where `put_back` takes each position of the whole jet from.
+
+    Parameters
+    ----------
+    ranks : (B, T) of `pt_ranks`
+    n_vectors : R, how many mask vectors there are; the last one serves all ranks beyond
+
+    Returns
+    -------
+    (B, 1 + T) int64, rows of [hidden states (B * (1 + V)), mask vectors (R), zeros (1)]
+    """
+    n_jets, width = visible.mask.shape
+    vectors = n_jets * (1 + width)  # their first row
+    zeros = vectors + n_vectors
+    start = torch.arange(0, vectors, 1 + width, device=ranks.device)[:, None]
+    own = start + torch.arange(1, 1 + width, device=ranks.device)
+    rows = torch.full_like(ranks, zeros)
+    rows.scatter_(1, visible.slots, torch.where(visible.mask, own, zeros))
+    rows = torch.where(ranks >= 0, vectors + ranks.clamp(max=n_vectors - 1), rows)
+    return torch.cat([start, rows], 1)
+
+
+def put_back(hidden: Tensor, rows: Tensor, mask_vectors: Tensor) -> Tensor:
     """The whole jet again: the backbone's output, and mask vectors where constituents are masked.
 
     Parameters
     ----------
     hidden : (B, 1 + V, C) of the start and the visible constituents
-    ranks : (B, T) of `pt_ranks`
-    mask_vectors : (R, C) by rank; the last one serves all ranks beyond
+    rows : (B, 1 + T) of `whole_rows`
+    mask_vectors : (R, C) by rank
 
     Returns
     -------
     (B, 1 + T, C); padded slots hold zeros
     """
-    n_slots, width = ranks.shape[1], hidden.shape[-1]
-    whole = hidden.new_zeros(len(hidden), 1 + n_slots, width)
-    whole[:, 0] = hidden[:, 0]
-    jet, column = visible.mask.nonzero(as_tuple=True)
-    whole = whole.index_put((jet, visible.slots[jet, column] + 1), hidden[jet, column + 1])
-    jet, slot = (ranks >= 0).nonzero(as_tuple=True)
-    chosen = mask_vectors[ranks[jet, slot].clamp(max=len(mask_vectors) - 1)]
-    return whole.index_put((jet, slot + 1), chosen.to(whole.dtype))
+    width = hidden.shape[-1]
+    zeros = hidden.new_zeros(1, width)
+    source = torch.cat([hidden.flatten(0, 1), mask_vectors.to(hidden.dtype), zeros])
+    return source.index_select(0, rows.flatten()).view(*rows.shape, width)

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from scipy import stats
 
-from jetfm.comparison import Comparison
 from jetfm.finetuning import Study
+from jetfm.generative_metrics import QUANTITIES
+from jetfm.generative_study import GenerativeStudy
 from jetfm.ledger import Ledger, Measurement
 from jetfm.tokenizers.classifiers import TokenClassifiers
 from jetfm.tokenizers.quality import TokenQuality, TokenQualityStudy
@@ -20,7 +21,7 @@ def measure(
     book: Ledger,
     quality: TokenQualityStudy,
     classifiers: TokenClassifiers,
-    generated: Comparison,
+    generated: GenerativeStudy,
     study: Study,
 ) -> None:
     """Fill the ledger from finished stages."""
@@ -173,12 +174,90 @@ def _token_classifiers(
     put("accuracy-plateau", "transformer", names, "")
 
 
-def _generation(book: Ledger, generated: Comparison) -> None:
-    test = generated.classifier_test
-    note = "ten classes, tokenizer and model of this profile; uncertainty: bootstrap over jets"
-    book.measured["generation-auc"] = Measurement(
-        test["auc"], test["auc_error"], test["n_test"], 1, note
+def _generation(book: Ledger, study: GenerativeStudy) -> None:
+    """Paper 1's claims on its own model by jet type, paper 2's on models trained alike."""
+    combined, quarks, tops = (
+        _model_of(study, *classes) for classes in (("QCD", "Tbqq"), ("QCD",), ("Tbqq",))
     )
+
+    def put(claim: str, values: list[tuple[float, float]] | None, combine, names, note="") -> None:
+        """`combine` of (value, uncertainty) pairs; None where a generator lacks."""
+        if values is None:
+            book.out_of_reach[claim] = "the profile lacks one of these generators"
+            return
+        n_jets = min(study.metrics(name)["n_jets"]["sample"] for name in names)
+        value, error = _propagated(values, combine)
+        book.measured[claim] = Measurement(value, error, n_jets, 1, note)
+
+    def auc(*names: str | None):
+        if None in names:
+            return None
+        found = [study.metrics(name)["classifiers"].get("deepsets") for name in names]
+        return None if None in found else [(one["auc"], one["auc_error"]) for one in found]
+
+    text = "uncertainty: bootstrap over test jets"
+    put("generation-auc", auc(combined), lambda x: x, [combined], text)
+    put("generation-auc-single", auc(quarks, tops), lambda x, y: (x + y) / 2, [quarks, tops], text)
+    pair = [quarks, tops]
+    tau32 = None
+    if None not in pair:
+        tau32 = [_excess(study.metrics(name)["wasserstein"]["tau32"]) for name in pair]
+    put("generation-tau32", tau32, lambda of_quarks, of_tops: of_tops - of_quarks, pair)
+    _tails(book, study, tops, put)
+    _inputs(book, study, put, auc)
+
+
+def _model_of(study: GenerativeStudy, *classes: str) -> str | None:
+    """Paper 1's model that was trained on these classes and no others."""
+    found = [name for name in study.only(classes) if study.generators[name].tokens]
+    return found[0] if found else None
+
+
+def _excess(measured: dict) -> tuple[float, float]:
+    """A distance above its floor, and the uncertainty of the distance."""
+    return measured["value"] - measured["floor"]["value"], measured["uncertainty"]
+
+
+def _tails(book: Ledger, study: GenerativeStudy, tops: str | None, put) -> None:
+    """What paper 1 says of figure 18."""
+    rivals = [n for n in study.only(("Tbqq",)) if not study.generators[n].tokens]
+    if tops is None or not rivals:
+        put("epic-fm-tails", None, None, [])
+    else:
+        quantities = [q for q in QUANTITIES if q not in ("eta_rel", "n_constituents")]
+        ours, theirs = (
+            [_excess(study.tails(name)[q]) for q in quantities] for name in (tops, rivals[0])
+        )
+        n = len(quantities)
+
+        def difference(*values: float) -> float:
+            return (sum(values[:n]) - sum(values[n:])) / n
+
+        note = "trained on the same jets; uncertainty as if quantities were independent"
+        put("epic-fm-tails", ours + theirs, difference, [tops, rivals[0]], note)
+    if tops is None:
+        put("epic-fm-pt", None, None, [])
+        return
+    found = {q: _excess(one) for q, one in study.tails(tops).items()}
+    of_pt = found.pop("pt")
+    worst = max(found, key=lambda q: found[q][0])
+    put("epic-fm-pt", [of_pt, found[worst]], np.subtract, [tops], f"next to it: {worst}")
+
+
+def _inputs(book: Ledger, study: GenerativeStudy, put, auc) -> None:
+    """Paper 2's: what continuous input, and joint training with it, cost in generation."""
+    claims = {"continuous-input-generates": "main", "joint-generates": "joint"}
+    baseline = study.generators.get("ntp-token-id")
+    for claim, name in claims.items():
+        one = study.generators.get(name)
+        if one is None or baseline is None:
+            put(claim, None, None, [])
+        elif one.steps != baseline.steps:
+            text = f"trained for {one.steps} steps, the model of token ids for {baseline.steps}"
+            book.out_of_reach[claim] = text
+        else:
+            names = [name, baseline.name]
+            put(claim, auc(*names), lambda x, y: max(x - y, 0.0), names)
 
 
 def _finetuning(book: Ledger, study: Study) -> None:

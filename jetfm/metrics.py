@@ -1,7 +1,8 @@
-"""Numbers that compare jets: resolutions, classifier scores, distances, each with uncertainty.
+"""Numbers that compare jets: resolutions and classifier scores, each with uncertainty.
 
 Every result says how many values went into it. NaN (an observable undefined for a jet with too
-few constituents) is left out and counted; infinities are an error.
+few constituents) is left out and counted; infinities are an error. Distances between samples are
+in `jetfm.distances`.
 """
 
 from __future__ import annotations
@@ -225,56 +226,6 @@ def rejection(labels: np.ndarray, scores: np.ndarray, efficiency: float = 0.3) -
         n_background=total,
         n_signal=len(signal),
     )
-
-
-def wasserstein(
-    values: np.ndarray, reference: np.ndarray, n_bootstrap: int = 50, seed: int = 0
-) -> Estimate:
-    """Wasserstein-1 distance of two samples, in their unit; uncertainty by bootstrap of both.
-
-    The distance of two finite samples of one distribution is above zero: compare with
-    `wasserstein_floor`. `n` is the size of the smaller sample.
-    """
-    values, n_undefined = _defined(values, "values")
-    reference, n_more = _defined(reference, "reference")
-    rng = np.random.default_rng(seed)
-    resampled = [
-        stats.wasserstein_distance(
-            rng.choice(values, len(values)), rng.choice(reference, len(reference))
-        )
-        for _ in range(n_bootstrap)
-    ]
-    spread = float(np.std(resampled, ddof=1)) if n_bootstrap > 1 else math.nan
-    distance = float(stats.wasserstein_distance(values, reference))
-    return Estimate(distance, spread, min(len(values), len(reference)), n_undefined + n_more)
-
-
-def wasserstein_floor(
-    reference: np.ndarray, n_values: int | None = None, n_repeats: int = 50, seed: int = 0
-) -> Estimate:
-    """Mean and spread of Wasserstein-1 between truth and truth: what perfect jets would score.
-
-    Parameters
-    ----------
-    reference : (n,) the true sample
-    n_values : size of the sample that is to be judged, default n
-
-    Notes
-    -----
-    Both samples are drawn from the truth with replacement, of sizes `n_values` and n, so the
-    floor holds for exactly the comparison that `wasserstein` makes.
-    """
-    reference, n_undefined = _defined(reference, "reference")
-    n_values = len(reference) if n_values is None else n_values
-    rng = np.random.default_rng(seed)
-    distances = [
-        stats.wasserstein_distance(
-            rng.choice(reference, n_values), rng.choice(reference, len(reference))
-        )
-        for _ in range(n_repeats)
-    ]
-    mean, spread = float(np.mean(distances)), float(np.std(distances, ddof=1))
-    return Estimate(mean, spread, min(n_values, len(reference)), n_undefined)
 
 
 def _log_bin_probabilities(edges: np.ndarray, mean: float, log_sigma: float) -> np.ndarray:

@@ -119,7 +119,7 @@ def normalised(data: Mapping) -> tuple[np.ndarray, np.ndarray]:
 def with_ratio(
     axes: Sequence[plt.Axes],
     entries: Mapping[str, Mapping],
-    reference: str,
+    reference: str | Mapping[str, str],
     label: str,
     colors: Mapping[str, str],
     log: bool = False,
@@ -132,7 +132,7 @@ def with_ratio(
     ----------
     axes : (main, ratio)
     entries : histogram data (`to_data`) by legend text, all with the same edges
-    reference : the entry that the others are divided by
+    reference : the entry that the others are divided by, or the one of each entry
     label : of the horizontal axis, with its unit
     colors : by legend text
     log : logarithmic vertical axis
@@ -145,16 +145,20 @@ def with_ratio(
     """
     main, ratio = axes
     lines = lines or {}
-    edges = np.asarray(entries[reference]["edges"])
-    base, base_error = normalised(entries[reference])
-    safe = np.where(base > 0, base, np.nan)
+    references = dict.fromkeys(entries, reference) if isinstance(reference, str) else reference
+    bases = list(dict.fromkeys(references.values()))
+    edges = np.asarray(entries[bases[0]]["edges"])
     for text, data in entries.items():
         density, error = normalised(data)
+        base, base_error = normalised(entries[references[text]])
+        safe = np.where(base > 0, base, np.nan)
         line = lines.get(text, "-")
-        if text == reference:
-            mplhep.histplot(
-                density, edges, ax=main, histtype="fill", color=colors[text], alpha=0.22, label=text
+        if text in bases:
+            first = text == bases[0]  # filled; a second one would hide it
+            style = (
+                {"histtype": "fill", "alpha": 0.22} if first else {"histtype": "step", "ls": "--"}
             )
+            mplhep.histplot(density, edges, ax=main, color=colors[text], label=text, **style)
             ratio.stairs(
                 1 + base_error / safe, edges, baseline=1 - base_error / safe, fill=True,
                 color=colors[text], alpha=0.22,
@@ -164,7 +168,8 @@ def with_ratio(
                 density, edges, ax=main, histtype="step", color=colors[text], ls=line, label=text
             )
             if ratio_steps:
-                filled = np.where(np.asarray(entries[reference]["counts"]) >= 10, safe, np.nan)
+                enough = np.asarray(entries[references[text]]["counts"]) >= 10
+                filled = np.where(enough, safe, np.nan)
                 _ratio_steps(ratio, edges, density / filled, colors[text], line)
             else:
                 _ratio_points(ratio, edges, density / safe, error / safe, colors[text])

@@ -5,14 +5,14 @@ One training path for every strategy; which one is a setting (`PretrainingSettin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import InOrderBatches, LengthBucketedBatches, seed_of
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
@@ -49,6 +49,8 @@ class TokenBatches:
     ----------
     schedule : says which jets are in which batch
     rank, world : every `world`-th jet of each batch, from number `rank` on
+    plan : `JetModel.plan`, adds what a step needs; random numbers from `seed`, step and `rank`
+    seed : at least one number
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class TokenBatches:
         max_constituents: int | None = None,
         rank: int = 0,
         world: int = 1,
+        plan: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = None,
+        seed: tuple[int, ...] = (0,),
     ) -> None:
         self.store, self.schedule, self.max_constituents = store, schedule, max_constituents
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.plan, self.seed = rank, world, plan, seed
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Batch of this step; a part without a jet holds one that predicts nothing."""
@@ -69,7 +73,10 @@ class TokenBatches:
         batch = token_batch(self.store, mine if len(mine) else indices[:1], self.max_constituents)
         if not len(mine):
             batch["silent"] = torch.ones(1, dtype=torch.bool)
-        return batch
+        if self.plan is None:
+            return batch
+        number = seed_of(*self.seed, step, self.rank)
+        return self.plan(batch, torch.Generator().manual_seed(number))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """All batches of an epoch, for validation."""
@@ -77,7 +84,9 @@ class TokenBatches:
 
     def shard(self, rank: int, world: int) -> TokenBatches:
         """The part of one of `world` processes."""
-        return TokenBatches(self.store, self.schedule, self.max_constituents, rank, world)
+        return TokenBatches(
+            self.store, self.schedule, self.max_constituents, rank, world, self.plan, self.seed
+        )
 
 
 def pretrain(
@@ -88,6 +97,7 @@ def pretrain(
     seed: int,
     progress: bool = True,
     tokenizer: Tokenizer | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[JetModel, TrainingResult]:
     """Train a model on tokenised jets; an interrupted call continues.
 
@@ -96,6 +106,7 @@ def pretrain(
     folder : for checkpoints and ``metrics.csv``
     seed : of the initial weights, the batches, the masks and the dropout
     tokenizer : the one that made the tokens; needed for `leak_free` alone
+    classes : of jets to learn from; none named means all
 
     Returns
     -------
@@ -104,7 +115,8 @@ def pretrain(
     Raises
     ------
     JetfmError
-        `leak_free` without a tokenizer, or with another one than that of the tokens.
+        `leak_free` without a tokenizer, or with another one than that of the tokens; no jets of
+        these classes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -113,19 +125,23 @@ def pretrain(
     if settings.leak_free:
         model.visible_decoder = _decoder(tokenizer, train)
     batch_size = settings.training.batch_size
-    schedule = LengthBucketedBatches(
-        train.n_constituents, batch_size, seed, some_jets(train, settings.limit_train_jets, seed)
-    )
+    chosen = some_jets(train, settings.limit_train_jets, seed, classes)
+    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
     in_order = InOrderBatches(
         validation.n_constituents,
         batch_size,
-        some_jets(validation, settings.limit_val_jets, seed),
+        some_jets(validation, settings.limit_val_jets, seed, classes),
     )
     result = fit(
         model,
-        TokenBatches(train, schedule),
+        TokenBatches(train, schedule, plan=model.plan, seed=(seed, 0)),
         settings.training,
-        validation=TokenBatches(validation, in_order),
+        validation=TokenBatches(
+            validation,
+            in_order,
+            plan=model.plan,
+            seed=(seed, 1),  # the same masks in every validation
+        ),
         folder=folder,
         seed=seed,
         progress=progress,
@@ -135,14 +151,20 @@ def pretrain(
     return model, result
 
 
-def some_jets(store: TokenStore, limit: int, seed: int) -> np.ndarray | None:
+def some_jets(
+    store: TokenStore, limit: int, seed: int, classes: Sequence[str] = ()
+) -> np.ndarray | None:
     """At most `limit` jets of a store, at random; a larger limit keeps those of a smaller one.
 
-    None, for all jets, where `limit` is zero.
+    Of the jets of `classes`, if some are named. A `limit` of zero is none; the answer None stands
+    for all jets.
     """
-    if not limit:
+    if not limit and not classes:
         return None
-    return np.sort(np.random.default_rng([seed, 3]).permutation(len(store))[:limit])
+    jets = store.jets_of(classes)
+    if not limit:
+        return jets
+    return np.sort(np.random.default_rng([seed, 3]).permutation(jets)[:limit])
 
 
 def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:
@@ -151,4 +173,5 @@ def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:
     if tokenizer.hash != tokens.info["tokenizer"]:
         found = f"tokenizer {tokenizer.hash[:12]}"
         raise JetfmError(tokens.folder, found, f"{tokens.info['tokenizer'][:12]}, its own")
-    return tokenizer.eval().decode
+    tokenizer.eval()
+    return lambda ids, mask: tokenizer.to(ids.device).decode(ids, mask)

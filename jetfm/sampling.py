@@ -54,9 +54,14 @@ def uniforms(seed: int, jets: np.ndarray, n: int) -> np.ndarray:
     """(len(jets), n) float64 in [0, 1): the first n numbers of each jet's own Philox stream."""
     numbers = np.empty((len(jets), n))
     for row, jet in zip(numbers, jets, strict=True):
-        key = np.array([seed, jet], dtype=np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).random(out=row)
+        stream(seed, jet).random(out=row)
     return numbers
+
+
+def stream(seed: int, jet: int) -> np.random.Generator:
+    """The random numbers of one jet."""
+    key = np.array([seed, jet], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def draw_multiplicities(

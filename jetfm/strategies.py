@@ -70,23 +70,20 @@ def _judged(model, objective, tokenizer, store, seed, device) -> dict:
     some = np.random.default_rng(seed).permutation(len(store))[:MAX_JETS]
     for step, indices in enumerate(InOrderBatches(store.n_constituents, _BATCH, some)):
         torch.manual_seed(seed + step)  # the same masks for every model
-        batch = {key: value.to(device) for key, value in token_batch(store, indices).items()}
+        batch = model.plan(token_batch(store, indices))
         with torch.no_grad():
-            asked = model.asked(objective, batch)
+            asked = model.asked(objective, {key: x.to(device) for key, x in batch.items()})
         loss, hit = model.head(objective).per_target(*asked)
-        _, column = (asked.targets >= 0).nonzero(as_tuple=True)
         shift = 0 if objective == "ntp" else 1  # slot k+1 holds constituent k; NTP there: k+1
-        position = column - shift
-        physical = tokenizer.preprocessing.inverse(batch["decoded"].cpu().numpy().astype(float))
-        pt = np.full((len(indices), asked.targets.shape[1]), np.nan)  # the stop has none
+        physical = tokenizer.preprocessing.inverse(batch["decoded"].numpy().astype(float))
         n_slots = physical.shape[1]
-        pt[:, shift : shift + n_slots] = np.where(
-            batch["mask"].cpu().numpy(), physical[..., 0], np.nan
-        )
-        pts.append(pt[(asked.targets >= 0).cpu().numpy()])
+        pt = np.full((len(indices), n_slots + 1), np.nan)  # the stop has none
+        pt[:, shift : shift + n_slots] = np.where(batch["mask"].numpy(), physical[..., 0], np.nan)
+        flat = batch[f"{objective}_positions"].numpy()
+        pts.append(pt.ravel()[flat])
         losses.append(loss.cpu().numpy())
         correct.append(hit.cpu().numpy())
-        positions.append(position.cpu().numpy())
+        positions.append(flat % (n_slots + 1) - shift)
     losses, correct = np.concatenate(losses).astype(float), np.concatenate(correct).astype(float)
     positions, pts = np.concatenate(positions), np.concatenate(pts)
     return {

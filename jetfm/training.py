@@ -56,11 +56,17 @@ class TrainingResult:
 
 
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5) or AdamW, on all trainable parameters."""
-    if hasattr(module, "parameter_groups"):
-        groups = module.parameter_groups()
-    else:
-        groups = [p for p in module.parameters() if p.requires_grad]
+    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5) or AdamW, on all trainable parameters.
+
+    On CUDA AdamW is one fused kernel for all of them. torch has none for RAdam, which there works
+    through lists of tensors by itself; its counters of steps stay on the CPU, so neither asks the
+    device for a number.
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = module.parameter_groups() if hasattr(module, "parameter_groups") else trainable
+    options = {}
+    if settings.name == "adamw" and all(p.device.type == "cuda" for p in trainable):
+        options["fused"] = True
     kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW}
     return kinds[settings.name](
         groups,
@@ -68,6 +74,7 @@ def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opti
         weight_decay=settings.weight_decay,
         betas=settings.betas,
         eps=settings.eps,
+        **options,
     )
 
 
@@ -91,7 +98,8 @@ def fit(
     Parameters
     ----------
     module : see the head of this module
-    batches : batch of each step 0, 1, ...; must depend on the step alone
+    batches : batch of each step 0, 1, ...; must depend on the step alone. On a GPU they are made
+        ahead in another thread, see `jetfm.data.prefetch`
     validation : batches that can be iterated again and again; None validates on the training loss
     folder : for checkpoints and ``metrics.csv``; None keeps everything in memory
     device : 'auto', 'cpu', 'cuda' (as Lightning's accelerator)

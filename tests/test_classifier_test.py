@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jetfm.classifier_test import classifier_test
+from jetfm.errors import JetfmError
 from jetfm.models.deepsets import DeepSets
 
 
@@ -66,3 +67,27 @@ def test_deepsets_sizes_are_the_papers():
     assert n_parameters(n_classes=2) == test
     quality = (3 * 100 + 100) + (100 * 100 + 100) + (100 * 256 + 256) + (256 * 100 + 100) + f
     assert n_parameters(n_classes=10, phi=(100, 100, 256)) == quality + (100 * 10 + 10)
+
+
+@pytest.mark.parametrize(("width", "low", "high"), [(1.0, 0.38, 0.62), (1.6, 0.75, 1.0)])
+def test_transformer(width, low, high):
+    result = classifier_test(
+        sample(1, 1.0), sample(2, width), None, 1, 8, 100, progress=False, network="transformer"
+    )
+    assert low < result["auc"] < high
+    assert abs(result["auc"] - 0.5) < 4 * result["auc_error"] or width > 1
+    assert 0 < result["auc_error"] < 0.06 and result["n_test"] == 240
+
+
+def test_bad_input():
+    flat, offsets = sample(1, 1.0, 20)
+    good, broken = (flat, offsets), (np.where(flat > 2, np.nan, flat), offsets)
+    for arguments, message in (
+        ((good, good, None, 1), "network: found 'mlp'; expected one of deepsets, transformer"),
+        ((good, (flat, offsets[:6]), None, 1), "reference: found 5 jets; expected at least 10"),
+        ((good, (flat[:, :2], offsets), None, 1), "reference: found constituents of shape"),
+        ((broken, good, None, 1), "sample: found constituents that are not finite"),
+    ):
+        network = "mlp" if "mlp" in message else "deepsets"
+        with pytest.raises(JetfmError, match=message):
+            classifier_test(*arguments, progress=False, network=network)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
+from jetfm.config import (
+    Profile,
+    available_profiles,
+    dry_run,
+    load_profile,
+    save_profile,
+    with_folder,
+)
 from jetfm.errors import JetfmError
 
 
@@ -97,3 +104,11 @@ def test_with_folder_replaces_the_source(tmp_path):
     assert profile.name == "laptop-data", "figures of real and simulated jets stay apart"
     with pytest.raises(JetfmError, match="no such folder"):
         with_folder(load_profile("laptop"), tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", available_profiles())
+def test_a_saved_profile_is_the_same_again(name, tmp_path):
+    """Changed by --data, --dry-run or hand, it has the settings that it had."""
+    profile = load_profile(name, seed=7)
+    for changed in (profile, dry_run(profile), with_folder(profile, tmp_path)):
+        assert load_profile(save_profile(changed, tmp_path / "saved.yaml")) == changed

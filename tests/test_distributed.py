@@ -1,4 +1,4 @@
-"""Two processes train as one: the same gradients, every jet once, one set of files."""
+"""Several processes train as one: the same gradients, every jet once, one set of files."""
 
 from __future__ import annotations
 
@@ -13,34 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from jetfm import distributed
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
 from jetfm.training import fit
 from tests.toys import training_settings
+from tests.two_processes import RANGER, settings_of, train
 
 K = 32
-
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from jetfm.data.token_store import TokenStore
-from jetfm.distributed import rank
-from jetfm.pretraining import pretrain
-from jetfm.settings import PretrainingSettings
-
-torch.set_num_threads(1)
-folder, values = Path(sys.argv[1]), json.loads(sys.argv[2])
-store = TokenStore(folder / "store")
-settings = PretrainingSettings.model_validate(values)
-out = folder / sys.argv[3]
-model, result = pretrain(store, store, settings, out / "training", seed=3, progress=False)
-if rank() == 0:
-    torch.save(model.state_dict(), out / "weights.pt")
-    (out / "history.json").write_text(json.dumps(result.history))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +38,11 @@ def store(tmp_path_factory) -> TokenStore:
     return TokenStore(folder)
 
 
-def settings_of(objective: str, **training) -> dict:
-    plan = {
-        "batch_size": 8,
-        "max_steps": 10,
-        "validate_every": 5,
-        "optimizer": {"name": "adamw", "lr": 1e-2, "betas": (0.9, 0.999), "warmup_steps": 0},
-    } | training
-    backbone = {"dim": 16, "n_blocks": 1, "n_heads": 2, "n_registers": 2, "dropout": 0.0}
-    return {"objective": objective, "backbone": backbone, "training": plan, "head": {"n_blocks": 1}}
-
-
-def run(store: TokenStore, values: dict, name: str, processes: int):
-    """Train in `processes` processes under torchrun; weights, history and what was said."""
-    folder = store.folder.parent
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        command += [str(processes)]
-    command += [str(script), str(folder), json.dumps(values), name]
-    (folder / name).mkdir()
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
-    weights = torch.load(folder / name / "weights.pt", weights_only=True)
-    return weights, json.loads((folder / name / "history.json").read_text())
+ENVIRONMENT = {
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 
 def _has_loopback() -> bool:
@@ -102,21 +58,211 @@ def _has_loopback() -> bool:
     return True
 
 
-@pytest.mark.skipif(not _has_loopback(), reason="no loopback interface for processes to meet on")
-def test_two_processes_take_the_steps_of_one(store):
-    """Ten steps of AdamW end at the same weights, and every logged mean is the same."""
-    values = settings_of("ntp")
-    one, history = run(store, values, "one", 1)
-    two, shared = run(store, values, "two", 2)
+talking = pytest.mark.skipif(
+    not _has_loopback(), reason="no loopback interface for processes to meet on"
+)
+
+
+@pytest.fixture(scope="module")
+def trained(store) -> Path:
+    """Folder of the same trainings in one process, here, and in two under torchrun."""
+    folder = store.folder.parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "tests.two_processes", str(folder)]
+    done = subprocess.run(
+        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(folder, "ntp-one", settings_of("ntp"))
+    train(folder, "joint-one", settings_of("joint"))
+    train(folder, "cut-one", settings_of("ntp", RANGER))
+    train(folder, "cut-continued-by-one", settings_of("ntp", RANGER))
+    return folder
+
+
+def assert_same_weights(folder: Path, first: str, second: str) -> None:
+    one, two = (torch.load(folder / n / "weights.pt", weights_only=True) for n in (first, second))
+    assert one.keys() == two.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=2e-4, atol=2e-5)
-    assert len(shared) == len(history)
-    for a, b in zip(shared, history, strict=True):
+
+
+def assert_same_history(folder: Path, first: str, second: str) -> None:
+    one, two = (json.loads((folder / n / "history.json").read_text()) for n in (first, second))
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
         assert (a["step"], a["split"]) == (b["step"], b["split"])
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
-    folder = store.folder.parent
-    names = {path.name for path in (folder / "two" / "training").iterdir()}
-    assert names == {path.name for path in (folder / "one" / "training").iterdir()}
+
+
+@talking
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("objective", ["ntp", "joint"])
+def test_gradients_of_two_processes_are_those_of_one(trained, objective, sharding):
+    """With the joined batch, at every step; jets, and so predictions, are shared unevenly."""
+    one, two = (
+        torch.load(trained / f"{objective}-{name}" / "gradients.pt", weights_only=True)
+        for name in ("one", sharding)
+    )
+    assert len(one) == len(two) == 10
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        largest = max(gradient.abs().max() for gradient in a.values())
+        for name, gradient in a.items():
+            torch.testing.assert_close(b[name], gradient, rtol=1e-3, atol=float(1e-5 * largest))
+
+
+@talking
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("objective", ["ntp", "joint"])
+def test_two_processes_take_the_steps_of_one(trained, objective, sharding):
+    """Ten steps of AdamW end at the same weights, and every logged mean is the same."""
+    one, two = f"{objective}-one", f"{objective}-{sharding}"
+    assert_same_weights(trained, one, two)
+    assert_same_history(trained, one, two)
+    files = [{path.name for path in (trained / n / "training").iterdir()} for n in (one, two)]
+    assert files[0] == files[1]
+
+
+@talking
+def test_with_fsdp_a_process_holds_half(trained):
+    whole = json.loads((trained / "ntp-one" / "held.json").read_text())
+    half = json.loads((trained / "ntp-fsdp" / "held.json").read_text())
+    assert json.loads((trained / "ntp-ddp" / "held.json").read_text()) == whole
+    assert half == pytest.approx([n / 2 for n in whole], rel=0.05)
+
+
+@talking
+@pytest.mark.parametrize("name", ["cut-fsdp", "cut-continued-by-one"])
+def test_a_shared_out_training_continues_after_its_end(trained, name):
+    """Cut off between checkpoints, then continued in two processes, or in one without sharding.
+
+    With lookahead weights in the optimiser's state and clipped gradients.
+    """
+    assert_same_weights(trained, "cut-one", name)
+    assert_same_history(trained, "cut-one", name)
+
+
+@talking
+def test_tasks_of_a_slurm_step_find_each_other(store, trained):
+    """Two processes with nothing but what srun would tell them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = free.getsockname()[1]  # some number that no other test run has
+    tasks = []
+    for number in range(2):
+        step = slurm(number, 2) | {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
+        # what a job of four tasks would say beside
+        step |= {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
+        command = [sys.executable, "-m", "tests.two_processes", str(trained), "ntp-slurm"]
+        tasks.append(
+            subprocess.Popen(
+                command, env=os.environ | ENVIRONMENT | step, stderr=subprocess.PIPE, text=True
+            )
+        )
+    errors = [task.communicate(timeout=200)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], errors
+    assert_same_weights(trained, "ntp-one", "ntp-slurm")
+
+
+def slurm(task: int, n_tasks: int, tasks_per_node: str = "", node: int = 0, local: int = -1):
+    """What srun tells a task of a step."""
+    return {
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": str(n_tasks),
+        "SLURM_STEP_TASKS_PER_NODE": tasks_per_node or str(n_tasks),
+        "SLURM_PROCID": str(task),
+        "SLURM_LOCALID": str(task if local < 0 else local),
+        "SLURM_NODEID": str(node),
+    }
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """An environment without torchrun and SLURM."""
+    for name in list(os.environ):
+        if name.startswith("SLURM") or name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
+            monkeypatch.delenv(name)
+
+    def tell(values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return tell
+
+
+def seen() -> tuple:
+    return (
+        distributed.launched(),
+        distributed.world_size(),
+        distributed.rank(),
+        distributed.local_world_size(),
+        distributed.local_rank(),
+        distributed.machine(),
+    )
+
+
+ALONE = (False, 1, 0, 1, 0, 0)
+
+
+def test_nothing_told_is_one_process(bare):
+    assert seen() == ALONE
+
+
+def test_a_task_of_a_slurm_step_on_two_machines(bare):
+    bare(slurm(5, 8, "4(x2)", node=1, local=1))
+    bare({"SLURM_JOB_ID": "1234567", "SLURM_STEP_NODELIST": "gpu[07-08]"})
+    assert seen() == (True, 8, 5, 4, 1, 1)
+    host, port = distributed.meeting_point()
+    assert host == "gpu07" and 15_000 <= port < 30_000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # sbatch without srun
+        slurm(0, 1) | {"SLURM_NTASKS": "4"},  # srun of one task in a larger job
+        slurm(0, 4) | {"SLURM_STEP_ID": str(0xFFFFFFFA)},  # the shell of salloc
+    ],
+)
+def test_in_a_slurm_job_without_a_step_of_tasks_there_is_one_process(bare, values):
+    bare(values)
+    assert seen() == ALONE
+
+
+def test_torchrun_within_a_slurm_step_counts(bare):
+    bare(slurm(0, 2))
+    bare({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"})
+    assert seen() == (True, 4, 3, 4, 3, 0)
+
+
+def test_unevenly_spread_tasks_are_refused(bare):
+    bare(slurm(0, 5, "3,2"))
+    with pytest.raises(JetfmError, match="ntasks-per-node"):
+        distributed.local_world_size()
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [("localhost", "localhost"), ("a1,a2", "a1"), ("n[3,5-9],m1", "n3"), ("r[01-02]-x", "r01-x")],
+)
+def test_first_machine_of_a_list(bare, names, first):
+    bare(slurm(0, 2) | {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": names})
+    assert distributed.meeting_point()[0] == first
+
+
+def test_unknown_sharding_is_refused(monkeypatch):
+    monkeypatch.setenv("JETFM_SHARDING", "zero")
+    with pytest.raises(JetfmError, match="ddp or fsdp"):
+        distributed.sharding()
+
+
+def test_averaged_weights_are_not_shared_out(monkeypatch, store):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("JETFM_SHARDING", "fsdp")
+    batches = TokenBatches(store, LengthBucketedBatches(store.n_constituents, 8, seed=1))
+    with pytest.raises(JetfmError, match="ema"):
+        fit(torch.nn.Linear(1, 1), batches, training_settings(ema=0.9), progress=False)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -134,12 +280,11 @@ def test_no_jet_is_seen_twice_or_dropped(store, world):
 def test_a_process_without_a_jet_keeps_step(store):
     """One jet, two processes: the second gets a batch that predicts nothing."""
     from jetfm.models.jet_model import JetModel
-    from jetfm.settings import PretrainingSettings
 
     schedule = InOrderBatches(store.n_constituents, 36)
     batch = TokenBatches(store, schedule, rank=1, world=2)(1)
     assert "silent" in batch
-    model = JetModel(PretrainingSettings.model_validate(settings_of("joint")), K)
+    model = JetModel(settings_of("joint"), K)
     loss, metrics = model.loss(batch)
     loss.backward()
     assert loss == 0 and metrics["weight"] == 0

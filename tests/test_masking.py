@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.masking import draw_masked, pt_ranks, put_back, visible_part
+from jetfm.masking import draw_masked, pt_ranks, put_back, visible_part, whole_rows
 
 jets = st.lists(st.sampled_from([0, 1, 2, 3, 40, 128]), min_size=1, max_size=8)
 
@@ -58,7 +58,8 @@ def test_out_and_back_puts_everything_where_it_was(counts, seed):
     ranks = pt_ranks(torch.rand(mask.shape), masked)
     start = torch.full((len(mask), 1, 1), -1.0)
     vectors = -100.0 - torch.arange(128.0)[:, None]
-    whole = put_back(torch.cat([start, taken], 1), visible, ranks, vectors)
+    rows = whole_rows(visible, ranks, len(vectors))
+    whole = put_back(torch.cat([start, taken], 1), rows, vectors)
     assert (whole[:, 0, 0] == -1).all()
     expected = torch.where(masked, -100.0 - ranks, torch.where(mask, number[..., 0], 0.0))
     assert torch.equal(whole[:, 1:, 0], expected)
@@ -69,7 +70,8 @@ def test_more_masked_than_vectors_share_the_last_one():
     masked = torch.ones_like(mask)
     visible = visible_part(mask, masked)
     ranks = pt_ranks(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), masked)
-    whole = put_back(torch.zeros(1, 2, 1), visible, ranks, torch.tensor([[1.0], [2.0]]))
+    rows = whole_rows(visible, ranks, 2)
+    whole = put_back(torch.zeros(1, 2, 1), rows, torch.tensor([[1.0], [2.0]]))
     assert whole[0, :, 0].tolist() == [0, 1, 2, 2, 2]
 
 
@@ -81,7 +83,7 @@ def test_gradients_reach_the_visible_states_and_the_mask_vectors():
     hidden = torch.randn(2, 1 + visible.mask.shape[1], 4, requires_grad=True)
     vectors = torch.randn(3, 4, requires_grad=True)
     ranks = pt_ranks(torch.rand(mask.shape), masked)
-    put_back(hidden, visible, ranks, vectors).sum().backward()
+    put_back(hidden, whole_rows(visible, ranks, 3), vectors).sum().backward()
     kept = torch.cat([torch.ones(2, 1, dtype=torch.bool), visible.mask], 1)
     assert torch.equal(hidden.grad[..., 0], kept.float())
     used = torch.bincount(ranks[ranks >= 0], minlength=3)

@@ -162,36 +162,3 @@ def test_impossible_requests():
         metrics.roc_auc(np.array([0, 1]), np.zeros((2, 1)))
     with pytest.raises(JetfmError, match="efficiency"):
         metrics.rejection(np.array([0, 1]), np.arange(2.0), 0)
-
-
-# --- distances ---
-
-
-def test_distance_of_shifted_samples_is_the_shift():
-    values = rng().normal(size=5000)
-    result = metrics.wasserstein(values + 0.7, values, n_bootstrap=20)
-    np.testing.assert_allclose(result.value, 0.7, rtol=1e-9)
-    assert 0 < result.uncertainty < 0.05
-
-
-def test_distance_counts_undefined_values():
-    values = np.append(rng().normal(size=100), np.nan)
-    result = metrics.wasserstein(values, values[:-1], n_bootstrap=2)
-    assert result.value == 0 and result.n == 100 and result.n_undefined == 1
-
-
-def test_floor_is_what_equal_samples_score():
-    """Fresh pairs of one distribution score the floor; a shift of 0.3 stands far above it."""
-    fresh = [metrics.wasserstein(rng(i).normal(size=500), rng(i + 999).normal(size=2000), 0).value
-             for i in range(60)]  # fmt: skip
-    floor = metrics.wasserstein_floor(rng(77).normal(size=2000), n_values=500, n_repeats=60)
-    np.testing.assert_allclose(floor.value, np.mean(fresh), rtol=0.2)
-    assert floor.n == 500 and 0.3 > floor.value + 5 * floor.uncertainty
-
-
-def test_floor_falls_with_the_sample_size():
-    """As 1 / sqrt(n)."""
-    sample = rng().normal(size=6400)
-    small = metrics.wasserstein_floor(sample[:400], n_repeats=60).value
-    large = metrics.wasserstein_floor(sample, n_repeats=60).value
-    np.testing.assert_allclose(small / large, 4, rtol=0.3)

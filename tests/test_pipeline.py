@@ -9,7 +9,7 @@ from jetfm.config import dry_run, load_profile, with_folder
 from jetfm.data.schema import CLASSES
 from jetfm.errors import JetfmError
 from jetfm.ledger import VERDICTS
-from jetfm.paths import sample_folder
+from jetfm.paths import sample_folder, work_folder
 from jetfm.pipeline import Pipeline
 
 
@@ -32,7 +32,10 @@ def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work):
     pipeline = Pipeline(profile, progress=False)
     assert pipeline.tokenizer().n_codes == 8192
     assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
-    assert pipeline.generation().n_jets == profile.generation.n_jets
+    study = pipeline.generation()
+    assert set(study.names) >= {"main", "joint", "continuous", "omnijet-combined", "epic-fm"}
+    for name in study.names:
+        assert study.metrics(name)["n_jets"]["sample"] == profile.generation.n_jets
     entries = pipeline.ledger()
     assert {row["verdict"] for row in entries} <= set(VERDICTS)
     assert (pipeline.figures / "ledger.json").exists()
@@ -55,15 +58,17 @@ def test_everything_is_found_the_second_time(work, tiny, capsys):
     assert said and all("done before" in line for line in said)
 
 
-def test_a_changed_setting_reruns_its_stage_and_what_follows(work, tiny, capsys):
+def test_a_changed_setting_reruns_its_stage_and_what_follows(work, tiny):
+    def finished() -> set[str]:
+        return {path.parent.name for path in work_folder().glob("*/artifact.json")}
+
     Pipeline(tiny, progress=False).ledger()
-    capsys.readouterr()
+    before = finished()
     longer = tiny.pretraining.training.model_copy(update={"max_steps": 3})
     pretraining = tiny.pretraining.model_copy(update={"training": longer})
     Pipeline(tiny.model_copy(update={"pretraining": pretraining}), progress=False).ledger()
-    lines = capsys.readouterr().out.splitlines()
-    started = {line.split(":")[0] for line in lines if ": starting" in line}
-    assert started == {"pretraining", "generation", "finetuning"}
+    made = {name.rpartition("-")[0] for name in finished() - before}
+    assert made == {"pretraining", "generated", "generative-quality", "finetuning"}
 
 
 def test_tokens_belong_to_their_jets(work, tiny):

@@ -46,6 +46,22 @@ def test_ratio_panel_shows_every_bin_and_what_is_outside():
     plt.close(figure)
 
 
+def test_every_entry_is_divided_by_its_own_reference():
+    plotting.use_style()
+    figure, [(main, ratio)] = plotting.ratio_panels(1)
+    counts = {"a": [10.0, 20.0, 30.0], "b": [30.0, 20.0, 10.0]}
+    entries = {
+        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": 0.0}
+        for name, values in (counts | {"of a": counts["a"], "of b": counts["b"]}).items()
+    }
+    references = {"a": "a", "b": "b", "of a": "a", "of b": "b"}
+    plotting.with_ratio((main, ratio), entries, references, "x", dict.fromkeys(entries, "k"))
+    points = [line.get_ydata() for line in ratio.lines if line.get_marker() == "o"]
+    assert len(points) == 2
+    np.testing.assert_allclose(points, 1)
+    plt.close(figure)
+
+
 def test_saved_figures_are_the_same_bytes_for_the_same_numbers(tmp_path):
     plotting.use_style()
     for name in ("one", "two"):

@@ -155,7 +155,7 @@ def test_it_learns_a_few_jets_by_heart(tokenizer):
     batch["decoded"] = tokenizer.decode(batch["ids"])
     model = JetModel(small_pretraining_settings(), K)
     plan = training_settings(
-        max_steps=250,
+        max_steps=400,
         validate_every=50,
         optimizer=OptimizerSettings(name="adamw", lr=4e-3, betas=(0.9, 0.999)),
     )
@@ -227,13 +227,18 @@ def test_limits_draw_jets_at_random_and_grow_by_adding(tmp_path):
     folder = tmp_path / "tokens"
     with TokenStoreWriter(folder, K, tokenizer="none") as writer:
         for jet in range(50):
-            writer.append([[jet]], np.zeros((1, 1, 3), np.float32), np.ones((1, 1), bool))
+            one = [[jet]], np.zeros((1, 1, 3), np.float32), np.ones((1, 1), bool)
+            writer.append(*one, labels=[jet % 2])
     store = TokenStore(folder)
     assert some_jets(store, 0, seed=1) is None
     few, more = some_jets(store, 10, seed=1), some_jets(store, 30, seed=1)
     assert len(few) == 10 and len(more) == 30 and set(few) < set(more)
     assert len(some_jets(store, 80, seed=1)) == 50
     assert set(few) != set(range(10)) and set(few) != set(some_jets(store, 10, seed=2))
+    of_class = some_jets(store, 0, seed=1, classes=("Hbb",))
+    assert of_class.tolist() == list(range(1, 50, 2))
+    few_of_class = some_jets(store, 10, seed=1, classes=("Hbb",))
+    assert len(few_of_class) == 10 and set(few_of_class) < set(of_class)
     values = {
         "limit_train_jets": 10,
         "limit_val_jets": 7,

@@ -16,6 +16,11 @@ from jetfm.errors import JetfmError
 CHUNK_BATCHES = 64  # our choice: jets are sorted by length within this many batches
 
 
+def seed_of(*numbers: int) -> int:
+    """Seed of one of torch's generators, a hash of e.g. (seed, step)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
 class LengthBucketedBatches:
     """Shuffled batches of jets of similar length; every jet exactly once an epoch.
 
@@ -39,34 +44,45 @@ class LengthBucketedBatches:
         indices: np.ndarray | None = None,
         shuffle: bool = True,
     ):
-        self._lengths, self._pool = _checked(n_constituents, batch_size, indices)
+        self._lengths, pool = _checked(n_constituents, batch_size, indices)
+        # 32 bits are enough for any store, and halve what an epoch keeps in memory
+        self._pool = None if indices is None else pool.astype(np.int32)
+        self.n_jets = len(pool)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._epoch: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self._pool) // self.batch_size)
+        return -(-self.n_jets // self.batch_size)
 
     def indices(self, step: int) -> np.ndarray:
         """Jets of batch `step` (0, 1, ... without end), as (at most batch_size,) int64."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order, self._batches = self._permutation(epoch)
-            self._epoch = epoch
-        start = self._batches[batch] * self.batch_size
-        return self._order[start : start + self.batch_size]
+            self._begin(epoch)
+        place = self._batches[batch]
+        if self.shuffle:
+            self._sort(place // CHUNK_BATCHES)
+        start = place * self.batch_size
+        return self._order[start : start + self.batch_size].astype(np.int64)
 
-    def _permutation(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        batches = np.arange(self.steps_per_epoch)
-        if not self.shuffle:
-            return self._pool, batches
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(self._pool)
+    def _begin(self, epoch: int) -> None:
+        pool = np.arange(self.n_jets, dtype=np.int32) if self._pool is None else self._pool
+        self._order, self._batches = pool, np.arange(self.steps_per_epoch)
+        if self.shuffle:
+            rng = np.random.default_rng([self.seed, epoch])
+            self._order, self._batches = rng.permutation(pool), rng.permutation(self._batches)
+        self._sorted = np.zeros(-(-self.steps_per_epoch // CHUNK_BATCHES), bool)
+        self._epoch = epoch
+
+    def _sort(self, chunk: int) -> None:
+        """Sort a chunk by length when its first batch is asked for."""
+        if self._sorted[chunk]:
+            return
         size = CHUNK_BATCHES * self.batch_size  # a whole number: only the last batch is partial
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            order[start : start + size] = chunk[np.argsort(self._lengths[chunk], kind="stable")]
-        return order, rng.permutation(batches)
+        jets = self._order[chunk * size : (chunk + 1) * size]
+        jets[:] = jets[np.argsort(self._lengths[jets], kind="stable")]
+        self._sorted[chunk] = True
 
 
 class InOrderBatches:

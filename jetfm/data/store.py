@@ -112,6 +112,19 @@ class RaggedFolder:
         wanted = [class_by_name(name).index for name in classes]
         return np.flatnonzero(np.isin(self.labels, wanted))
 
+    def jets_of(self, classes: Sequence[str]) -> np.ndarray:
+        """Ascending indices of the jets of these classes; of all jets where none is named.
+
+        Raises
+        ------
+        JetfmError
+            There is no such jet.
+        """
+        indices = self.indices_of(*classes) if classes else np.arange(len(self))
+        if not len(indices):
+            raise JetfmError(self.folder, f"no jets of {', '.join(classes)}", "at least one")
+        return indices
+
     def verify(self) -> None:
         """Compare every array's SHA-256 with the manifest; a difference is a JetfmError."""
         for name, expected in self.info["sha256"].items():

@@ -8,7 +8,7 @@ names (`training`, `generation`, ...) are taken by the functions themselves.
 
 from jetfm.figures.captions import CAPTIONS
 from jetfm.figures.finetuning_curves import STRATEGIES, finetuning
-from jetfm.figures.generated_jets import generation
+from jetfm.figures.generated_jets import generation, generator_distances
 from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.strategies_figure import strategies
@@ -29,6 +29,7 @@ __all__ = [
     "constituent_errors",
     "finetuning",
     "generation",
+    "generator_distances",
     "jet_classes",
     "ledger",
     "resolutions",

@@ -44,8 +44,22 @@ CAPTIONS = {
     "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy "
     "of predicted tokens by position and by pT, for next-token prediction (top) and masked "
     "particles (bottom). Bars: binomial.",
-    "fig04_generation": "Generated jets against tokenised and decoded ones (after figure 6 of "
-    "arXiv 2403.05618 and figure 3 of arXiv 2512.04149).",
+    "fig04_combined": "Jets of one model trained on q/g and t→bqq′ jets, against tokenised and "
+    "decoded jets of both (after figure 6 of arXiv 2403.05618). Bands and bars: Poisson. "
+    "Triangles: ratios beyond the panel.",
+    "fig04_qcd": "The same for a model trained on q/g jets alone (after figure 16 of arXiv "
+    "2403.05618).",
+    "fig04_tbqq": "The same for a model trained on t→bqq′ jets alone (after figure 17 of arXiv "
+    "2403.05618).",
+    "fig04_rivals": "Two generators of t→bqq′ jets, each divided by its own truth: OmniJet-α by "
+    "tokenised jets, EPiC-FM by the jets themselves (after figure 18 of arXiv 2403.05618).",
+    "fig04_inputs": "Models of tokens that read token ids or continuous vectors, and joint "
+    "training, on all ten classes (after figure 3 of arXiv 2512.04149). Shaded: under- and "
+    "overflow.",
+    "fig04_without_tokens": "Beyond the papers: the same backbone with a density in place of "
+    "tokens, against the jets themselves, beside the main model, against tokenised jets.",
+    "fig04_distances": "Wasserstein-1 distance of every generator of all classes from its own "
+    "truth, in units of what two samples of the truth score.",
     "fig05_finetuning": "Top tagging by number of labelled jets (after figure 7 of arXiv "
     "2403.05618): from scratch, with the pre-trained backbone fixed, and fine-tuned.",
 }

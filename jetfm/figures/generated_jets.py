@@ -1,31 +1,123 @@
-"""Generated jets beside the tokenised ones that the generator has learned from."""
+"""Generated jets beside the jets that they should look like."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from jetfm.plotting import COLORS, LABELS, ratio_panels, with_ratio
 
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_TRUTHS = (COLORS["truth"], "#777777")
+_MARKERS = "osD^vP"
 
-def generation(data: Mapping) -> Figure:
-    """Generated jets against tokenised and decoded ones, jet and constituent level.
 
-    After figure 6 of arXiv 2403.05618 and figure 3 of arXiv 2512.04149: the target of the
-    generator is the *decoded* jet, since it learns tokens and nothing finer.
+def generation(
+    histograms: Mapping[str, Mapping[str, Mapping]],
+    truths: Mapping[str, int],
+    generators: Sequence[Mapping],
+    title: str,
+    flow: bool = False,
+) -> Figure:
+    """Generators, each over its own truth: jets in the upper row, constituents in the lower.
+
+    After figures 6, 16, 17 and 18 of arXiv 2403.05618 and figure 3 of arXiv 2512.04149. The truth
+    of a generator of tokens is the *decoded* jet, since it learns tokens and nothing finer.
 
     Parameters
     ----------
-    data : ``histograms`` by quantity, each with 'reconstructed' and 'generated'; ``n_jets`` of both
+    histograms : data (`jetfm.plotting.to_data`) by quantity, then by name of truth or generator
+    truths : number of jets of every truth
+    generators : 'label', 'truth' and 'n_jets' of each
+    title : which jets these are
+    flow : draw under- and overflow as bins of their own, shaded
     """
-    histograms = data["histograms"]
-    figure, pairs = ratio_panels(columns=4, rows=2, width=3.5, height=3.5)
-    reference = f"Tokenised ({data['n_jets']['reconstructed']:,} jets)"
-    ours = f"Generated ({data['n_jets']['generated']:,} jets)"
-    colors = {reference: COLORS["truth"], ours: COLORS["generated"]}
+    figure, pairs = ratio_panels(columns=4, rows=2, width=3.5, height=3.5, aligned=True)
+    names = {truth: f"{truth} ({n:,} jets)" for truth, n in truths.items()}
+    colors = {names[truth]: color for truth, color in zip(truths, _TRUTHS, strict=False)}
+    references = {name: name for name in names.values()}
+    for one, color in zip(generators, _COLORS, strict=False):
+        names[one["label"]] = f"{one['label']} ({one['n_jets']:,} jets)"
+        colors[names[one["label"]]] = color
+        references[names[one["label"]]] = names[one["truth"]]
     for pair, (quantity, entry) in zip(pairs, histograms.items(), strict=True):
-        entries = {reference: entry["reconstructed"], ours: entry["generated"]}
-        with_ratio(pair, entries, reference, LABELS[quantity], colors, log=quantity == "pt")
-    figure.legend(*pairs[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        entries = {text: entry[name] for name, text in names.items()}
+        edges = np.asarray(entry[next(iter(truths))]["edges"])
+        if flow:
+            entries = _with_flow(entries)
+        log = quantity == "pt"
+        with_ratio(pair, entries, references, LABELS[quantity], colors, log=log)
+        if flow:
+            _mark_flow(pair, edges)
+    lines, texts = pairs[0][0].get_legend_handles_labels()
+    figure.legend(lines, texts, loc="outside upper center", ncols=min(len(texts), 3), title=title)
+    return figure
+
+
+def _with_flow(entries: Mapping[str, Mapping]) -> dict[str, dict]:
+    """Histograms with under- and overflow in two more bins, as wide as their neighbours."""
+    edges = np.asarray(next(iter(entries.values()))["edges"])
+    outer = _outer(edges)
+    return {
+        text: {
+            "edges": [outer[0], *edges, outer[1]],
+            "counts": [data["underflow"], *data["counts"], data["overflow"]],
+            "underflow": 0.0,
+            "overflow": 0.0,
+        }
+        for text, data in entries.items()
+    }
+
+
+def _outer(edges: np.ndarray) -> tuple[float, float]:
+    """Where one more bin on either side would end; in a logarithmic scale if the edges are."""
+    if _logarithmic(edges):
+        return edges[0] ** 2 / edges[1], edges[-1] ** 2 / edges[-2]
+    return 2 * edges[0] - edges[1], 2 * edges[-1] - edges[-2]
+
+
+def _logarithmic(edges: np.ndarray) -> bool:
+    return edges[0] > 0 and np.allclose(edges[1:] / edges[:-1], edges[1] / edges[0])
+
+
+def _mark_flow(axes: Sequence[plt.Axes], edges: np.ndarray) -> None:
+    low, high = _outer(edges)
+    for axis in axes:
+        for start, end in ((low, edges[0]), (edges[-1], high)):
+            axis.axvspan(start, end, color="0.9", lw=0, zorder=-1)
+
+
+def generator_distances(rows: Mapping[str, Mapping], quantities: Sequence[str]) -> Figure:
+    """Wasserstein distances to the own truth in units of what truth against truth scores.
+
+    Parameters
+    ----------
+    rows : by generator's label and quantity: 'value' and 'error', both divided by the floor
+    quantities : from left to right
+    """
+    figure, axis = plt.subplots(figsize=(9.5, 4.2))
+    x = np.arange(len(quantities))
+    shifts = (np.arange(len(rows)) - (len(rows) - 1) / 2) * 0.7 / max(len(rows), 1)
+    for (label, found), shift, color, marker in zip(
+        rows.items(), shifts, _COLORS, _MARKERS, strict=False
+    ):
+        values = [found[quantity]["value"] for quantity in quantities]
+        errors = [found[quantity]["error"] for quantity in quantities]
+        axis.errorbar(
+            x + shift, values, errors, fmt=marker, color=color, ms=5, capsize=2, label=label
+        )
+    axis.axhline(1, color="0.5", lw=0.8)
+    for position in x[1:] - 0.5:
+        axis.axvline(position, color="0.9", lw=0.8)
+    axis.set_yscale("log")
+    axis.set_xlim(-0.5, len(quantities) - 0.5)
+    names = [LABELS[quantity].split(" [")[0] for quantity in quantities]
+    names = [name.replace("Constituent ", "Constituent\n") for name in names]
+    axis.set_xticks(x, [name.replace("Number of ", "Number of\n") for name in names])
+    axis.tick_params(axis="x", which="both", length=0)
+    axis.set_ylabel("Wasserstein-1 / truth against truth")
+    figure.legend(loc="outside upper center", ncols=3)
     return figure

@@ -7,6 +7,11 @@ takes 16 random bits per element from a quick generator, and attention with drop
 with its own gradient, computed for a cacheful of jets at a time. Both are exact: same
 distribution, same expectation. Attention always runs in float32 on a CPU, because its bfloat16
 backward is several times slower there.
+
+On a GPU it is torch's `scaled_dot_product_attention`: the flash kernel for causal passes, which
+need no mask, and a fused kernel with a boolean mask for the others. A packed layout for
+`torch.nn.attention.varlen.varlen_attn` is not worth it here: that has no dropout, which both the
+backbone and the heads ask for, and batches of similar length are padded by a few per cent only.
 """
 
 from __future__ import annotations

@@ -103,6 +103,25 @@ def linear_cross_entropy(
     return loss / max(len(targets), 1), n_correct
 
 
+def head_blocks(
+    dim: int,
+    n_heads: int,
+    settings: TokenHeadSettings,
+    attention_dropout: float,
+    layer_scale: float,
+) -> Transformer:
+    """What a head that predicts constituents does before its last layer: blocks and LayerNorm."""
+    return Transformer(
+        dim,
+        settings.n_blocks,
+        n_heads,
+        settings.mlp_ratio,
+        attention_dropout=attention_dropout,
+        layer_scale=layer_scale,
+        final_norm=settings.n_blocks > 0,
+    )
+
+
 class TokenHead(nn.Module):
     """Two blocks (MLP x2), LayerNorm, Linear to the vocabulary: start 0, codes 1..K, stop K+1.
 
@@ -125,15 +144,7 @@ class TokenHead(nn.Module):
         super().__init__()
         settings = settings or TokenHeadSettings()
         self.n_codes = n_codes
-        self.transformer = Transformer(
-            dim,
-            settings.n_blocks,
-            n_heads,
-            settings.mlp_ratio,
-            attention_dropout=attention_dropout,
-            layer_scale=layer_scale,
-            final_norm=settings.n_blocks > 0,
-        )
+        self.transformer = head_blocks(dim, n_heads, settings, attention_dropout, layer_scale)
         self.unembedding = nn.Linear(dim, n_codes + 2)
 
     def forward(
@@ -147,43 +158,41 @@ class TokenHead(nn.Module):
         return self.unembedding(self.transformer(hidden, mask, causal, caches))
 
     def loss(
-        self, hidden: Tensor, mask: Tensor | None, causal: bool, targets: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, hidden: Tensor, mask: Tensor | None, causal: bool, positions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, int, Tensor]:
         """Mean cross-entropy where there is a target; no other logit is computed.
 
         Parameters
         ----------
-        targets : (B, T) ids of the vocabulary, -1 where nothing is predicted
+        positions : (n,) int64, those with a target, in the B * T positions of `hidden`
+        targets : (n,) int64, ids of the vocabulary
 
         Returns
         -------
         mean loss, number of targets, number of them predicted correctly
         """
-        wanted = targets >= 0
-        features = self.transformer(hidden, mask, causal)[wanted]  # (n, C)
+        features = self._features(hidden, mask, causal, positions)
         loss, n_correct = linear_cross_entropy(
-            features, self.unembedding.weight, self.unembedding.bias, targets[wanted]
+            features, self.unembedding.weight, self.unembedding.bias, targets
         )
-        return loss, wanted.sum(), n_correct
+        return loss, len(targets), n_correct
 
     @torch.no_grad()
     def per_target(
-        self, hidden: Tensor, mask: Tensor | None, causal: bool, targets: Tensor
+        self, hidden: Tensor, mask: Tensor | None, causal: bool, positions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool.
-
-        Targets in the order of ``targets[targets >= 0]``.
-        """
-        wanted = targets >= 0
-        features = self.transformer(hidden, mask, causal)[wanted]
+        """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool."""
+        features = self._features(hidden, mask, causal, positions)
         losses, correct = [], []
-        for h, t in zip(
-            features.split(_CHUNK_ROWS), targets[wanted].split(_CHUNK_ROWS), strict=True
-        ):
+        for h, t in zip(features.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True):
             logits = self.unembedding(h).float()
             losses.append(F.cross_entropy(logits, t, reduction="none"))
             correct.append(logits.argmax(1) == t)
         return torch.cat(losses), torch.cat(correct)
+
+    def _features(self, hidden, mask, causal, positions) -> Tensor:
+        """(n, C)."""
+        return self.transformer(hidden, mask, causal).flatten(0, 1).index_select(0, positions)
 
 
 class ClassAttentionBlock(nn.Module):

@@ -25,6 +25,11 @@ Vocabulary: start 0 (never a target), codes 1..K (the tokenizer's 0..K-1 plus on
 Jets longer than the store's cap keep N, their uncapped count, as condition and get no stop target,
 since they do not end where they were cut (our choice; the official code lets them lose it too, but
 without a count). The token store records how many there are (``n_truncated``).
+
+Two steps make a loss. `JetModel.plan` works out on the CPU, while the batch is made, what depends
+on lengths and random masks alone: which constituents are masked, and the indices of all that is
+gathered. `JetModel.loss` then only computes: on a GPU it never asks the device for a number. With
+`leak_free` the tokenizer's decoder does, as it checks the ids.
 """
 
 from __future__ import annotations
@@ -34,10 +39,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
-from jetfm.masking import Visible, draw_masked, pt_ranks, put_back, visible_part
+from jetfm.masking import Visible, draw_masked, pt_ranks, put_back, visible_part, whole_rows
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
 from jetfm.models.transformer import KVCache
@@ -54,7 +60,8 @@ class Predictions(NamedTuple):
     hidden: Tensor  # (B, T+1, C)
     mask: Tensor  # (B, T+1)
     causal: bool
-    targets: Tensor  # (B, T+1), -1 where nothing is predicted
+    positions: Tensor  # (n,) int64, in the B * (T+1) positions of `hidden`, ascending
+    targets: Tensor  # (n,) int64, ids of the vocabulary
 
 
 def next_token_targets(ids: Tensor, mask: Tensor, n_constituents: Tensor, n_codes: int) -> Tensor:
@@ -128,19 +135,57 @@ class JetModel(nn.Module):
 
     # Training ------------------------------------------------------------------------------------
 
+    def plan(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """A batch of `loss`, with the indices that its step needs.
+
+        Parameters
+        ----------
+        batch : as for `loss`; on the CPU, if no GPU is to be kept waiting
+        generator : draws the masked constituents; by default torch's global one
+
+        Returns
+        -------
+        `batch` and for each objective '_positions' (n,) and '_targets' (n,), see `Predictions`;
+        for masked particles also 'mpm_slots' and 'mpm_visible', of `Visible`, and 'mpm_rows', of
+        `whole_rows`
+        """
+        batch = dict(batch)
+        ids, mask = batch["ids"], batch["mask"]
+        targets = {}
+        if self.settings.predicts_next:
+            targets["ntp"] = next_token_targets(ids, mask, batch["n_constituents"], self.n_codes)
+        if self.settings.masks:
+            masked = draw_masked(mask, self.settings.mask_fraction, generator)
+            visible = visible_part(mask, masked)
+            ranks = pt_ranks(batch["decoded"][..., 0], masked)
+            batch["mpm_slots"], batch["mpm_visible"] = visible
+            batch["mpm_rows"] = whole_rows(visible, ranks, len(self.mask_vectors))
+            targets["mpm"] = F.pad(torch.where(masked, ids + 1, -1), (1, 0), value=-1)
+        for name, wanted in targets.items():
+            if "silent" in batch:  # a process that has no jet left still takes part in the step
+                wanted.fill_(-1)
+            positions = (wanted.flatten() >= 0).nonzero().squeeze(1)
+            batch[f"{name}_positions"] = positions
+            batch[f"{name}_targets"] = wanted.flatten()[positions]
+        return batch
+
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Loss of the objective, see the module.
 
         Parameters
         ----------
-        batch : 'ids' (B, T), 'decoded' (B, T, F), 'mask' (B, T), 'n_constituents' (B,)
+        batch : 'ids' (B, T), 'decoded' (B, T, F), 'mask' (B, T), 'n_constituents' (B,); with a
+            `plan`, or one is made
 
         Returns
         -------
         the loss; for each objective its mean 'ntp', 'mpm' and the '_accuracy' of the most likely
         token, as (sum, number) pairs; 'weight', the number of predictions that the loss is per
         """
-        results = {name: self._objective(name, self.asked(name, batch)) for name in self.objectives}
+        batch = self._planned(batch)
+        results = {name: self.head(name).loss(*self.asked(name, batch)) for name in self.objectives}
         metrics: dict[str, Any] = {}
         for name, (mean, n, n_correct) in results.items():
             metrics[name] = (mean.detach() * n, n)
@@ -151,7 +196,7 @@ class JetModel(nn.Module):
             return mean, metrics
         masked_mean, n_masked, _ = results["mpm"]
         if self.settings.weighting == "per-token":
-            masked_mean = masked_mean * n_masked / n.clamp(min=1)
+            masked_mean = masked_mean * (n_masked / max(n, 1))
         return mean + masked_mean, metrics
 
     @property
@@ -164,38 +209,30 @@ class JetModel(nn.Module):
         """The pass of one objective: hidden states, and the targets that its head is asked for."""
         if objective not in self.objectives:
             raise JetfmError("objective", repr(objective), f"one of {', '.join(self.objectives)}")
-        asked = self._next_tokens(batch) if objective == "ntp" else self._masked_tokens(batch)
-        if "silent" in batch:  # a process that has no jet left still takes part in the step
-            asked.targets.fill_(-1)
-        return asked
+        batch = self._planned(batch)
+        return self._next_tokens(batch) if objective == "ntp" else self._masked_tokens(batch)
 
     def head(self, objective: str) -> TokenHead:
         """Head of 'ntp' or 'mpm'."""
         return self.ntp_head if objective == "ntp" else self.mpm_head
 
-    def _objective(self, name: str, asked: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        return self.head(name).loss(*asked)
+    def _planned(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch if f"{self.objectives[0]}_targets" in batch else self.plan(batch)
 
     def _next_tokens(self, batch: dict[str, Tensor]) -> Predictions:
-        ids, mask, n = batch["ids"], batch["mask"], batch["n_constituents"]
-        x = ids if self.backbone.reads_ids else batch["decoded"]
-        hidden, visible = self.backbone(x, mask, n, causal=True)
-        return Predictions(hidden, visible, True, next_token_targets(ids, mask, n, self.n_codes))
+        x = batch["ids"] if self.backbone.reads_ids else batch["decoded"]
+        hidden, seen = self.backbone(x, batch["mask"], batch["n_constituents"], causal=True)
+        return Predictions(hidden, seen, True, batch["ntp_positions"], batch["ntp_targets"])
 
     def _masked_tokens(self, batch: dict[str, Tensor]) -> Predictions:
-        mask, n = batch["mask"], batch["n_constituents"]
-        masked = draw_masked(mask, self.settings.mask_fraction)
-        visible = visible_part(mask, masked)
+        visible = Visible(batch["mpm_slots"], batch["mpm_visible"])
         x = self._visible_input(batch, visible)
         causal = self.settings.objective == "mpm-causal"
-        hidden, _ = self.backbone(x, visible.mask, n, causal)
-        ranks = pt_ranks(batch["decoded"][..., 0], masked)
-        hidden = put_back(hidden, visible, ranks, self.mask_vectors)
-        seen = torch.cat([mask.new_ones(len(mask), 1), mask], 1)
-        targets = torch.full(seen.shape, -1, dtype=torch.int64, device=mask.device)
-        targets[:, 1:] = torch.where(masked, batch["ids"] + 1, -1)
+        hidden, _ = self.backbone(x, visible.mask, batch["n_constituents"], causal)
+        hidden = put_back(hidden, batch["mpm_rows"], self.mask_vectors)
+        seen = F.pad(batch["mask"], (1, 0), value=True)
         # The head is bidirectional even over a causal backbone (the paper does not say).
-        return Predictions(hidden, seen, False, targets)
+        return Predictions(hidden, seen, False, batch["mpm_positions"], batch["mpm_targets"])
 
     def _visible_input(self, batch: dict[str, Tensor], visible: Visible) -> Tensor:
         if not self.settings.leak_free:

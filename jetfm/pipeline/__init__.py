@@ -3,9 +3,11 @@
 A ``Pipeline`` belongs to one profile. Asking it for a result makes that result and everything it
 depends on, or finds them (`jetfm.artifacts`). Nothing passes from stage to stage in memory:
 
-    jets -> store -> tokenizer -> tokens -> pretraining -> generation
-              |                     `-> token quality          |
-              `-> fine-tuning <--------------------------------' (backbone)
+    jets -> store -> tokenizer -> tokens -> pretraining -----------> generated -> its quality
+              |                     |            `-> fine-tuning        |
+              |                     |-> token quality                   |
+              |                     `-> models of some classes ---------|
+              `-> EPiC-FM, density -------------------------------------'
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from pathlib import Path
 
 from jetfm import ledger
 from jetfm.errors import JetfmError
-from jetfm.pipeline.models import ModelStages
+from jetfm.pipeline.generators import GeneratorStages
 
 
-class Pipeline(ModelStages):
+class Pipeline(GeneratorStages):
     """All stages of one profile, the ledger and the gallery of figures.
 
     Parameters

@@ -1,19 +1,21 @@
-"""Stages that train and use the model: pre-training, generation, fine-tuning."""
+"""Stages that train and use the model: pre-training and fine-tuning."""
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jetfm.artifacts import Artifact
-from jetfm.comparison import Comparison
+from jetfm.artifacts import Artifact, fingerprint
+from jetfm.config import save_profile
 from jetfm.data.schema import SPLITS
 from jetfm.distributed import rank
 from jetfm.files import read_json, write_json
 from jetfm.finetuning import Study
+from jetfm.launch import launch, n_processes
 from jetfm.models.jet_model import JetModel
+from jetfm.paths import work_folder
 from jetfm.pipeline.tokens import MAIN, TokenStages
 from jetfm.settings import PretrainingSettings
 from jetfm.strategies import Strategies
@@ -21,15 +23,34 @@ from jetfm.tokenizers.interface import Tokenizer
 
 
 class ModelStages(TokenStages):
-    """From tokens to a pre-trained model, generated jets and classifiers."""
+    """From tokens to pre-trained models and classifiers."""
 
     @property
     def pretraining_settings(self) -> dict[str, PretrainingSettings]:
         """Settings of every pre-training of the profile, the main one first."""
         return {MAIN: self.profile.pretraining, **self.profile.strategies}
 
-    def pretraining(self, name: str = MAIN) -> Artifact:
-        """Folder of a pre-trained model; 'main' is the one that the later stages use."""
+    def pretraining(self, name: str = MAIN, processes: int | None = None) -> Artifact:
+        """Folder of a pre-trained model; 'main' is the one that the later stages use.
+
+        Where it is not there yet and is to have several processes (`jetfm.launch.n_processes` of
+        `processes`), they are started for it: a notebook's kernel cannot become several.
+        """
+        processes = n_processes(processes)
+        if processes > 1 and not self._only_look:
+            if not self.is_made(partial(self._pretraining, name)):
+                self._pretrain_in_processes(name, processes)
+        return self._pretraining(name)
+
+    def _pretrain_in_processes(self, name: str, processes: int) -> None:
+        self.tokens("train"), self.tokens("val")  # here, with all cores
+        profile = self.profile
+        path = work_folder() / "profiles" / f"{profile.name}-{fingerprint(profile)}.yaml"
+        save_profile(profile, path)  # it may differ from the file it came from
+        self.say(f"pretraining: '{name}' in {processes} processes")
+        launch(processes, ["pretrain", "--profile", str(path), "--strategy", name])
+
+    def _pretraining(self, name: str) -> Artifact:
         from jetfm.pretraining import pretrain
 
         settings, trained = self.pretraining_settings[name], self.tokenizer_artifact()
@@ -58,10 +79,12 @@ class ModelStages(TokenStages):
         )  # fmt: skip
 
     def pretrain_all(self) -> dict[str, Artifact]:
-        """All pre-trainings of the profile, side by side, one core each."""
+        """All pre-trainings of the profile: side by side, one core each, where one process trains
+        a model; else in turn."""
         self.tokens("train"), self.tokens("val")
         names = self.pretraining_settings
-        self._in_parallel("pre-training", _pretrain, names, unit="model")
+        if n_processes() == 1:
+            self._in_parallel("pre-training", _pretrain, names, unit="model")
         return {name: self.pretraining(name) for name in names}
 
     def strategies(self) -> Strategies:
@@ -118,50 +141,6 @@ class ModelStages(TokenStages):
             keys = [key for key in chosen[0] if key != "split"] if chosen else []
             history[split] = {key: [row[key] for row in chosen] for key in keys}
         return {"history": history, "best_step": artifact.metrics["best_step"]}
-
-    def generation(self) -> Comparison:
-        """Jets drawn from the pre-trained model, compared with the tokenised test jets."""
-        from jetfm.comparison import compare
-        from jetfm.generation import generate
-        from jetfm.sampling import draw_multiplicities
-
-        settings, seed = self.profile.generation, self.profile.seed
-        trained, model = self.tokenizer_artifact(), self.pretraining()
-        val, test = self.tokens("val"), self.tokens("test")
-        limit = self.profile.data.max_constituents
-
-        def make(folder: Path) -> dict:
-            start = time.monotonic()
-            generated = generate(
-                JetModel.load(model.folder),
-                Tokenizer.load(trained.folder),
-                draw_multiplicities(val.n_constituents, settings.n_jets, seed, limit),
-                seed=seed,
-                batch_size=settings.batch_size,
-                temperature=settings.temperature,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
-                max_constituents=limit,
-                device=self.device,
-                progress=self.progress,
-            )
-            seconds = time.monotonic() - start
-            return compare(
-                generated, test, self.preprocessing, folder, seed, seconds, self.progress
-            )
-
-        artifact = self._stage(
-            "generation",
-            make,
-            settings={"generation": settings, "max_constituents": limit},
-            inputs={
-                "model": model.digest,
-                "tokenizer": trained.digest,
-                "multiplicity": self._found["tokens-val main"].digest,
-                "reference": self._found["tokens-test main"].digest,
-            },
-        )
-        return Comparison(artifact.folder)
 
     def finetuning(self) -> Study:
         """Top tagging from scratch, fine-tuned, and with a fixed backbone."""

@@ -5,12 +5,15 @@ The defaults are the papers' values, with their source beside them, so that a pr
 """
 
 from jetfm.settings.base import Settings, merged
+from jetfm.settings.continuous import ContinuousSettings
 from jetfm.settings.data import DataSettings, SplitSizes
+from jetfm.settings.flow import FlowSettings
 from jetfm.settings.models import (
     PRETRAINING_PRESETS,
     BackboneSettings,
     FinetuningSettings,
     GenerationSettings,
+    GenerativeQualitySettings,
     PretrainingSettings,
     TokenHeadSettings,
 )
@@ -26,9 +29,12 @@ __all__ = [
     "PRETRAINING_PRESETS",
     "TOKENIZER_PRESETS",
     "BackboneSettings",
+    "ContinuousSettings",
     "DataSettings",
     "FinetuningSettings",
+    "FlowSettings",
     "GenerationSettings",
+    "GenerativeQualitySettings",
     "OptimizerSettings",
     "PretrainingSettings",
     "Settings",

@@ -1,4 +1,4 @@
-"""Settings of the model: pre-training, generation, fine-tuning.
+"""Settings of the model: pre-training, generation and its judges, fine-tuning.
 
 Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04149), C the
 example configuration of P2's official code, O that of P1's.
@@ -139,6 +139,40 @@ class GenerationSettings(Settings):
     temperature: float = Field(1.0, gt=0)
     top_k: Positive | None = None
     top_p: float | None = Field(None, gt=0, le=1)
+
+
+class GenerativeQualitySettings(Settings):
+    """Paper 1's generators of figures 6, 16, 17, and how all generators are judged."""
+
+    # By name, the classes that a model of its own is trained on (P1 III.B, appendix C).
+    trained_on: dict[str, tuple[str, ...]] = {
+        "combined": ("QCD", "Tbqq"),
+        "QCD": ("QCD",),
+        "Tbqq": ("Tbqq",),
+    }
+    model: PretrainingSettings = PretrainingSettings(preset="omnijet")  # the network of all three
+    # By network of the classifier test (`jetfm.classifier_test`): epochs. DeepSets: P1 A.5.
+    classifier_epochs: dict[Literal["deepsets", "transformer"], Positive] = {
+        "deepsets": 100,
+        "transformer": 100,
+    }
+    n_bootstrap: int = Field(50, ge=2)  # resamplings behind every uncertainty
+    n_training: Positive = 100_000  # training jets among which copies are looked for, at most
+
+    @field_validator("trained_on")
+    @classmethod
+    def _known(cls, names):
+        for name, classes in names.items():
+            if not classes:
+                raise ValueError(f"{name} should name the classes to train on")
+        return {name: tuple(map(known_class, classes)) for name, classes in names.items()}
+
+    @field_validator("model")
+    @classmethod
+    def _generates(cls, model):
+        if not model.predicts_next:
+            raise ValueError("model.objective should be 'ntp' or 'joint', which can generate")
+        return model
 
 
 class FinetuningSettings(Settings):

@@ -48,19 +48,19 @@ def quality_table(
             heading: [_measured(result["fits"][quantity], *what) for result in found]
             for heading, quantity, *what in block
         }
-        parts.append(_aligned(title, labels, columns))
+        parts.append(aligned(title, labels, columns))
     codes = {
         "codes used": [f"{result['n_used']:,} of {result['n_codes']:,}" for result in found],
         "perplexity": [f"{result['perplexity']:,.0f}" for result in found],
         "constituents out of range": [_percent(share["constituents"]) for share in shares],
         "jets with one": [_percent(share["jets"]) for share in shares],
     }
-    parts.append(_aligned(f"All classes, {found[0]['n_jets']:,} jets", labels, codes))
+    parts.append(aligned(f"All classes, {found[0]['n_jets']:,} jets", labels, codes))
     return "\n\n".join(parts)
 
 
-def _aligned(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
-    """A title line, then the headings, then a row per label; columns flush right."""
+def aligned(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
+    """Title line, headings, and a row per label; columns, by heading, are flush right."""
     width = max(map(len, labels))
     lines = [" " * width, *(f"{label:{width}}" for label in labels)]
     for heading, cells in columns.items():

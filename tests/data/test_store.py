@@ -104,6 +104,19 @@ def test_indices_of_classes(store):
         store.indices_of("Tqq")
 
 
+def test_jets_of_no_class_in_particular_are_all(store):
+    np.testing.assert_array_equal(store.jets_of(()), np.arange(len(store)))
+    np.testing.assert_array_equal(store.jets_of(("Tbqq",)), [8, 20])
+
+
+def test_a_store_without_a_class_is_named(tmp_path):
+    rows = np.zeros(3, JET_DTYPE)
+    with JetStoreWriter(tmp_path, ("pt", "eta_rel", "phi_rel")) as writer:
+        writer.append(np.ones((3, 3)), [1, 1, 1], rows)
+    with pytest.raises(JetfmError, match=f"{tmp_path}.*no jets of Hbb"):
+        JetStore(tmp_path).jets_of(("Hbb",))
+
+
 def test_longer_than_128_is_kept_whole_and_cut_in_batches(store):
     x, mask = store.dense([4, 0], 128)
     assert store.n_constituents[4] == 150 and x.shape == (2, 128, 3)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 
 import jetfm
@@ -103,7 +104,7 @@ def test_padding_and_company_change_nothing(name, tokenizer, monkeypatch):
         assert total == pytest.approx(float(whole[key][0]), rel=1e-4, abs=1e-5)
 
 
-def _every_third(mask, fraction):
+def _every_third(mask, fraction, generator=None):
     return mask & (torch.arange(mask.shape[1]) % 3 == 1)
 
 
@@ -135,8 +136,9 @@ def test_masked_constituents_are_not_seen(name, tokenizer, monkeypatch):
     batch = token_batch_of(tokenizer, [9, 5, 1])
     asked = model.asked("mpm", batch)
     masked = _every_third(batch["mask"], 0.4)
-    assert torch.equal(asked.targets[:, 1:] >= 0, masked)
-    assert (asked.targets[:, 0] == -1).all()  # the start slot is never a target
+    slots = F.pad(masked, (1, 0))  # the start slot is never a target
+    assert torch.equal(asked.positions, slots.flatten().nonzero().squeeze(1))
+    assert torch.equal(asked.targets, batch["ids"][masked] + 1)
     changed = dict(batch, decoded=batch["decoded"].clone())
     changed["decoded"][masked] *= torch.tensor([2.0, -3.0, 5.0])  # pt times two: same ranks
     again = model.asked("mpm", changed)
@@ -316,10 +318,10 @@ def test_the_bidirectional_pass_is_blind_to_order(tokenizer, monkeypatch):
     masked[0, [1, 4]] = True
     model = model_of("mpm")
     batch = token_batch_of(tokenizer, [8])
-    monkeypatch.setattr("jetfm.models.jet_model.draw_masked", lambda m, f: masked)
+    monkeypatch.setattr("jetfm.models.jet_model.draw_masked", lambda *_: masked)
     before = model.loss(batch)[0]
     order = torch.randperm(8)
     shuffled = {key: batch[key][:, order] for key in ("ids", "decoded", "mask")}
     shuffled["n_constituents"] = batch["n_constituents"]
-    monkeypatch.setattr("jetfm.models.jet_model.draw_masked", lambda m, f: masked[:, order])
+    monkeypatch.setattr("jetfm.models.jet_model.draw_masked", lambda *_: masked[:, order])
     torch.testing.assert_close(model.loss(shuffled)[0], before)

@@ -1,0 +1,96 @@
+"""Small trainings that `test_distributed` runs in one process and, as a script, in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from jetfm.data.token_store import TokenStore
+from jetfm.devices import whole
+from jetfm.distributed import SHARDING, rank
+from jetfm.models.jet_model import JetModel
+from jetfm.pretraining import pretrain
+from jetfm.settings import PretrainingSettings
+
+CUT_AT = 7  # of ten steps, with a checkpoint after five
+ADAMW = {"name": "adamw", "lr": 1e-2, "betas": [0.9, 0.999], "warmup_steps": 0, "clip": 1e6}
+RANGER = {"name": "ranger", "lr": 1e-2, "clip": 0.1}
+
+
+class Cut(Exception):
+    """The end of an interrupted training."""
+
+
+def settings_of(objective: str, optimizer: dict | None = None) -> PretrainingSettings:
+    plan = {"batch_size": 8, "max_steps": 10, "validate_every": 5}
+    plan["optimizer"] = optimizer or ADAMW
+    backbone = {"dim": 16, "n_blocks": 2, "n_heads": 2, "n_registers": 2, "dropout": 0.0}
+    return PretrainingSettings.model_validate(
+        {"objective": objective, "backbone": backbone, "training": plan, "head": {"n_blocks": 1}}
+    )
+
+
+def every_second(mask: torch.Tensor, *_) -> torch.Tensor:
+    """In place of a random draw, which would depend on how the batch is shared."""
+    return mask & (torch.arange(mask.shape[1]) % 2 == 1)
+
+
+def n_held(tensors) -> int:
+    """Numbers in this process's parts of tensors."""
+    return sum(t.to_local().numel() if isinstance(t, DTensor) else t.numel() for t in tensors)
+
+
+def train(folder: Path, name: str, settings: PretrainingSettings, cut: bool = False) -> None:
+    """Train on ``folder/store``; write gradients of every step, weights, history, numbers held."""
+    store, out = TokenStore(folder / "store"), folder / name
+    gradients, held = [], []
+
+    def record(model, optimizer):
+        states = [v for state in optimizer.state.values() for v in state.values()]
+        held.append([n_held(model.parameters()), n_held(states)])
+        gradients.append(whole({n: p.grad.clone() for n, p in model.named_parameters()}))
+        if cut and len(gradients) == CUT_AT:
+            raise Cut
+
+    with (
+        mock.patch.object(JetModel, "after_step", record, create=True),
+        mock.patch("jetfm.models.jet_model.draw_masked", every_second),
+    ):
+        try:
+            model, result = pretrain(store, store, settings, out / "training", 3, progress=False)
+        except Cut:
+            return
+    if rank() == 0:
+        torch.save(gradients, out / "gradients.pt")
+        torch.save(model.state_dict(), out / "weights.pt")
+        (out / "history.json").write_text(json.dumps(result.history))
+        (out / "held.json").write_text(json.dumps(held[-1]))
+
+
+def all_trainings(folder: Path) -> None:
+    """What two processes train in one go, since starting them takes longest."""
+    train(folder, "ntp-ddp", settings_of("ntp"))
+    train(folder, "joint-ddp", settings_of("joint"))
+    os.environ[SHARDING] = "fsdp"
+    train(folder, "ntp-fsdp", settings_of("ntp"))
+    train(folder, "joint-fsdp", settings_of("joint"))
+    train(folder, "cut-fsdp", settings_of("ntp", RANGER), cut=True)
+    if rank() == 0:
+        shutil.copytree(folder / "cut-fsdp", folder / "cut-continued-by-one")
+    torch.distributed.barrier()
+    train(folder, "cut-fsdp", settings_of("ntp", RANGER))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        train(Path(sys.argv[1]), sys.argv[2], settings_of("ntp"))
+    else:
+        all_trainings(Path(sys.argv[1]))
