@@ -43,6 +43,10 @@ SeedOption = Annotated[
     int | None, typer.Option(help="Seed of everything random; the profile's own by default.")
 ]
 
+StrategyOption = Annotated[
+    str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
+]
+
 
 @app.command()
 def simulate(
@@ -131,9 +135,7 @@ def pretrain(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
-    strategy: Annotated[
-        str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
-    ] = "main",
+    strategy: StrategyOption = "main",
     processes: Annotated[
         int | None,
         typer.Option(
@@ -161,9 +163,7 @@ def pretrain(
     if "TORCHELASTIC_RUN_ID" in os.environ:
         watch_parent(os.getppid())  # torchrun's agent
     pipeline = _pipeline(profile, data, seed, dry_run)
-    known = pipeline.pretraining_settings
-    if strategy not in known:
-        raise JetfmError("--strategy", repr(strategy), f"one of {', '.join(known)}")
+    _known_strategy(pipeline, strategy)
     folder = pipeline.pretraining(strategy, processes).folder
     if rank() == 0:
         typer.echo(folder)
@@ -175,11 +175,88 @@ def generate(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    strategy: StrategyOption = "main",
+    out: Annotated[
+        Path | None, typer.Option(help="File for the jets, .root (JetClass-like) or .parquet.")
+    ] = None,
+    n_jets: Annotated[
+        int | None, typer.Option(help="With --out: how many; the profile's number by default.")
+    ] = None,
+    n_constituents: Annotated[
+        int | None, typer.Option(help="With --out: multiplicity to ask for, in every jet.")
+    ] = None,
+    multiplicities: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --out: a token or jets store whose multiplicities to draw from; the "
+            "profile's validation jets by default."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --out: divides the logits; 1 by default.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="With --out: only the k most probable tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="With --out: only the nucleus that holds this share.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --out: folder of a model of your own.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With --model: folder of the tokenizer it was trained on.")
+    ] = None,
 ) -> None:
-    """Generate jets with every generator of the profile, and judge each against its own truth."""
-    pipeline = _pipeline(profile, data, seed, dry_run)
-    typer.echo(pipeline.generation().as_text())
-    typer.echo(f"\njets of the main model: {pipeline.generated().folder}")
+    """Generate jets with a pre-trained model.
+
+    With --out, writes them to a file. Without it, generates with every generator of the profile
+    and judges each against its own truth.
+    """
+    if out is None:
+        sampling = (n_jets, n_constituents, multiplicities, temperature, top_k, top_p)
+        given = any(value is not None for value in (*sampling, model, tokenizer))
+        if given or strategy != "main":
+            raise JetfmError("--out", "nothing", "a .root or .parquet file for the jets asked for")
+        pipeline = _pipeline(profile, data, seed, dry_run)
+        typer.echo(pipeline.generation().as_text())
+        typer.echo(f"\njets of the main model: {pipeline.generated().folder}")
+        return
+    from jetfm.generation_files import Request, generate_file, multiplicities_of
+    from jetfm.sampling import Choice
+
+    settings = _profile(profile, data, seed, dry_run)
+    default = settings.generation
+    request = Request(
+        out,
+        default.n_jets if n_jets is None else n_jets,
+        settings.seed,
+        default.batch_size,
+        n_constituents,
+        Choice(
+            default.temperature if temperature is None else temperature,
+            default.top_k if top_k is None else top_k,
+            default.top_p if top_p is None else top_p,
+        ),
+        settings.data.max_constituents,
+    )
+    held_out = None if multiplicities is None else multiplicities_of(multiplicities)
+    if (model is None) != (tokenizer is None):
+        raise JetfmError("--model, --tokenizer", "one of them", "both, or neither")
+    if model is None:
+        from jetfm.pipeline import Pipeline
+
+        pipeline = Pipeline(settings)
+        if not _known_strategy(pipeline, strategy).predicts_next:
+            label = pipeline.pretraining_settings[strategy].label
+            raise JetfmError("--strategy", f"{label}, without a next-token head", "one with it")
+        model = pipeline.pretraining(strategy).folder
+        tokenizer = pipeline.tokenizer_artifact().folder
+        if held_out is None:
+            held_out = pipeline.tokens("val").n_constituents
+    n_written = generate_file(request, model, tokenizer, held_out)
+    empty = request.n_jets - n_written
+    typer.echo(f"{n_written} jets in {out}" + (f"; {empty} had no constituents" if empty else ""))
 
 
 @app.command()
@@ -226,6 +303,14 @@ def _pipeline(name: str, data: Path | None, seed: int | None, short: bool):
     from jetfm.pipeline import Pipeline
 
     return Pipeline(_profile(name, data, seed, short))
+
+
+def _known_strategy(pipeline, name: str):
+    """Settings of a strategy."""
+    known = pipeline.pretraining_settings
+    if name not in known:
+        raise JetfmError("--strategy", repr(name), f"one of {', '.join(known)}")
+    return known[name]
 
 
 @app.callback(invoke_without_command=True)

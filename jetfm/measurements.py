@@ -190,10 +190,13 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
             book.out_of_reach[claim] = "the profile lacks one of these generators"
             return
         n_jets = min(study.metrics(name)["n_jets"]["sample"] for name in names)
+        steps = sorted({study.generators[name].steps for name in names})
+        trained = f"trained for {' and '.join(map(str, steps))} steps"
         value, error = _propagated(values, combine)
         if never_negative and value < 0:
             value, note = 0.0, f"the difference is {value:.3f}"
-        book.measured[claim] = Measurement(value, error, n_jets, 1, note)
+        text = f"{trained}; {note}" if note else trained
+        book.measured[claim] = Measurement(value, error, n_jets, 1, text)
 
     def auc(*names: str | None):
         if None in names:

@@ -33,6 +33,16 @@ def test_help_names_every_command():
         (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),
         (("simulate", "--out", "/dev/null/jets"), "/dev/null/jets"),
         (("simulate", "--out", "x", "--detector", "alice"), "alice"),
+        (("generate", "--n-jets", "5"), "--out"),
+        (("generate", "--out", "x.root", "--n-jets", "0"), "n_jets: found 0"),
+        (("generate", "--out", "x.root", "--n-jets", "-1"), "n_jets: found -1"),
+        (("generate", "--out", "x.txt"), ".parquet"),
+        (("generate", "--out", "x.root", "--n-constituents", "129"), "1 to 128"),
+        (("generate", "--out", "x.root", "--top-p", "1.5"), "top_p"),
+        (("generate", "--out", "x.root", "--strategy", "best"), "one of main"),
+        (("generate", "--out", "x.root", "--strategy", "mpm"), "next-token head"),
+        (("generate", "--out", "x.root", "--model", "m"), "both"),
+        (("generate", "--out", "x.root", "--model", "m", "--tokenizer", "t"), "multiplicities"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, expected, tmp_path):

@@ -135,6 +135,10 @@ def test_flow_bins_lose_nothing():
     assert found["underflow"] == found["overflow"] == 0
     linear = data | {"edges": [-1.0, 0.0, 1.0]}
     assert _with_flow({"a": linear})["a"]["edges"] == [-2.0, -1.0, 0.0, 1.0, 2.0]
+    full = {"a": linear | {"underflow": 0.0}, "b": linear | {"underflow": 0.0, "overflow": 0.0}}
+    for name, overflow in (("a", 6.0), ("b", 0.0)):
+        assert _with_flow(full)[name]["edges"] == [-1.0, 0.0, 1.0, 2.0]
+        assert _with_flow(full)[name]["counts"] == [3.0, 4.0, overflow]
 
 
 # The ledger
@@ -167,6 +171,12 @@ def test_only_equal_training_compares(book, study):
     found = book.measured["continuous-input-generates"]
     areas = [study.metrics(n)["classifiers"]["deepsets"]["auc"] for n in ("main", "ntp-token-id")]
     assert found.value == max(areas[0] - areas[1], 0)
+    errors = [
+        study.metrics(name)["classifiers"]["deepsets"]["auc_error"]
+        for name in ("main", "ntp-token-id")
+    ]
+    assert found.uncertainty == pytest.approx(np.hypot(*errors)), "also where there is no loss"
+    assert found.note == "trained for 10 steps"
     assert "5 steps" in book.out_of_reach["joint-generates"]
 
 

@@ -7,7 +7,7 @@ A chunk of jets is an awkward record array with vector's behaviours::
     jets.jet              Momentum4D of the file: pt, eta, phi, energy
     jets.axis             Momentum4D, the vector sum of the constituents
     jets.sdmass, tau1 ... tau4   of the file (not in jets.jet: vector's tau2 is a squared mass)
-    jets.label            class index, 0 ... 9
+    jets.label            class index, 0 ... 9, or -1 in a file that says it has no labels
 
 so ``jets.constituents.pt``, ``jets.axis.mass`` and the like work. Traps of the files:
 
@@ -24,6 +24,7 @@ Source of the formulas: jet-universe/jetclass_generation, ``makeNtuples.C``.
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,7 +33,15 @@ import numpy as np
 import uproot
 import vector
 
-from jetfm.data.schema import BRANCHES, CLASSES, CONSTITUENT_FEATURES, TREE_NAME, is_jagged
+from jetfm.data.schema import (
+    BRANCHES,
+    CLASSES,
+    CONSTITUENT_FEATURES,
+    SETTINGS_KEY,
+    TREE_NAME,
+    UNLABELLED,
+    is_jagged,
+)
 from jetfm.errors import JetfmError
 from jetfm.files import naming
 
@@ -43,7 +52,8 @@ JET_PT_RANGE = (500.0, 1000.0)  # GeV, JetClass's selection (jetclass_generation
 _MOMENTA = ("part_px", "part_py", "part_pz", "part_energy")
 _JET_BRANCHES = ("pt", "eta", "phi", "energy", "nparticles", "sdmass", *map("tau{}".format, "1234"))
 _LABELS = tuple(f"label_{c.name}" for c in CLASSES)
-_FEATURE_BRANCHES = {  # constituent features that are a branch of the file
+#: Constituent features that are a branch of the file.
+FEATURE_BRANCHES = {
     "charge": "part_charge",
     "is_charged_hadron": "part_isChargedHadron",
     "is_neutral_hadron": "part_isNeutralHadron",
@@ -87,15 +97,17 @@ def iterate(
     if step < 1:
         raise JetfmError("step", str(step), "a positive number of jets")
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    extra = [_FEATURE_BRANCHES[name] for name in features if name in _FEATURE_BRANCHES]
+    extra = [FEATURE_BRANCHES[name] for name in features if name in FEATURE_BRANCHES]
     branches = [*_MOMENTA, *extra, *_LABELS, *(f"jet_{name}" for name in _JET_BRANCHES)]
     n_since = 0
     for path in map(Path, paths):
-        with open_tree(path, branches) as tree:
+        opened = open_tree(path, branches)
+        with opened as tree:
+            labelled = not opened.settings.get(UNLABELLED)
             for start in range(0, tree.num_entries, step):
                 columns = _columns(path, tree, branches, start, step)
                 n_since += len(columns["jet_pt"])
-                yield _jets(path, columns, start, pt_range)
+                yield _jets(path, columns, start, pt_range, labelled)
                 del columns
                 if n_since >= step:  # uproot leaves cycles that hold arrays (uproot5#1528)
                     gc.collect()
@@ -125,7 +137,12 @@ def count_jets(path: str | Path) -> int:
 
 
 class open_tree:
-    """Context manager: the tree of a JetClass file, with its branches checked."""
+    """Context manager: the tree of a JetClass file, with its branches checked.
+
+    Attributes
+    ----------
+    settings : what jetfm wrote about a file of its own, else empty
+    """
 
     def __init__(self, path: Path, branches: Sequence[str] = tuple(BRANCHES)):
         self.path, self.branches = Path(path), branches
@@ -136,6 +153,8 @@ class open_tree:
             self._file = uproot.open(self.path)
             classes = self._file.classnames(cycle=False)
             tree = self._file[TREE_NAME] if TREE_NAME in classes else None
+            text = str(self._file[SETTINGS_KEY]) if SETTINGS_KEY in classes else "{}"
+            self.settings = json.loads(text)
         except Exception as error:  # uproot raises many kinds on damaged bytes
             raise _damaged(self.path, error) from error
         try:
@@ -233,13 +252,13 @@ def _columns(path: Path, tree, branches: Sequence[str], start: int, step: int) -
     return columns
 
 
-def _jets(path: Path, columns: dict, start: int, pt_range) -> ak.Array:
+def _jets(path: Path, columns: dict, start: int, pt_range, labelled: bool) -> ak.Array:
     counts = _checked_counts(path, columns, start)
     jet_index = np.repeat(np.arange(len(counts)), counts)
     for name in columns:
         if isinstance(name, str) and (is_jagged(name) or name in ("jet_pt", "jet_eta", "jet_phi")):
             _check_finite(path, name, columns[name], jet_index, start)
-    label = _class_index(path, columns, start)
+    label = _class_index(path, columns, start) if labelled else np.full(len(counts), -1)
 
     # float64: eta and the sum's mass lose digits in float32
     px, py, pz, energy = (columns[name].astype(np.float64) for name in _MOMENTA)
@@ -262,7 +281,7 @@ def _jets(path: Path, columns: dict, start: int, pt_range) -> ak.Array:
     of_axis = axis[jet_index]
     constituents["eta_rel"] = constituents.eta - of_axis.eta
     constituents["phi_rel"] = constituents.deltaphi(of_axis)  # wrapped
-    for feature, branch in _FEATURE_BRANCHES.items():
+    for feature, branch in FEATURE_BRANCHES.items():
         if branch in columns:
             constituents[feature] = columns[branch]
     constituents = ak.unflatten(constituents, counts)

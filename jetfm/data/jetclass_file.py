@@ -17,11 +17,17 @@ import uproot
 from jetfm.data.clustering import UNMATCHED_QCD, Jets, momenta, substructure, wrap
 from jetfm.data.detector import NEUTRAL_HADRON, PHOTON, Candidates
 from jetfm.data.event_record import Truth
-from jetfm.data.schema import BRANCHES, CLASSES, TREE_NAME, JetClassLabel, is_jagged
+from jetfm.data.schema import (
+    BRANCHES,
+    CLASSES,
+    SETTINGS_KEY,
+    TREE_NAME,
+    JetClassLabel,
+    is_jagged,
+)
 from jetfm.errors import JetfmError
 from jetfm.files import replacing
 
-SETTINGS_KEY = "jetfm"  # name of the JSON text beside the tree
 PZ_MAX, ETA_MAX = 10_000.0, 5.0  # GeV; constituents beyond are dropped (makeNtuples.C)
 
 _FLAGS = {

@@ -50,6 +50,10 @@ CLASSES: tuple[JetClassLabel, ...] = tuple(
 
 TREE_NAME = "tree"
 
+SETTINGS_KEY = "jetfm"  # name of the JSON text that jetfm writes beside the tree
+
+UNLABELLED = "unlabelled"  # its entry that says: jets of no known class
+
 SPLITS = ("train", "val", "test")
 
 _PART_FLOATS = (

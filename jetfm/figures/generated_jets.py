@@ -33,7 +33,7 @@ def generation(
     truths : number of jets of every truth
     generators : 'label', 'truth' and 'n_jets' of each
     title : which jets these are
-    flow : draw under- and overflow as bins of their own, shaded
+    flow : draw under- and overflow as bins of their own, shaded, on sides where there is some
     """
     figure, pairs = ratio_panels(columns=4, rows=2, width=3.5, height=3.5, aligned=True)
     names = {truth: f"{truth} ({n:,} jets)" for truth, n in truths.items()}
@@ -48,23 +48,33 @@ def generation(
         edges = np.asarray(entry[next(iter(truths))]["edges"])
         if flow:
             entries = _with_flow(entries)
+            low, *_, high = next(iter(entries.values()))["edges"]
+            spans = [(low, edges[0]), (edges[-1], high)]
         log = quantity == "pt"
         with_ratio(pair, entries, references, LABELS[quantity], colors, log=log)
-        if flow:
-            _mark_flow(pair, edges)
+        for axis in pair if flow else ():
+            for start, end in spans:
+                axis.axvspan(start, end, color="0.9", lw=0, zorder=-1)
     lines, texts = pairs[0][0].get_legend_handles_labels()
     figure.legend(lines, texts, loc="outside upper center", ncols=min(len(texts), 3), title=title)
     return figure
 
 
 def _with_flow(entries: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Histograms with under- and overflow in two more bins, as wide as their neighbours."""
+    """Histograms with under- and overflow in more bins, as wide as their neighbours.
+
+    On a side where no entry has any there is none: a mass is never below zero.
+    """
     edges = np.asarray(next(iter(entries.values()))["edges"])
-    outer = _outer(edges)
+    low, high = _outer(edges)
+    below = [low] if any(data["underflow"] for data in entries.values()) else []
+    above = [high] if any(data["overflow"] for data in entries.values()) else []
     return {
         text: {
-            "edges": [outer[0], *edges, outer[1]],
-            "counts": [data["underflow"], *data["counts"], data["overflow"]],
+            "edges": [*below, *edges, *above],
+            "counts": [data["underflow"]] * len(below)
+            + list(data["counts"])
+            + [data["overflow"]] * len(above),
             "underflow": 0.0,
             "overflow": 0.0,
         }
@@ -81,13 +91,6 @@ def _outer(edges: np.ndarray) -> tuple[float, float]:
 
 def _logarithmic(edges: np.ndarray) -> bool:
     return edges[0] > 0 and np.allclose(edges[1:] / edges[:-1], edges[1] / edges[0])
-
-
-def _mark_flow(axes: Sequence[plt.Axes], edges: np.ndarray) -> None:
-    low, high = _outer(edges)
-    for axis in axes:
-        for start, end in ((low, edges[0]), (edges[-1], high)):
-            axis.axvspan(start, end, color="0.9", lw=0, zorder=-1)
 
 
 def generator_distances(rows: Mapping[str, Mapping], quantities: Sequence[str]) -> Figure:

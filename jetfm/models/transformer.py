@@ -60,7 +60,8 @@ class SelfAttention(nn.Module):
         """Queries, keys and values of (B, S, C) as a cache takes them, (S, 3, H, D, B)."""
         qkv, bias = self.qkv.weight @ x.flatten(0, 1).T, self.qkv.bias  # (3 C, B S)
         qkv = qkv if bias is None else qkv + bias[:, None]
-        return qkv.view(3, self.n_heads, -1, *x.shape[:2]).permute(4, 0, 1, 2, 3)
+        heads = (self.n_heads, x.shape[2] // self.n_heads)
+        return qkv.view(3, *heads, *x.shape[:2]).permute(4, 0, 1, 2, 3)
 
 
 class Block(nn.Module):
