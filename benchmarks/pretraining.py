@@ -102,7 +102,7 @@ def _batches(padded: bool) -> list[dict[str, Tensor]]:
 
 def _rate(model: JetModel, batches: list[dict], bf16: bool = False, plain: bool = False) -> float:
     """Jets a second, from the fastest time of each batch."""
-    with _plain_layers() if plain else nullcontext():
+    with plain_layers() if plain else nullcontext():
         return BATCH * len(batches) / sum(_best_times(model, batches, bf16, plain))
 
 
@@ -184,7 +184,7 @@ def _matmul_rate(precision: str) -> float:
 
 
 @contextmanager
-def _plain_layers() -> Iterator[None]:
+def plain_layers() -> Iterator[None]:
     def attention(q, k, v, mask=None, causal=False, p=0.0):
         seen = None if mask is None else mask[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, seen, p, is_causal=causal)

@@ -241,19 +241,17 @@ def generate(
         settings.data.max_constituents,
     )
     held_out = None if multiplicities is None else multiplicities_of(multiplicities)
-    if (model is None) != (tokenizer is None):
-        raise JetfmError("--model, --tokenizer", "one of them", "both, or neither")
-    if model is None:
+    if model is None and tokenizer is None:
         from jetfm.pipeline import Pipeline
 
         pipeline = Pipeline(settings)
-        if not _known_strategy(pipeline, strategy).predicts_next:
-            label = pipeline.pretraining_settings[strategy].label
-            raise JetfmError("--strategy", f"{label}, without a next-token head", "one with it")
-        model = pipeline.pretraining(strategy).folder
-        tokenizer = pipeline.tokenizer_artifact().folder
+        known = _known_strategy(pipeline, strategy)
+        if not known.predicts_next:
+            found = f"{known.label}, without a next-token head"
+            raise JetfmError("--strategy", found, "one with it")
         if held_out is None:
-            held_out = pipeline.tokens("val").n_constituents
+            held_out = pipeline.tokens("val", known.tokenizer).n_constituents
+    model, tokenizer, _ = _pretrained(settings, strategy, model, tokenizer)
     n_written = generate_file(request, model, tokenizer, held_out)
     empty = request.n_jets - n_written
     typer.echo(f"{n_written} jets in {out}" + (f"; {empty} had no constituents" if empty else ""))
@@ -265,9 +263,99 @@ def finetune(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    strategy: StrategyOption = "main",
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            help="Jets of your own to train on: JetClass ROOT or Top Landscape h5 files, a folder "
+            "of them, or a jets store."
+        ),
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="With --train: jets to score.")] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(help="With --train: jets that stop it; a tenth of --train by default."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --train: folder for scores, metrics and ROC figure.")
+    ] = None,
+    classes: Annotated[
+        str,
+        typer.Option(help="With --train: classes to tell apart, e.g. QCD,Tbqq, the signal last."),
+    ] = "",
+    n_train: Annotated[
+        int | None, typer.Option(help="With --train: so many of its jets, balanced.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="With --train: finetuned, fixed (backbone) or scratch.")
+    ] = "finetuned",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="With --train: folder of a model of your own, instead of --strategy."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With --model: folder of the tokenizer it was trained on.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="With --train: deepsets, transformer or part, without pre-training."),
+    ] = None,
 ) -> None:
-    """Fine-tune on t->bqq' against q/g: from scratch, fine-tuned and with a fixed backbone."""
-    typer.echo(_pipeline(profile, data, seed, dry_run).finetuning().folder)
+    """Fine-tune: every task of the profile, or one classifier on jets of your own.
+
+    With --train, --test and --out: one fit, scores of the test jets as parquet, and a ROC figure.
+    Without: all tasks, contenders and training sizes of the profile.
+    """
+    given = {"--train": train, "--test": test, "--out": out}
+    if not any(given.values()):
+        if any(value is not None for value in (val, n_train, model, tokenizer, baseline)):
+            raise JetfmError("--train", "nothing", "--train, --test and --out for jets of your own")
+        study = _pipeline(profile, data, seed, dry_run).finetuning()
+        typer.echo(study.as_text())
+        typer.echo(study.folder)
+        return
+    for name, value in given.items():
+        if value is None:
+            raise JetfmError(name, "nothing", "--train, --test and --out together")
+    from jetfm.finetuning.contenders import STARTS, Contender
+    from jetfm.finetuning.own_jets import OwnJets, finetune_files
+    from jetfm.settings import BASELINES
+
+    if weights not in STARTS:
+        raise JetfmError("--weights", repr(weights), f"one of {', '.join(STARTS)}")
+    settings = _profile(profile, data, seed, dry_run)
+    if baseline is not None:
+        if baseline not in BASELINES:
+            raise JetfmError("--baseline", repr(baseline), f"one of {', '.join(BASELINES)}")
+        contender, tokenizer = Contender(baseline, "scratch"), None
+    else:
+        model, tokenizer, label = _pretrained(settings, strategy, model, tokenizer)
+        contender = Contender(strategy, weights, label, model)
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    own = OwnJets(train, test, val, names, n_train)
+    limit = settings.data.max_constituents
+    metrics = finetune_files(
+        own, contender, settings.finetuning, out, settings.seed, tokenizer, limit
+    )
+    text = f"accuracy {metrics['accuracy']:.4f} +- {metrics['accuracy_error']:.4f} (test jets)"
+    typer.echo(f"{contender.text}, {metrics['n_train']} training jets: {text}")
+    typer.echo(f"scores, metrics and ROC figure in {out}")
+
+
+def _pretrained(
+    settings: Profile, strategy: str, model: Path | None, tokenizer: Path | None
+) -> tuple[Path, Path, str]:
+    """Folders of model and tokenizer: a user's, or those of a strategy of the profile."""
+    if (model is None) != (tokenizer is None):
+        raise JetfmError("--model, --tokenizer", "one of them", "both, or neither")
+    if model is not None:
+        return model, tokenizer, model.name
+    from jetfm.pipeline import Pipeline
+
+    pipeline = Pipeline(settings)
+    known = _known_strategy(pipeline, strategy)
+    folder = pipeline.pretraining(strategy).folder
+    return folder, pipeline.tokenizer_artifact(known.tokenizer).folder, known.label
 
 
 @app.command()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
@@ -21,6 +21,7 @@ from jetfm.settings import (
     FlowSettings,
     GenerationSettings,
     GenerativeQualitySettings,
+    LandscapeSettings,
     PretrainingSettings,
     Settings,
     TokenizerSettings,
@@ -45,7 +46,17 @@ class Profile(Settings):
     continuous: ContinuousSettings = ContinuousSettings()  # the backbone with a density as its head
     generation: GenerationSettings = GenerationSettings()
     generative_quality: GenerativeQualitySettings = GenerativeQualitySettings()
+    landscape: LandscapeSettings = LandscapeSettings()  # the other set-up's jets
     finetuning: FinetuningSettings = FinetuningSettings()
+
+    @model_validator(mode="after")
+    def _names_are_known(self):
+        tokenizers = ("main", *self.token_quality.tokenizers)
+        for name, settings in {"pretraining": self.pretraining, **self.strategies}.items():
+            if settings.tokenizer not in tokenizers:
+                found = f"the tokenizer of '{name}' is '{settings.tokenizer}'"
+                raise ValueError(f"{found}: expected one of {', '.join(tokenizers)}")
+        return self
 
 
 def available_profiles() -> list[str]:
@@ -152,6 +163,11 @@ def dry_run(profile: Profile) -> Profile:
     values["generation"] |= {"n_jets": 16, "batch_size": 8}
     judged["classifier_epochs"] = dict.fromkeys(judged["classifier_epochs"], 2)
     judged["n_bootstrap"] = 2
+    if profile.landscape.path is None or not profile.landscape.path.is_dir():
+        values["landscape"] |= {"source": "simulate", "path": None, "jets_per_file": 10}
+    values["landscape"]["jets_per_class"] = {"train": 10, "val": 5, "test": 10}
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
-    values["finetuning"] |= {"small_batch_size": 8}
+    values["finetuning"] |= {"small_batch_size": 8, "validate_every": 1, "n_bootstrap": 2}
+    for task in values["finetuning"]["tasks"].values():
+        task["sizes"] = ()
     return Profile.model_validate(values)

@@ -7,7 +7,9 @@ import math
 import numpy as np
 from scipy import stats
 
-from jetfm.finetuning import Study
+from jetfm.claims import TAGGING, TRANSFER
+from jetfm.finetuning import Finetuning, TaskResults
+from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.generative_metrics import QUANTITIES
 from jetfm.generative_study import GenerativeStudy
 from jetfm.ledger import Ledger, Measurement
@@ -22,13 +24,21 @@ def measure(
     quality: TokenQualityStudy,
     classifiers: TokenClassifiers,
     generated: GenerativeStudy,
-    study: Study,
+    study: Finetuning,
 ) -> None:
     """Fill the ledger from finished stages."""
     _token_quality(book, quality)
     _token_classifiers(book, classifiers, quality)
     _generation(book, generated)
-    _finetuning(book, study)
+    lacks = "the profile has no such task"
+    if "tagging" in study.tasks:
+        _tagging(book, study["tagging"])
+    else:
+        book.out_of_reach |= dict.fromkeys(TAGGING, lacks)
+    if {"ten-classes", "landscape"} <= set(study.tasks):
+        _transfer(book, study["ten-classes"], study["landscape"])
+    else:
+        book.out_of_reach |= dict.fromkeys(TRANSFER, lacks)
 
 
 def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
@@ -269,23 +279,21 @@ def _inputs(book: Ledger, study: GenerativeStudy, put, auc) -> None:
             put(claim, auc(*names), np.subtract, names, never_negative=True)
 
 
-def _finetuning(book: Ledger, study: Study) -> None:
-    n_test, largest = study.result["n_test"], max(study.sizes)
+def _tagging(book: Ledger, study: TaskResults) -> None:
+    """Paper 1's claims on its own model."""
+    largest = max(study.sizes)
 
     def put(claim: str, *points: tuple[str, int], note: str = "") -> None:
-        """Measure the first point, or the first minus the second; points are strategy and size."""
-        runs = [study.runs(strategy, size, "accuracy") for strategy, size in points]
+        """Measure the first point, or the first minus the second; points are weights and size."""
+        runs = [study.runs("omnijet", weights, size, "accuracy") for weights, size in points]
         if any(run is None for run in runs):
             book.out_of_reach[claim] = "this training size is not in the profile"
         elif len(runs[0]) < 2:
             book.out_of_reach[claim] = "one seed has no spread"
         else:
-            unfinished = sum(study.still_improving(*point) for point in points)
-            if unfinished:
-                total = sum(map(len, runs))
-                text = f"{unfinished} of {total} fits were still improving when their steps ran out"
-                note = f"{note}; {text}" if note else text
-            book.measured[claim] = _over_seeds(runs, n_test, note)
+            where = [("omnijet", *point) for point in points]
+            text = _joined(note, _unfinished(study, where))
+            book.measured[claim] = _over_seeds(runs, study.n_test, text)
 
     put("finetune-100", ("finetuned", 100))
     put("finetune-1000", ("finetuned", 1000))
@@ -294,31 +302,146 @@ def _finetuning(book: Ledger, study: Study) -> None:
     put("gain-1000", ("finetuned", 1000), ("scratch", 1000))
     put("gain-largest", ("finetuned", largest), ("scratch", largest), note=f"at {largest} jets")
     put("open-beats-fixed", ("finetuned", 1000), ("fixed", 1000))
-    if largest > 100:
-        points = [(s, n) for n in (100, largest) for s in ("finetuned", "scratch")]
-        put("fewer-labels-larger-gain", *points, note=f"100 against {largest} jets")
+
+
+def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
+    """Paper 2's claims: differences of accuracies, averaged over the training sizes."""
+
+    def curve(study: TaskResults, model: str, weights: str = "finetuned", metric="accuracy"):
+        """(sizes, seeds), None where a point lacks."""
+        runs = [study.runs(model, weights, size, metric) for size in study.sizes]
+        return None if any(run is None for run in runs) else np.array(runs)
+
+    def put(claim: str, study: TaskResults, *points: tuple[str, str], note: str = "") -> None:
+        """Model and weights, one against the other."""
+        curves = [curve(study, *point) for point in points]
+        if any(one is None for one in curves):
+            book.out_of_reach[claim] = "the profile lacks one of these models"
+        elif curves[0].shape[1] < 2:
+            book.out_of_reach[claim] = "one seed has no spread"
+        else:
+            where = [(*point, size) for point in points for size in study.sizes]
+            text = f"mean over {', '.join(map(str, study.sizes))} jets"
+            text = _joined(note, text, _unfinished(study, where))
+            means = [one.mean(0) for one in curves]
+            book.measured[claim] = _over_seeds(means, study.n_test, text)
+
+    def against(model: str, other: str) -> tuple[tuple[str, str], ...]:
+        return (model, "finetuned"), (other, "finetuned")
+
+    put("input-ten-classes", ten, *against("main", "ntp-token-id"))
+    put("input-landscape", landscape, *against("main", "ntp-token-id"))
+    _largest_gain(book, [(ten, curve), (landscape, curve)])
+    put("both-changes", landscape, *against("joint", "ntp-token-id"))
+    put("mpm-beats-ntp", landscape, *against("mpm", "main"))
+    put("joint-beats-ntp", landscape, *against("joint", "main"))
+    put("joint-near-mpm", landscape, *against("joint", "mpm"))
+    put("mpm-causal-like-ntp", landscape, *against("mpm-causal", "main"))
+    put("bidirectional-matters", landscape, *against("mpm", "mpm-causal"))
+    put("pretraining-beats-scratch", landscape, ("joint", "finetuned"), ("main", "scratch"))
+    for claim, model in (("mpm-rejection", "mpm"), ("joint-rejection", "joint")):
+        _rejection(book, claim, landscape, model)
+    _gain_falls(book, landscape)
+
+
+def _largest_gain(book: Ledger, studies) -> None:
+    """The largest difference of accuracies between continuous and token-id input."""
+    found = []
+    for study, curve in studies:
+        pair = [curve(study, model) for model in ("main", "ntp-token-id")]
+        if any(one is None for one in pair) or pair[0].shape[1] < 2:
+            continue
+        for i, size in enumerate(study.sizes):
+            runs = [one[i] for one in pair]
+            note = f"{study.name}, {size} jets; the largest of all tasks and sizes"
+            found.append(_over_seeds(runs, study.n_test, note))
+    if found:
+        book.measured["input-gain"] = max(found, key=lambda one: one.value)
+    else:
+        book.out_of_reach["input-gain"] = "the profile lacks one of these models"
+
+
+def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None:
+    """Logarithm of the ratio of background rejections at the largest training size."""
+    size = max(study.sizes)
+    rows = [study.row(name, "finetuned", size) for name in (model, "main")]
+    if any(row is None for row in rows):
+        book.out_of_reach[claim] = "the profile lacks one of these models"
+        return
+    passed = [np.mean(row["rejection30_passed"]) for row in rows]
+    if min(passed) < FEW_PASSED:
+        found = " and ".join(f"{n:.0f}" for n in passed)
+        text = f"limited: {found} background jets passed, of {study.n_test // 2}"
+        book.out_of_reach[claim] = text
+        return
+    logs = [np.log(np.array(row["rejection30"], float)) for row in rows]
+    difference = logs[0] - logs[1]
+    if len(difference) < 2:
+        book.out_of_reach[claim] = "one seed has no spread"
+        return
+    jets = [
+        np.mean(np.log(row["rejection30_high"]) - np.log(row["rejection30_low"])) / 2
+        for row in rows
+    ]
+    error = math.hypot(_standard_error(difference), *jets)
+    note = _joined(
+        f"{size} jets; {passed[0]:.0f} and {passed[1]:.0f} background jets passed",
+        "uncertainty: seeds (Student) and background jets (binomial)",
+    )
+    value, n_seeds = float(difference.mean()), len(difference)
+    book.measured[claim] = Measurement(value, error, study.n_test, n_seeds, note)
+
+
+def _gain_falls(book: Ledger, study: TaskResults) -> None:
+    claim, ends = "fewer-labels-larger-gain", (min(study.sizes), max(study.sizes))
+    points = [
+        (model, weights, size)
+        for size in ends
+        for model, weights in (("joint", "finetuned"), ("main", "scratch"))
+    ]
+    runs = [study.runs(*point, "accuracy") for point in points]
+    if any(run is None for run in runs):
+        book.out_of_reach[claim] = "the profile lacks one of these models"
+    elif len(runs[0]) < 2 or ends[0] == ends[1]:
+        book.out_of_reach[claim] = "one seed, or one training size"
+    else:
+        note = _joined(f"{ends[0]} against {ends[1]} jets", _unfinished(study, points))
+        book.measured[claim] = _over_seeds(runs, study.n_test, note)
+
+
+def _unfinished(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
+    unfinished = sum(study.still_improving(*point) for point in points)
+    if not unfinished:
+        return ""
+    total = sum(len(study.row(*point)["accuracy"]) for point in points)
+    return f"{unfinished} of {total} fits were still improving when their steps ran out"
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Of the mean, widened to the one-sigma quantile of Student's t, since seeds are few."""
+    student = stats.t.ppf(stats.norm.cdf(1), len(values) - 1)
+    return float(student * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def _over_seeds(runs: list[np.ndarray], n_test: int, note: str) -> Measurement:
     """First minus second, minus the same of a second pair, of accuracies over seeds.
 
-    The uncertainty adds in quadrature the standard error over seeds, widened to the one-sigma
-    quantile of Student's t since there are few of them, and the binomial error of each accuracy on
-    the test jets, as if they were independent: too wide for differences, since all strategies
-    share the test jets.
+    The uncertainty adds in quadrature the standard error over seeds and the binomial error of each
+    accuracy on the test jets, as if they were independent: too wide for differences, since all
+    strategies share the test jets.
     """
     signs = (1, -1, -1, 1)[: len(runs)]
     values = sum(sign * run for sign, run in zip(signs, runs, strict=True))
-    n_seeds = len(values)
-    student = stats.t.ppf(stats.norm.cdf(1), n_seeds - 1)
-    seeds = student * np.std(values, ddof=1) / np.sqrt(n_seeds)
     means = np.array([run.mean() for run in runs])
     jets = np.sqrt((means * (1 - means)).sum() / n_test)
-    text = "uncertainty: seeds (Student) and test jets (binomial)"
     return Measurement(
         float(values.mean()),
-        float(np.hypot(seeds, jets)),
+        math.hypot(_standard_error(values), jets),
         n_test,
-        n_seeds,
-        f"{note}; {text}" if note else text,
+        len(values),
+        _joined(note, "uncertainty: seeds (Student) and test jets (binomial)"),
     )

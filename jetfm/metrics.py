@@ -200,6 +200,22 @@ def roc_auc(
     return Estimate(area(s, b), spread, len(labels))
 
 
+def roc_curve(
+    labels: np.ndarray, scores: np.ndarray, n_points: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """Efficiencies (n,) of signal and of background, ascending, at no more than `n_points`.
+
+    Thresholds lie at quantiles of the signal's scores; tied scores pass together.
+    """
+    signal, background = _split(labels, scores)
+    thresholds = np.unique(np.quantile(signal, np.linspace(0, 1, n_points), method="lower"))[::-1]
+    efficiencies = [
+        1 - np.searchsorted(np.sort(side), thresholds, side="left") / len(side)
+        for side in (signal, background)
+    ]
+    return efficiencies[0], efficiencies[1]
+
+
 def rejection(labels: np.ndarray, scores: np.ndarray, efficiency: float = 0.3) -> Rejection:
     """Background rejection at a signal efficiency (0.3 in paper 2, arXiv 2512.04149, Fig. 5b).
 

@@ -58,7 +58,17 @@ def test_extends_changes_only_what_it_names(write):
         ("extends: smoke\nseed: lots\n", "seed", "'lots'"),
         ("extends: smoke\nseed: -1\n", "seed", "-1"),
         ("extends: smoke\ndata: {classes: [QCD, Tbq]}\n", "data.classes", "Tbq"),
-        ("extends: smoke\nfinetuning: {signal: top}\n", "finetuning.signal", "top"),
+        (
+            "extends: smoke\nfinetuning: {tasks: {tops: {classes: [QCD, top]}}}\n",
+            "finetuning.tasks.tops.classes",
+            "top",
+        ),
+        (
+            "extends: smoke\nfinetuning: {tasks: {tops: {contenders: {part: [fixed]}}}}\n",
+            "finetuning.tasks.tops.contenders",
+            "part is a baseline",
+        ),
+        ("extends: smoke\npretraining: {tokenizer: mine}\n", "profile", "'mine'"),
         ("extends: smoke\ntokenizer: {n_codes: 1.5}\n", "tokenizer.n_codes", "1.5"),
         ("extends: smoke\ntokenizer: {n_kodes: 8}\n", "tokenizer.n_kodes", "8"),
         ("extends: smoke\ntokenizer: {beta: .nan}\n", "tokenizer.beta", "nan"),

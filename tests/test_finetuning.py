@@ -6,31 +6,43 @@ import numpy as np
 import pytest
 import torch
 
-from jetfm import finetuning
-from jetfm.data.labelled import EncodedJets, LabelledJets
+from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
+from jetfm.data.token_store import TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.finetuning import Jets, Study, run_study
+from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study, study
 from jetfm.metrics import roc_auc
-from jetfm.models.classifier import JetClassifier
+from jetfm.models.classifier import JetClassifier, SumHead
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.settings import (
     BackboneSettings,
+    BaselineSettings,
     FinetuningSettings,
     OptimizerSettings,
     PretrainingSettings,
+    TaskSettings,
 )
 
 KINEMATICS = ("pt", "eta_rel", "phi_rel")
+CLASSES = ("QCD", "Tbqq")
+N_CODES = 8
 SMALL = BackboneSettings(dim=16, n_blocks=1, n_heads=2, n_registers=2, mlp_ratio=2)
+GPT = BackboneSettings(
+    network="gpt", input="token-id", dim=16, n_blocks=1, n_heads=2, n_registers=0,
+    told_multiplicity=False, dropout=0.0,
+)  # fmt: skip
+WEIGHTS = ("scratch", "fixed", "finetuned")
 SETTINGS = FinetuningSettings(
+    tasks={"tagging": TaskSettings(classes=CLASSES, contenders={"main": WEIGHTS})},
     sizes=(20, 60),
     n_seeds=2,
     max_steps=80,
     batch_size=20,
     small_batch_size=20,
+    n_bootstrap=10,
     optimizer=OptimizerSettings(name="adamw", lr=3e-3, warmup_steps=0),
+    baselines=BaselineSettings(dim=16, n_blocks=1, n_heads=2, deepsets=(16,)),
 )
 SHORT = SETTINGS.model_copy(update={"sizes": (20,), "n_seeds": 2, "max_steps": 20})
 
@@ -50,28 +62,68 @@ def toy_store(folder, n_jets, seed, labels=(0, 8, 1)) -> JetStore:
     return JetStore(folder)
 
 
+def toy_tokens(store, folder):
+    """A token for each octant of the plane, wider for wide jets."""
+    x = np.asarray(store.constituents)
+    wide = np.hypot(x[:, 1], x[:, 2]) > 0.2
+    ids = 2 * (x[:, 1] > 0) + (x[:, 2] > 0) + 4 * wide
+    with TokenStoreWriter(folder, N_CODES) as writer:
+        for jet, n in enumerate(store.n_constituents):
+            rows = slice(store.offsets[jet], store.offsets[jet + 1])
+            writer.append(ids[None, rows], x[None, rows], np.ones((1, n), bool))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def jets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
-    sides = (
-        LabelledJets(toy_store(folder / name, n, seed), SETTINGS, Preprocessing(), 128)
-        for name, n, seed in (("train", 300, 1), ("val", 90, 2), ("test", 150, 3))
+    sides = {}
+    for name, n, seed in (("train", 300, 1), ("val", 90, 2), ("test", 150, 3)):
+        toy_store(folder / name, n, seed)
+        sides[name] = LabelledJets(folder / name, CLASSES)
+    return Jets(**sides)
+
+
+@pytest.fixture(scope="module")
+def token_jets(jets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    return Jets(
+        **{
+            name: LabelledJets(
+                side.folder, CLASSES, tokens=toy_tokens(side.store, folder / name)
+            )
+            for name, side in vars(jets).items()
+        }
     )
-    return Jets(*sides)
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("model")
-    JetModel(PretrainingSettings(backbone=SMALL), n_codes=8, n_features=3).save(folder)
+    JetModel(PretrainingSettings(backbone=SMALL), n_codes=N_CODES, n_features=3).save(folder)
     return folder
 
 
-def test_only_the_two_classes_are_used_and_labelled(jets):
-    assert set(jets.train.store.labels[jets.train.indices]) == {0, 8}
-    signal = jets.train.labels[jets.train.indices] == 1
-    assert (jets.train.store.labels[jets.train.indices][signal] == 8).all()
+@pytest.fixture(scope="module")
+def omnijet(tmp_path_factory):
+    torch.manual_seed(6)
+    folder = tmp_path_factory.mktemp("omnijet")
+    settings = PretrainingSettings(backbone=GPT, head={"n_blocks": 0})
+    JetModel(settings, n_codes=N_CODES, n_features=3).save(folder)
+    return folder
+
+
+def runners(jets, folder, weights=WEIGHTS, model="main"):
+    return [Runner("tagging", Contender(model, w, "NTP", folder), jets) for w in weights]
+
+
+def test_only_the_classes_of_the_task_are_used_and_labelled(jets):
+    side = jets.train
+    assert set(side.store.labels[side.indices]) == {0, 8}
+    assert (side.store.labels[side.indices[side.labels[side.indices] == 1]] == 8).all()
+    both = LabelledJets(side.folder, ("Hbb", "Tbqq", "QCD"))
+    assert (both.labels[side.store.labels == 0] == 2).all()
 
 
 @pytest.mark.parametrize("size", [2, 20, 60])
@@ -82,17 +134,44 @@ def test_training_sets_are_balanced_nested_and_without_repetition(jets, size):
     assert not np.array_equal(order, jets.train.training_order(4))
 
 
-def test_encoded_jets_equal_the_backbone_on_the_fly(jets, pretrained):
-    backbone, some = load_backbone(pretrained), jets.train.indices[[3, 40, 7]]
-    encoded = EncodedJets(backbone, jets.train, jets.train.indices).batch(some)
-    batch = jets.train.batch(some)
+def test_three_classes_take_turns(jets):
+    side = LabelledJets(jets.train.folder, ("QCD", "Hbb", "Tbqq"))
+    found = side.labels[side.training_order(1)[:30]]
+    assert np.bincount(found).tolist() == [10, 10, 10]
+
+
+def test_a_limit_draws_jets_that_depend_on_the_seed_alone(jets):
+    some, same, others = (
+        LabelledJets(jets.test.folder, CLASSES, limit=30, seed=seed).indices for seed in (1, 1, 2)
+    )
+    assert np.array_equal(some, same) and not np.array_equal(some, others)
+    assert len(np.unique(some)) == 30 and np.isin(some, jets.test.indices).all()
+
+
+@pytest.mark.parametrize("kind", ["continuous", "token ids"])
+def test_encoded_jets_equal_the_backbone_on_the_fly(
+    jets, token_jets, pretrained, omnijet, tmp_path, kind
+):
+    side = (jets if kind == "continuous" else token_jets).train
+    classifier = JetClassifier(load_backbone(pretrained if kind == "continuous" else omnijet))
+    classifier.eval()
+    some = side.indices[[3, 40, 7]]
+    encode(classifier.backbone, side, side.indices, tmp_path / "e", classifier.causal)
+    encoded = EncodedJets(tmp_path / "e").batch(some)
+    batch = side.batch(some)
     with torch.no_grad():
-        hidden, mask = backbone.eval()(
-            batch["x"], batch["mask"], batch["n_constituents"], causal=False
+        hidden, mask = classifier.backbone(
+            batch["x"], batch["mask"], batch["n_constituents"], causal=classifier.causal
         )
     assert torch.equal(encoded["mask"], mask)
     torch.testing.assert_close(encoded["x"][mask], hidden[mask], rtol=1e-5, atol=1e-5)
     assert torch.equal(encoded["label"], batch["label"])
+
+
+def test_a_jet_that_was_not_encoded_is_named(jets, pretrained, tmp_path):
+    encode(load_backbone(pretrained), jets.train, jets.train.indices[:5], tmp_path / "e", False)
+    with pytest.raises(JetfmError, match=f"no jet {jets.train.indices[7]}"):
+        EncodedJets(tmp_path / "e").batch(jets.train.indices[5:8][2:])
 
 
 def test_scores_do_not_depend_on_the_order_of_constituents(jets, pretrained):
@@ -106,29 +185,60 @@ def test_scores_do_not_depend_on_the_order_of_constituents(jets, pretrained):
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
-def test_study_separates_separable_jets(jets, pretrained, tmp_path):
-    result = run_study(jets, pretrained, SETTINGS, tmp_path, 1, progress=False, workers=1)
-    study = Study(tmp_path)
-    assert study.n_fits == 12 and study.n_leaked == 0
-    for strategy in finetuning.STRATEGIES:
-        assert study.runs(strategy, 60, "auc").min() > 0.9
-    assert result["n_test"] == len(jets.test.indices) == 100
+def test_paper_1s_head_on_a_causal_backbone(token_jets, omnijet):
+    """Padding adds nothing to the sum, and the state of a token knows no later one."""
+    torch.manual_seed(0)
+    module = JetClassifier(load_backbone(omnijet)).eval()
+    assert module.causal and isinstance(module.head, SumHead)
+    some = token_jets.test.indices[:6]
+    batch = token_jets.test.batch(some)
+    with torch.no_grad():
+        together = module(batch)
+        alone = torch.cat([module(token_jets.test.batch(some[i : i + 1])) for i in range(6)])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        changed = dict(batch, x=batch["x"].clone())
+        changed["x"][:, 4:] = (changed["x"][:, 4:] + 1) % N_CODES
+        states = [module.backbone(b["x"], b["mask"], b["n_constituents"], True)[0]
+                  for b in (batch, changed)]  # fmt: skip
+    torch.testing.assert_close(states[0][:, :5], states[1][:, :5], rtol=0, atol=1e-6)
+    assert not torch.allclose(states[0][:, 5:], states[1][:, 5:])
+
+
+def test_study_separates_separable_jets(jets, token_jets, pretrained, omnijet, tmp_path):
+    some = runners(jets, pretrained) + runners(token_jets, omnijet, WEIGHTS, "omnijet")
+    some += [
+        Runner("tagging", Contender(name, "scratch"), jets)
+        for name in ("deepsets", "transformer", "part")
+    ]
+    result = run_study(some, SETTINGS, tmp_path, 1, progress=False, workers=1)
+    results = Finetuning(tmp_path)
+    task = results["tagging"]
+    assert results.n_fits == 9 * 2 * 2 and results.n_leaked == 0
+    for model, weights in task.contenders:
+        assert task.runs(model, weights, 60, "auc").min() > 0.9, (model, weights)
+    assert result["tagging"]["n_test"] == len(jets.test.indices) == 100
+    assert "1/eps_B" in results.as_text() and "DeepSets" in results.as_text()
+    scores = np.load(tmp_path / "runs/tagging/deepsets-scratch_60_1.npy")
+    labels = jets.test.labels[jets.test.indices]
+    area = roc_auc(labels, scores[:, 1].astype(float) - scores[:, 0], 0).value
+    assert area == pytest.approx(task.runs("deepsets", "scratch", 60, "auc")[1])
 
 
 def test_strategies_train_what_they_say(jets, pretrained, tmp_path, monkeypatch):
     trained = {}
-    original = finetuning.fit
+    original = study.fit
 
     def spy(module, *args, **options):
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
         result = original(module, *args, **options)
-        trained[strategy] = (before, dict(module.named_parameters()))
+        trained[runner.contender.weights] = (before, dict(module.named_parameters()))
         return result
 
-    monkeypatch.setattr(finetuning, "fit", spy)
-    for strategy in finetuning.STRATEGIES:
-        path = tmp_path / "runs" / f"{strategy}.json"
-        finetuning.one_fit(jets, pretrained, SHORT, strategy, 20, 0, path, 1)
+    monkeypatch.setattr(study, "fit", spy)
+    for runner in runners(jets, pretrained):
+        if runner.contender.weights == "fixed":
+            study._encode(runner, 20, SHORT, tmp_path, 1)
+        study.one_fit(runner, 20, 0, SHORT, tmp_path, 1)
     backbone = dict(load_backbone(pretrained).named_parameters())
     for name, weights in backbone.items():
         assert torch.equal(trained["finetuned"][0][f"backbone.{name}"], weights)
@@ -143,9 +253,9 @@ def test_strategies_train_what_they_say(jets, pretrained, tmp_path, monkeypatch)
 
 
 def test_two_workers_and_an_interruption_change_nothing(jets, pretrained, tmp_path, monkeypatch):
-    arguments = (jets, pretrained, SHORT)
-    whole = run_study(*arguments, tmp_path / "whole", 1, progress=False, workers=1)
-    original, calls = finetuning.one_fit, []
+    some = runners(jets, pretrained)
+    whole = run_study(some, SHORT, tmp_path / "whole", 1, progress=False, workers=1)
+    original, calls = study.one_fit, []
 
     def fails_at_the_third(*args):
         calls.append(args)
@@ -154,42 +264,50 @@ def test_two_workers_and_an_interruption_change_nothing(jets, pretrained, tmp_pa
         original(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finetuning, "one_fit", fails_at_the_third)
-        run_study(*arguments, tmp_path / "cut", 1, progress=False, workers=1)
-    assert len(list((tmp_path / "cut" / "runs").iterdir())) == 2
-    resumed = run_study(*arguments, tmp_path / "cut", 1, progress=False, workers=2)
+        patch.setattr(study, "one_fit", fails_at_the_third)
+        run_study(some, SHORT, tmp_path / "cut", 1, progress=False, workers=1)
+    assert len(list((tmp_path / "cut" / "runs" / "tagging").glob("*.json"))) == 2
+    resumed = run_study(some, SHORT, tmp_path / "cut", 1, progress=False, workers=2)
     assert resumed == whole
 
 
 def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
-    run_study(leaky, pretrained, SHORT, tmp_path, 1, progress=False, workers=1)
-    assert Study(tmp_path).n_leaked == len(jets.val.indices)
+    run_study(runners(leaky, pretrained, ("scratch",)), SHORT, tmp_path, 1, False, workers=1)
+    assert Finetuning(tmp_path).n_leaked == len(jets.val.indices)
 
 
 def test_a_missing_class_is_named(tmp_path):
-    store = toy_store(tmp_path / "s", 10, 1, labels=(0, 1))
+    toy_store(tmp_path / "s", 10, 1, labels=(0, 1))
     with pytest.raises(JetfmError, match="Tbqq"):
-        LabelledJets(store, SETTINGS, Preprocessing(), 128)
+        LabelledJets(tmp_path / "s", CLASSES)
 
 
 def test_too_few_jets_for_any_size_is_an_error(jets, pretrained, tmp_path):
     settings = SETTINGS.model_copy(update={"sizes": (10_000,)})
     with pytest.raises(JetfmError, match="200 labelled"):
-        run_study(jets, pretrained, settings, tmp_path, 1, progress=False)
+        run_study(runners(jets, pretrained), settings, tmp_path, 1, progress=False)
+
+
+def test_a_backbone_of_other_features_is_refused(pretrained):
+    full = Preprocessing(features=("pt", "eta_rel", "phi_rel", "charge"))
+    with pytest.raises(JetfmError, match=r"a backbone of 3 features.*4: pt, eta_rel"):
+        Contender("main", "finetuned", "NTP", pretrained).module(2, full, BaselineSettings())
 
 
 def test_a_score_that_is_not_finite_stops_and_names_the_jet(jets, pretrained):
     module = JetClassifier(load_backbone(pretrained))
     torch.nn.init.constant_(module.head.out.bias, torch.nan)
-    with pytest.raises(JetfmError, match="not finite, jet"):
-        finetuning.evaluate(module, jets.test, jets.test)
+    with pytest.raises(JetfmError, match="not finite, batch 0, jet"):
+        study.log_probabilities(module, jets.test, jets.test)
 
 
-def test_evaluation_pairs_scores_with_their_labels(jets):
+def test_scores_are_in_the_order_of_the_jets(jets):
     class Oracle(torch.nn.Module):
         def forward(self, batch):
-            return torch.stack([-batch["label"].float(), batch["label"].float()], 1)
+            n = batch["n_constituents"].float()
+            return torch.stack([n, torch.zeros_like(n)], 1) / 10
 
-    labels, scores = finetuning.evaluate(Oracle(), jets.test, jets.test)
-    assert roc_auc(labels, scores, n_bootstrap=0).value == 1.0
+    scores = study.log_probabilities(Oracle(), jets.test, jets.test)
+    n = jets.test.store.n_constituents[jets.test.indices]
+    np.testing.assert_allclose(scores[:, 0] - scores[:, 1], n / 10, rtol=1e-5)

@@ -34,7 +34,7 @@ MOMENTS = (
     "tokenizer-*/training/*",
     "pretraining-*/training/best.ckpt",
     "generative-quality-*/training/*",
-    "finetuning-*/runs/*.json",
+    "finetuning-*/runs/*/*.json",
 )
 
 

@@ -7,10 +7,11 @@ names (`training`, `generation`, ...) are taken by the functions themselves.
 """
 
 from jetfm.figures.captions import CAPTIONS
-from jetfm.figures.finetuning_curves import STRATEGIES, finetuning
+from jetfm.figures.finetuning_curves import learning_curves, pretraining_jets, reliability
 from jetfm.figures.generated_jets import generation, generator_distances
 from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
+from jetfm.figures.roc import roc
 from jetfm.figures.strategies_figure import strategies
 from jetfm.figures.tokenised_jets import by_class, resolutions, token_classifiers, token_quality
 from jetfm.figures.tokens import codebook_usage, constituent_errors, token_map
@@ -20,19 +21,21 @@ __all__ = [
     "CAPTIONS",
     "CLASS_COLORS",
     "LOGARITHMIC",
-    "STRATEGIES",
     "VERDICT_COLORS",
     "by_class",
     "calibration",
     "calibration_widths",
     "codebook_usage",
     "constituent_errors",
-    "finetuning",
     "generation",
     "generator_distances",
     "jet_classes",
+    "learning_curves",
     "ledger",
+    "pretraining_jets",
+    "reliability",
     "resolutions",
+    "roc",
     "strategies",
     "token_classifiers",
     "token_map",

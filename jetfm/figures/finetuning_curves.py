@@ -1,4 +1,4 @@
-"""Classification by number of labelled jets and by training strategy."""
+"""Classification by number of labelled jets, model and training strategy; how sure it is."""
 
 from __future__ import annotations
 
@@ -9,50 +9,148 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jetfm.data.schema import class_by_name
-from jetfm.plotting import COLORS, seed_spread
+from jetfm.settings import BASELINES
 
-#: Legend text of the three fine-tuning strategies, in plotting order.
-STRATEGIES = {
-    "scratch": "From scratch",
-    "fixed": "Fine-tuned (backbone fixed)",
-    "finetuned": "Fine-tuned",
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_BASELINE_COLORS = dict(zip(BASELINES, ("#999999", "#666666", "#000000"), strict=True))
+_LINES = {"finetuned": "-", "fixed": "--", "scratch": ":"}
+_MARKERS = {"finetuned": "o", "fixed": "s", "scratch": "^"}
+_METRICS = {
+    "accuracy": "Accuracy",
+    "auc": "AUC",
+    "rejection30": r"Background rejection $1/\epsilon_B$ at $\epsilon_S = 30\,\%$",
+    "rejection50": r"Background rejection $1/\epsilon_B$ at $\epsilon_S = 50\,\%$",
 }
+_JETS = {"jetclass": "JetClass-like jets", "landscape": "Top-Landscape-like jets"}
 
 
-def finetuning(rows: Sequence[Mapping], n_test: int, missing_sizes: Sequence[int] = ()) -> Figure:
-    """AUC and accuracy of t->bqq' against q/g by training size and strategy.
+def learning_curves(panels: Sequence[Mapping]) -> Figure:
+    """Metrics against the number of labelled training jets, a panel each.
 
-    After figure 7 of arXiv 2403.05618.
+    After figure 7 of arXiv 2403.05618, and figures 4 and 5 of arXiv 2512.04149.
 
     Parameters
     ----------
-    rows : strategy, size, ``auc`` and ``accuracy`` (lists over seeds)
-    n_test : jets in the test set
-    missing_sizes : training sizes of the paper's figure that this profile leaves out
+    panels : of `jetfm.finetuning.Finetuning.panel`. Bands are the standard deviation over seeds,
+        bars the uncertainty from the test jets.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0))
-    labels = {"auc": "AUC", "accuracy": "Accuracy"}
-    for axis, (metric, label) in zip(axes, labels.items(), strict=True):
-        for strategy, text in STRATEGIES.items():
-            chosen = sorted((r for r in rows if r["strategy"] == strategy), key=lambda r: r["size"])
-            sizes = [row["size"] for row in chosen]
-            mean = np.array([np.mean(row[metric]) for row in chosen])
-            spread = np.array([seed_spread(row[metric]) for row in chosen])
-            color = COLORS[strategy]
-            axis.plot(sizes, mean, marker="o", markersize=4, color=color, label=text)
-            axis.fill_between(sizes, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
-        axis.set_xscale("log")
-        axis.set_xlabel("Number of training jets")
-        axis.set_ylabel(label)
-    n_seeds = max(len(row["auc"]) for row in rows)
-    title = (
-        f"{class_by_name('Tbqq').latex} vs {class_by_name('QCD').latex}, {n_test:,} test jets\n"
-        f"mean $\\pm$ sd of {n_seeds} seeds"
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.9 * columns, 4.1 * rows), squeeze=False)
+    colors = _colors([line for panel in panels for line in panel["lines"]])
+    handles: dict[str, object] = {}
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for line in panel["lines"]:
+            drawn = _line(axis, line, colors[line["model"]])
+            handles.setdefault(line["text"], drawn)
+        _describe(axis, panel)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    figure.legend(
+        handles.values(), handles, loc="outside upper center", ncols=min(len(handles), columns + 1)
     )
-    axes[1].legend(title=title, title_fontsize=9.5, loc="lower right")
-    if missing_sizes:
-        text = "not at this scale: " + ", ".join(f"{size:,}" for size in missing_sizes) + " jets"
-        axes[0].text(
-            0.97, 0.03, text, transform=axes[0].transAxes, ha="right", fontsize=7.5, color="0.4"
+    return figure
+
+
+def _line(axis: plt.Axes, line: Mapping, color: str):
+    sizes = np.array(line["sizes"], float)
+    mean, spread, jets = (
+        np.array([np.nan if x is None else x for x in line[key]], float)
+        for key in ("mean", "spread", "jets")
+    )
+    weights = line["weights"]
+    style = {"color": color, "ls": _LINES[weights], "marker": _MARKERS[weights], "markersize": 4}
+    if line["model"] in BASELINES:
+        style |= {"ls": "-.", "marker": "x"}
+    drawn = axis.errorbar(sizes, mean, np.nan_to_num(jets), lw=1.4, elinewidth=0.8, **style)
+    axis.fill_between(sizes, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
+    return drawn
+
+
+def _describe(axis: plt.Axes, panel: Mapping) -> None:
+    classes = panel["classes"]
+    if len(classes) == 2:
+        background, signal = (class_by_name(name).latex for name in classes)
+        task = f"{signal} vs {background}"
+    else:
+        task = f"{len(classes)} classes"
+    axis.set_title(f"{task}, {_JETS[panel['jets']]}, {panel['n_test']:,} test jets", fontsize=10)
+    axis.set_xscale("log")
+    if panel["metric"].startswith("rejection"):
+        axis.set_yscale("log")
+    axis.set_xlabel("Number of labelled training jets")
+    axis.set_ylabel(_METRICS[panel["metric"]])
+    if panel["missing_sizes"]:
+        text = "not at this scale: " + ", ".join(f"{n:,}" for n in panel["missing_sizes"])
+        axis.text(
+            0.97, 0.02, text, transform=axis.transAxes, ha="right", fontsize=6.5, color="0.4"
         )
+
+
+def _colors(lines: Sequence[Mapping]) -> dict[str, str]:
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    models = [model for model in models if model not in BASELINES]
+    return _BASELINE_COLORS | {
+        model: _COLORS[i % len(_COLORS)] for i, model in enumerate(models)
+    }
+
+
+def reliability(panels: Sequence[Mapping]) -> Figure:
+    """Whether classifiers know how sure they are: accuracy by confidence in the predicted class.
+
+    Parameters
+    ----------
+    panels : 'title' and 'lines': 'text', and of all seeds together 'confidence', 'accuracy' and 'n'
+        by bin; 'error', mean and standard deviation over seeds of the expected calibration error
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+        lowest = 1.0
+        for line, color in zip(panel["lines"], _COLORS, strict=False):
+            confidence, right = (
+                np.array([np.nan if x is None else x for x in line[key]], float)
+                for key in ("confidence", "accuracy")
+            )
+            n = np.maximum(np.array(line["n"], float), 1)
+            shown = n >= 10  # fewer say nothing
+            errors = np.sqrt(right * (1 - right) / n)
+            mean, spread = line["error"]
+            text = f"{line['text']}\n  error {mean:.3f} $\\pm$ {spread:.3f}"
+            axis.errorbar(
+                confidence[shown], right[shown], errors[shown], color=color, marker="o",
+                markersize=3.5, lw=1.2, elinewidth=0.8, label=text,
+            )  # fmt: skip
+            if shown.any():
+                lowest = min(lowest, np.nanmin(confidence[shown]), np.nanmin(right[shown]))
+        axis.set_xlim(max(lowest - 0.05, 0), 1)
+        axis.set_ylim(max(lowest - 0.05, 0), 1)
+        axis.set_title(panel["title"], fontsize=10)
+        axis.set_xlabel("Mean probability of the predicted class")
+        axis.set_ylabel("Share of jets of that class (accuracy)")
+        axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[str]) -> Figure:
+    """Accuracy after fine-tuning by number of jets in pre-training.
+
+    Parameters
+    ----------
+    lines : 'size' of the labelled training jets, 'n_pretraining', 'mean', 'spread' and 'jets'; and
+        'scratch', mean and spread without pre-training
+    """
+    figure, axis = plt.subplots(figsize=(5.4, 4.2))
+    for line, color in zip(lines, _COLORS, strict=False):
+        x, mean, spread, jets = (
+            np.array(line[key], float) for key in ("n_pretraining", "mean", "spread", "jets")
+        )
+        text = f"{line['size']:,} labelled jets"
+        axis.errorbar(x, mean, jets, color=color, marker="o", markersize=4, label=text, lw=1.4)
+        axis.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
+        axis.axhline(line["scratch"][0], color=color, ls=":", lw=1.2)
+    axis.set_xscale("log")
+    axis.set_xlabel("Number of jets in pre-training")
+    axis.set_ylabel("Accuracy after fine-tuning")
+    axis.legend(title=f"{len(classes)} classes, {n_test:,} test jets; dotted: from scratch")
     return figure

@@ -55,6 +55,10 @@ class Backbone(nn.Module):
         self.registers = nn.Parameter(torch.randn(settings.n_registers, settings.dim))
         self.transformer = _network(settings)
 
+    def fresh(self) -> Backbone:
+        """Another one of the same sizes, with random weights."""
+        return type(self)(self.settings, self.n_features, self.n_codes)
+
     def forward(
         self, x: Tensor, mask: Tensor, n_constituents: Tensor, causal: bool
     ) -> tuple[Tensor, Tensor]:

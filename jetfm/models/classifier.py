@@ -1,7 +1,12 @@
-"""Jet classifiers on the backbone: full-resolution constituents in, bidirectional attention.
+"""Jet classifiers on the backbone.
 
-After arXiv 2512.04149: the pre-training heads are replaced by a new class head, and the backbone
-attends in both directions. Its trained start vector stays part of the input.
+After arXiv 2512.04149: full-resolution constituents in, the pre-training heads replaced by a new
+head with class attention, and a backbone that attends in both directions. Its trained start vector
+stays part of the input.
+
+After arXiv 2403.05618 (II.C), for its backbone: tokens in, a causal backbone, and a head that is
+Linear, ReLU, sum over the jet, Linear. The start token is part of the sum (official code; there
+the stop token, too, which our backbone never reads).
 """
 
 from __future__ import annotations
@@ -14,12 +19,33 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.heads import ClassHead
 
 
-class JetClassifier(nn.Module):
-    """Bidirectional backbone and class head.
+class SumHead(nn.Module):
+    """Linear, ReLU, sum over the jet, Linear (arXiv 2403.05618, II.C; width as the backbone's).
 
     Parameters
     ----------
-    backbone : its start vector is part of the input
+    dim : of the backbone
+    n_classes : outputs
+    """
+
+    def __init__(self, dim: int, n_classes: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, n_classes)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, n_classes) of the backbone's output (B, T, C) and its mask (B, T)."""
+        features = F.relu(self.project(hidden))
+        return self.out(torch.where(mask.unsqueeze(-1), features, 0).sum(1))
+
+
+class JetClassifier(nn.Module):
+    """Backbone and class head.
+
+    Parameters
+    ----------
+    backbone : its start vector is part of the input; OmniJet-alpha's stays causal and gets
+        `SumHead`, any other attends in both directions and gets `ClassHead`
     n_classes : outputs
     """
 
@@ -28,24 +54,30 @@ class JetClassifier(nn.Module):
     def __init__(self, backbone: Backbone, n_classes: int = 2) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = ClassHead(backbone.dim, backbone.settings.n_heads, n_classes)
+        self.causal = backbone.settings.network == "gpt"
+        self.head: nn.Module
+        if self.causal:
+            self.head = SumHead(backbone.dim, n_classes)
+        else:
+            self.head = ClassHead(backbone.dim, backbone.settings.n_heads, n_classes)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits (B, n_classes) of 'x' (B, T, F), 'mask' (B, T), 'n_constituents' (B,)."""
+        """Logits (B, n_classes) of 'x', features (B, T, F) or ids (B, T) as the backbone reads,
+        'mask' (B, T) and 'n_constituents' (B,)."""
         hidden, mask = self.backbone(
-            batch["x"], batch["mask"], batch["n_constituents"], causal=False
+            batch["x"], batch["mask"], batch["n_constituents"], causal=self.causal
         )
         return self.head(hidden, mask)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of 'label' (B,)."""
-        return _cross_entropy(self(batch), batch["label"])
+        return classification_loss(self(batch), batch["label"])
 
 
 class HeadOnly(nn.Module):
     """The class head on jets that a fixed backbone has encoded before."""
 
-    def __init__(self, head: ClassHead) -> None:
+    def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
 
@@ -53,10 +85,30 @@ class HeadOnly(nn.Module):
         return self.head(batch["x"], batch["mask"])
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return _cross_entropy(self(batch), batch["label"])
+        return classification_loss(self(batch), batch["label"])
 
 
-def _cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+class SetClassifier(nn.Module):
+    """A classifier that takes constituents and mask, with the batches of the others.
+
+    Parameters
+    ----------
+    network : ``network(x, mask)`` are logits (B, n_classes)
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.network(batch["x"], batch["mask"])
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return classification_loss(self(batch), batch["label"])
+
+
+def classification_loss(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross-entropy of labels (B,) and the share of them that has the largest logit."""
     correct = (logits.argmax(1) == label).float().mean()
     weight = torch.tensor(len(label), device=label.device)
     return F.cross_entropy(logits, label), {"accuracy": correct, "weight": weight}

@@ -4,7 +4,7 @@ A ``Pipeline`` belongs to one profile. Asking it for a result makes that result 
 depends on, or finds them (`jetfm.artifacts`). Nothing passes from stage to stage in memory:
 
     jets -> store -> tokenizer -> tokens -> pretraining -----------> generated -> its quality
-              |                     |            `-> fine-tuning        |
+              |                     |            `-> fine-tuning <- other jets
               |                     |-> token quality                   |
               |                     `-> models of some classes ---------|
               `-> EPiC-FM, density -------------------------------------'
@@ -16,10 +16,11 @@ from pathlib import Path
 
 from jetfm import ledger
 from jetfm.errors import JetfmError
+from jetfm.pipeline.classifiers import ClassifierStages
 from jetfm.pipeline.generators import GeneratorStages
 
 
-class Pipeline(GeneratorStages):
+class Pipeline(GeneratorStages, ClassifierStages):
     """All stages of one profile, the ledger and the gallery of figures.
 
     Parameters

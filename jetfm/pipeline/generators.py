@@ -33,7 +33,8 @@ class GeneratorStages(ModelStages):
         """Every generator of the profile, the main model first."""
         profile, found = self.profile, []
         for name, settings in self.pretraining_settings.items():
-            if settings.predicts_next:
+            whole = settings.tokenizer == MAIN and not settings.limit_train_jets
+            if settings.predicts_next and whole:
                 steps = settings.training.max_steps
                 found.append(Generator(name, settings.label, (), True, steps))
         density = profile.continuous.training.max_steps

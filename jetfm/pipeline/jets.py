@@ -12,24 +12,40 @@ from jetfm.artifacts import Artifact
 from jetfm.data import calibration
 from jetfm.data.schema import CLASSES, SPLITS
 from jetfm.data.store import JetStore, build_store
+from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
 from jetfm.files import read_json, sha256, write_json
 from jetfm.paths import project_folder, sample_folder
 from jetfm.pipeline.stages import Stages
+from jetfm.settings import DataSettings, LandscapeSettings
+
+JETCLASS, TOPLANDSCAPE = "jetclass", "toplandscape"
 
 _HASHED = 64 * 2**20  # bytes; larger source files are known by name, size and time
 
 
 class JetStages(Stages):
-    """From the simulation, or the user's files, to jets stores."""
+    """From the simulation, or the user's files, to jets stores.
 
-    def jet_files(self, split: str) -> list[Path]:
-        """JetClass ROOT files of a split: the sample's, simulated now, or the user's."""
-        data = self.profile.data
+    Jets of two kinds: of the campaign 'jetclass', which everything learns from, and of
+    'toplandscape', another generator set-up and detector, for transfer.
+    """
+
+    def jet_files(self, split: str, campaign: str = JETCLASS) -> list[Path]:
+        """Files of a split: the sample's, simulated now, or the user's.
+
+        JetClass ROOT files, or the Top Landscape's h5.
+        """
+        data = self._data(campaign)
         if data.source == "simulate":
-            artifact = self._simulated(split)
+            artifact = self._simulated(split, campaign)
             return sorted(artifact.folder.glob("*.root"))
         folder = sample_folder() if data.source == "sample" else project_folder() / data.path
+        if campaign != JETCLASS:
+            path = folder / f"{split}.h5"
+            if not path.exists():
+                raise JetfmError(path, "no such file", "the Top Landscape's h5 file of this split")
+            return [path]
         files = sorted(folder.glob(f"{split}*/*.root"))
         if data.classes:
             prefixes = tuple(c.prefix + "_" for c in CLASSES if c.name in data.classes)
@@ -39,22 +55,27 @@ class JetStages(Stages):
             raise JetfmError(folder, "no such file", expected)
         return files
 
-    def _simulated(self, split: str) -> Artifact:
+    def _data(self, campaign: str) -> DataSettings | LandscapeSettings:
+        return self.profile.data if campaign == JETCLASS else self.profile.landscape
+
+    def _simulated(self, split: str, campaign: str) -> Artifact:
+        from jetfm.data.processes import campaign_by_name
         from jetfm.data.simulate import recipe, simulate
 
-        data = self.profile.data
+        data = self._data(campaign)
         n_jets = getattr(data.jets_per_class, split)
-        classes = data.classes or tuple(c.name for c in CLASSES)
+        classes = data.classes or tuple(campaign_by_name(campaign).processes)
         request = {
-            "campaign": "jetclass",
+            "campaign": campaign,
             "jets_per_class": n_jets,
             "jets_per_file": data.jets_per_file,
-            "recipes": {name: recipe("jetclass", name, data.detector) for name in classes},
+            "recipes": {name: recipe(campaign, name, data.detector) for name in classes},
         }
 
         def make(folder: Path) -> dict:
             simulate(
                 folder,
+                campaign=campaign,
                 classes=classes,
                 jets_per_class=n_jets,
                 split=split,
@@ -66,21 +87,32 @@ class JetStages(Stages):
             )
             return {"jets_per_class": n_jets}
 
-        return self._stage(f"jets-{split}", make, settings=request)
+        return self._stage(f"jets-{split}", make, _variant(campaign), settings=request)
 
-    def store(self, split: str) -> JetStore:
+    def store(self, split: str, campaign: str = JETCLASS) -> JetStore:
         """Jets store of a split, at most `jets_per_class` of each class."""
-        files = self.jet_files(split)
-        limit = getattr(self.profile.data.jets_per_class, split) or None
-        artifact = self._stage(
+        return JetStore(self._store(split, campaign).folder)
+
+    def _store(self, split: str, campaign: str) -> Artifact:
+        files = self.jet_files(split, campaign)
+        limit = getattr(self._data(campaign).jets_per_class, split) or None
+
+        def make(folder: Path) -> dict:
+            if files[0].suffix == ".h5":
+                store = build_toplandscape_store(
+                    files, folder, self.progress, jets_per_class=limit
+                )
+            else:
+                store = build_store(files, folder, self.progress, jets_per_class=limit)
+            return {"n_jets": len(store)}
+
+        return self._stage(
             f"store-{split}",
-            lambda folder: {
-                "n_jets": len(build_store(files, folder, self.progress, jets_per_class=limit))
-            },
+            make,
+            _variant(campaign),
             settings={"jets_per_class": limit},
             inputs=_digests(files),
         )
-        return JetStore(artifact.folder)
 
     def count_by_class(self, split: str) -> dict[str, int]:
         """Jets of each class in a split."""
@@ -128,6 +160,10 @@ class JetStages(Stages):
             }
             for quantity, array in values.items()
         }
+
+
+def _variant(campaign: str) -> str:
+    return "" if campaign == JETCLASS else campaign
 
 
 def _calibrate(files: list[Path], folder: Path) -> dict:

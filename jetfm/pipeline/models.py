@@ -1,4 +1,4 @@
-"""Stages that train and use the model: pre-training and fine-tuning."""
+"""Stages that pre-train models, and look at what they predict."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 
 from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import save_profile
-from jetfm.data.schema import SPLITS
 from jetfm.distributed import rank
 from jetfm.files import read_json, write_json
-from jetfm.finetuning import Study
 from jetfm.launch import launch, n_processes
 from jetfm.models.jet_model import JetModel
 from jetfm.paths import work_folder
@@ -23,7 +21,7 @@ from jetfm.tokenizers.interface import Tokenizer
 
 
 class ModelStages(TokenStages):
-    """From tokens to pre-trained models and classifiers."""
+    """From tokens to pre-trained models."""
 
     @property
     def pretraining_settings(self) -> dict[str, PretrainingSettings]:
@@ -43,7 +41,8 @@ class ModelStages(TokenStages):
         return self._pretraining(name)
 
     def _pretrain_in_processes(self, name: str, processes: int) -> None:
-        self.tokens("train"), self.tokens("val")  # here, with all cores
+        tokenizer = self.pretraining_settings[name].tokenizer
+        self.tokens("train", tokenizer), self.tokens("val", tokenizer)  # here, with all cores
         profile = self.profile
         path = work_folder() / "profiles" / f"{profile.name}-{fingerprint(profile)}.yaml"
         save_profile(profile, path)  # it may differ from the file it came from
@@ -53,8 +52,9 @@ class ModelStages(TokenStages):
     def _pretraining(self, name: str) -> Artifact:
         from jetfm.pretraining import pretrain
 
-        settings, trained = self.pretraining_settings[name], self.tokenizer_artifact()
-        train, val = self.tokens("train"), self.tokens("val")
+        settings = self.pretraining_settings[name]
+        trained = self.tokenizer_artifact(settings.tokenizer)
+        train, val = (self.tokens(split, settings.tokenizer) for split in ("train", "val"))
 
         def make(folder: Path) -> dict:
             tokenizer = Tokenizer.load(trained.folder) if settings.leak_free else None
@@ -74,27 +74,36 @@ class ModelStages(TokenStages):
             variant=name,
             together=True,
             settings=settings,
-            inputs={"train": self._found["tokens-train main"].digest,
-                    "val": self._found["tokens-val main"].digest},
-        )  # fmt: skip
+            inputs={
+                split: self._found[f"tokens-{split} {settings.tokenizer}"].digest
+                for split in ("train", "val")
+            },
+        )
 
     def pretrain_all(self) -> dict[str, Artifact]:
         """All pre-trainings of the profile: side by side, one core each, where one process trains
         a model; else in turn."""
-        self.tokens("train"), self.tokens("val")
         names = self.pretraining_settings
+        for tokenizer in dict.fromkeys(settings.tokenizer for settings in names.values()):
+            self.tokens("train", tokenizer), self.tokens("val", tokenizer)
         if n_processes() == 1:
             self._in_parallel("pre-training", _pretrain, names, unit="model")
         return {name: self.pretraining(name) for name in names}
 
     def strategies(self) -> Strategies:
-        """What every pre-trained model predicts on the validation jets, by position and by pt."""
+        """What the models of the main tokenizer, which saw all jets, predict on the validation
+        jets, by position and by pt: other codebooks have other losses."""
         self.pretrain_all()
-        self._in_parallel("judge models", _judge, self.pretraining_settings, unit="model")
+        chosen = {
+            name: settings.label
+            for name, settings in self.pretraining_settings.items()
+            if settings.tokenizer == MAIN and not settings.limit_train_jets
+        }
+        self._in_parallel("judge models", _judge, chosen, unit="model")
         return Strategies(
-            {name: settings.label for name, settings in self.pretraining_settings.items()},
-            {name: self._judged(name).folder for name in self.pretraining_settings},
-            {name: self.pretraining(name).folder for name in self.pretraining_settings},
+            chosen,
+            {name: self._judged(name).folder for name in chosen},
+            {name: self.pretraining(name).folder for name in chosen},
         )
 
     def _judged(self, name: str) -> Artifact:
@@ -141,36 +150,6 @@ class ModelStages(TokenStages):
             keys = [key for key in chosen[0] if key != "split"] if chosen else []
             history[split] = {key: [row[key] for row in chosen] for key in keys}
         return {"history": history, "best_step": artifact.metrics["best_step"]}
-
-    def finetuning(self) -> Study:
-        """Top tagging from scratch, fine-tuned, and with a fixed backbone."""
-        from jetfm.data.labelled import LabelledJets
-        from jetfm.finetuning import Jets, run_study
-
-        settings, model = self.profile.finetuning, self.pretraining()
-        stores = {split: self.store(split) for split in SPLITS}
-        limit = self.profile.data.max_constituents
-
-        def make(folder: Path) -> dict:
-            jets = Jets(
-                *(
-                    LabelledJets(stores[split], settings, self.preprocessing, limit)
-                    for split in SPLITS
-                )
-            )
-            result = run_study(
-                jets, model.folder, settings, folder, self.profile.seed, self.progress
-            )
-            return {"sizes": result["sizes"]}
-
-        artifact = self._stage(
-            "finetuning",
-            make,
-            settings={"finetuning": settings, "max_constituents": limit},
-            inputs={"model": model.digest}
-            | {split: self._found[f"store-{split}"].digest for split in SPLITS},
-        )
-        return Study(artifact.folder)
 
 
 def _pretrain(stages: ModelStages, name: str) -> None:

@@ -16,7 +16,7 @@ from jetfm.distributed import rank
 from jetfm.features import Preprocessing
 from jetfm.files import read_json, write_json
 from jetfm.parallel import run_tasks
-from jetfm.pipeline.jets import JetStages
+from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stages import silent
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.classifiers import TokenClassifiers
@@ -43,8 +43,12 @@ class TokenStages(JetStages):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Network space of the main tokenizer, which all models share."""
-        return preprocessing_of(self.profile.tokenizer)
+        """Network space of the main tokenizer."""
+        return self.preprocessing_of(MAIN)
+
+    def preprocessing_of(self, name: str) -> Preprocessing:
+        """Network space of a tokenizer, and of the models that predict its tokens."""
+        return preprocessing_of(self.tokenizer_settings[name])
 
     def descriptor(self, name: str) -> dict:
         """What tables and figures say of a tokenizer."""
@@ -130,11 +134,11 @@ class TokenStages(JetStages):
         if tasks and rank() == 0:
             run_tasks(_with_own_stages, tasks, 0, title, self.progress, unit)
 
-    def tokens(self, split: str, name: str = MAIN) -> TokenStore:
+    def tokens(self, split: str, name: str = MAIN, campaign: str = JETCLASS) -> TokenStore:
         """Token store of a split; jets keep the index they have in the jets store."""
         from jetfm.tokenizers.encoding import tokenize
 
-        trained, store = self.tokenizer_artifact(name), self.store(split)
+        trained, store = self.tokenizer_artifact(name), self.store(split, campaign)
         limit = self.profile.data.max_constituents
         seed = (self.profile.seed, SPLITS.index(split))
 
@@ -146,12 +150,9 @@ class TokenStages(JetStages):
         artifact = self._stage(
             f"tokens-{split}",
             make,
-            variant=name,
+            variant=name if campaign == JETCLASS else f"{name} {campaign}",
             settings={"max_constituents": limit},
-            inputs={
-                "tokenizer": trained.digest,
-                "store": self._found[f"store-{split}"].digest,
-            },
+            inputs={"tokenizer": trained.digest, "store": self._store(split, campaign).digest},
         )
         return TokenStore(artifact.folder)
 

@@ -6,12 +6,17 @@ The defaults are the papers' values, with their source beside them, so that a pr
 
 from jetfm.settings.base import Settings, merged
 from jetfm.settings.continuous import ContinuousSettings
-from jetfm.settings.data import DataSettings, SplitSizes
+from jetfm.settings.data import DataSettings, LandscapeSettings, SplitSizes
+from jetfm.settings.finetuning import (
+    BASELINES,
+    BaselineSettings,
+    FinetuningSettings,
+    TaskSettings,
+)
 from jetfm.settings.flow import FlowSettings
 from jetfm.settings.models import (
     PRETRAINING_PRESETS,
     BackboneSettings,
-    FinetuningSettings,
     GenerationSettings,
     GenerativeQualitySettings,
     PretrainingSettings,
@@ -26,19 +31,23 @@ from jetfm.settings.tokenizers import (
 from jetfm.settings.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
+    "BASELINES",
     "PRETRAINING_PRESETS",
     "TOKENIZER_PRESETS",
     "BackboneSettings",
+    "BaselineSettings",
     "ContinuousSettings",
     "DataSettings",
     "FinetuningSettings",
     "FlowSettings",
     "GenerationSettings",
     "GenerativeQualitySettings",
+    "LandscapeSettings",
     "OptimizerSettings",
     "PretrainingSettings",
     "Settings",
     "SplitSizes",
+    "TaskSettings",
     "TokenClassifierSettings",
     "TokenHeadSettings",
     "TokenQualitySettings",

@@ -44,3 +44,26 @@ class DataSettings(Settings):
         if (self.source == "folder") != (self.path is not None):
             raise ValueError("'path' belongs to source 'folder', and only to it")
         return self
+
+
+class LandscapeSettings(Settings):
+    """Top tagging out of distribution: jets like the Top Landscape's (14 TeV, ATLAS-like detector,
+    550 to 650 GeV, no multi-parton interactions), simulated or real."""
+
+    source: Literal["simulate", "folder"] = "simulate"
+    path: Path | None = None  # source 'folder': has train.h5, val.h5 and test.h5
+    classes: tuple[Literal["QCD", "Tbqq"], ...] = ()  # empty means both
+    # about the real ones
+    jets_per_class: SplitSizes = SplitSizes(train=600_000, val=200_000, test=200_000)
+    jets_per_file: Positive = 1000
+    detector: str = "atlas"
+    workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _complete(self):
+        if (self.source == "folder") != (self.path is not None):
+            raise ValueError("'path' belongs to source 'folder', and only to it")
+        sizes = self.jets_per_class
+        if self.source == "simulate" and not min(sizes.train, sizes.val, sizes.test):
+            raise ValueError("jets_per_class should be positive where jets are simulated")
+        return self

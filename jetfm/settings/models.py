@@ -1,4 +1,4 @@
-"""Settings of the model: pre-training, generation and its judges, fine-tuning.
+"""Settings of the model: pre-training, generation and its judges.
 
 Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04149), C the
 example configuration of P2's official code, O that of P1's.
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from jetfm.settings.base import Fraction, Positive, Settings, from_preset, known_class
-from jetfm.settings.training import OptimizerSettings, TrainingSettings
+from jetfm.settings.training import TrainingSettings
 
 
 class BackboneSettings(Settings):
@@ -81,6 +81,8 @@ class PretrainingSettings(Settings):
 
     completed_as_part: ClassVar[bool] = False  # a preset decides what the rest is
 
+    # Whose tokens it predicts, and whose features it reads: 'main', or one of token_quality's.
+    tokenizer: str = "main"
     # Next token; masked particles; the same with a causal backbone; both in one step (P2).
     objective: Literal["ntp", "mpm", "mpm-causal", "joint"] = "ntp"
     mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.4  # of each jet's constituents
@@ -173,34 +175,3 @@ class GenerativeQualitySettings(Settings):
         if not model.predicts_next:
             raise ValueError("model.objective should be 'ntp' or 'joint', which can generate")
         return model
-
-
-class FinetuningSettings(Settings):
-    """t->bqq' against q/g for several training sizes. Grid and optimiser: P1 A.4; batches: P2."""
-
-    signal: str = "Tbqq"
-    background: str = "QCD"
-    sizes: tuple[Positive, ...] = (100, 1000, 10_000, 100_000, 1_000_000, 2_000_000)
-    n_seeds: Positive = 5
-    max_steps: Positive = 100_000
-    batch_size: Positive = 1000
-    small_batch_size: Positive = 100  # P2: for training sets up to small_size
-    small_size: Positive = 10_000
-    patience_epochs: tuple[tuple[Positive, Positive], ...] = (  # P1 A.4: up to this size
-        (10_000, 20),
-        (1_000_000, 10),
-        (2_000_000, 5),
-    )
-    optimizer: OptimizerSettings = OptimizerSettings(
-        name="adamw", lr=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
-    )
-
-    @field_validator("signal", "background")
-    @classmethod
-    def _known(cls, name):
-        return known_class(name)
-
-    def patience(self, size: int) -> int:
-        """Epochs without improvement that end a training on `size` jets."""
-        fitting = [epochs for limit, epochs in self.patience_epochs if size <= limit]
-        return fitting[0] if fitting else self.patience_epochs[-1][1]

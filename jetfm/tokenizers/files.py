@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from jetfm.data.store import MANIFEST, JetStore, build_store
+from jetfm.data.jet_files import store_of
+from jetfm.data.store import MANIFEST
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.files import sha256
 from jetfm.tokenizers.encoding import tokenize
 from jetfm.tokenizers.interface import Tokenizer
 
@@ -27,8 +27,8 @@ def tokenize_files(
     Parameters
     ----------
     tokenizer_folder : of a trained tokenizer
-    jets : a jets store, a JetClass ROOT file, or a folder of them, in which case the jets store is
-        written first, to ``out/jets``
+    jets : a jets store, or files as `jetfm.data.jet_files.store_of` takes them, whose store is
+        written to ``out/jets`` first
     out : folder of the token store; one that is complete already, by the same tokenizer from the
         same jets, is left as it is
     seed : of the order of constituents, where the tokenizer wants it random
@@ -39,7 +39,7 @@ def tokenize_files(
         Missing, damaged or mismatched files, or a complete token store of other jets.
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
-    store = _store(Path(jets), Path(out), progress)
+    store = store_of(jets, Path(out) / "jets", progress)
     source = store.info["sha256"]
     if (Path(out) / MANIFEST).exists():
         done = TokenStore(out)
@@ -51,17 +51,3 @@ def tokenize_files(
     return tokenize(
         tokenizer, store, out, (seed,), max_constituents, progress=progress, source=source
     )
-
-
-def _store(jets: Path, out: Path, progress: bool) -> JetStore:
-    if (jets / MANIFEST).exists():
-        return JetStore(jets)
-    files = [jets] if jets.is_file() else sorted(jets.rglob("*.root"))
-    if not files:
-        raise JetfmError(jets, "neither a jets store nor ROOT files", "one or the other")
-    if not (out / "jets" / MANIFEST).exists():
-        return build_store(files, out / "jets", progress)
-    store = JetStore(out / "jets")
-    if [source["sha256"] for source in store.info["sources"]] != [sha256(path) for path in files]:
-        raise JetfmError(out / "jets", "the store of other ROOT files", f"that of {jets}")
-    return store

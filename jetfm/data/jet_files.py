@@ -1,0 +1,41 @@
+"""A user's jets, in whatever files they come: a jets store of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jetfm.data.store import MANIFEST, JetStore, build_store
+from jetfm.data.toplandscape import build_toplandscape_store
+from jetfm.errors import JetfmError
+from jetfm.files import sha256
+
+
+def store_of(jets: str | Path, folder: str | Path, progress: bool = True) -> JetStore:
+    """The jets store of some jets; written to `folder` first, unless they are one already.
+
+    Parameters
+    ----------
+    jets : a jets store, a JetClass ROOT file, an h5 file of the Top Landscape, or a folder of
+        either kind of files
+    folder : a complete store of the same files there is used as it is
+
+    Raises
+    ------
+    JetfmError
+        Missing or damaged files, files of both kinds, or a store of other files in `folder`.
+    """
+    jets, folder = Path(jets), Path(folder)
+    if (jets / MANIFEST).exists():
+        return JetStore(jets)
+    files = [jets] if jets.is_file() else sorted((*jets.rglob("*.root"), *jets.rglob("*.h5")))
+    kinds = {path.suffix for path in files}
+    if len(kinds) != 1:
+        found = "ROOT and h5 files" if files else "neither a jets store nor ROOT or h5 files"
+        raise JetfmError(jets, found, "jets of one kind")
+    if not (folder / MANIFEST).exists():
+        build = build_toplandscape_store if kinds == {".h5"} else build_store
+        return build(files, folder, progress)
+    store = JetStore(folder)
+    if [source["sha256"] for source in store.info["sources"]] != [sha256(path) for path in files]:
+        raise JetfmError(folder, "the store of other files", f"that of {jets}")
+    return store

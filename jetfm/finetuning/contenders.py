@@ -1,0 +1,93 @@
+"""What is trained to classify jets: a backbone with a new head, or a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
+from jetfm.models.backbone import Backbone
+from jetfm.models.classifier import HeadOnly, JetClassifier, SetClassifier
+from jetfm.models.deepsets import DeepSets
+from jetfm.models.jet_model import load_backbone
+from jetfm.models.part import ParticleTransformer
+from jetfm.settings import BASELINES, BaselineSettings
+
+#: How each kind of start is called in legends.
+STARTS = {"scratch": "from scratch", "fixed": "backbone fixed", "finetuned": "fine-tuned"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to classify.
+
+    Parameters
+    ----------
+    model : name of a pre-training, or of a baseline (`jetfm.settings.BASELINES`)
+    weights : 'scratch', 'fixed' or 'finetuned'
+    label : what legends call the model
+    folder : of the pre-trained model; 'scratch' has a backbone of the same size
+    """
+
+    model: str
+    weights: str
+    label: str = ""
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for files."""
+        return f"{self.model}-{self.weights}"
+
+    @property
+    def text(self) -> str:
+        """Model and start, for legends."""
+        if self.model in BASELINES:
+            return BASELINES[self.model]
+        return f"{self.label or self.model}, {STARTS[self.weights]}"
+
+    def backbone(self, preprocessing: Preprocessing | None = None) -> Backbone:
+        """The backbone that it starts with; of random weights if 'scratch'.
+
+        Raises
+        ------
+        JetfmError
+            Its input is not these features.
+        """
+        backbone = load_backbone(self.folder)
+        n_features = None if preprocessing is None else preprocessing.n_features
+        if not backbone.reads_ids and n_features not in (None, backbone.n_features):
+            expected = f"{n_features}: {', '.join(preprocessing.features)}"
+            raise JetfmError(self.folder, f"a backbone of {backbone.n_features} features", expected)
+        return backbone.fresh() if self.weights == "scratch" else backbone
+
+    def module(
+        self, n_classes: int, preprocessing: Preprocessing, settings: BaselineSettings
+    ) -> nn.Module:
+        """What is trained, from torch's global random state.
+
+        A fixed backbone is not part of it: only the head, for jets that it has encoded.
+        """
+        if self.model in BASELINES:
+            return _baseline(self.model, n_classes, preprocessing, settings)
+        classifier = JetClassifier(self.backbone(preprocessing), n_classes)
+        return HeadOnly(classifier.head) if self.weights == "fixed" else classifier
+
+
+def _baseline(
+    name: str, n_classes: int, preprocessing: Preprocessing, settings: BaselineSettings
+) -> nn.Module:
+    if name == "deepsets":
+        network = DeepSets(preprocessing.n_features, n_classes, settings.deepsets)
+        return SetClassifier(network)
+    return ParticleTransformer(
+        preprocessing,
+        n_classes,
+        settings.dim,
+        settings.n_blocks,
+        settings.n_heads,
+        pair_bias=name == "part",
+    )

@@ -1,0 +1,213 @@
+"""Train a classifier on a user's own jets, and write the scores of the test jets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+from safetensors.torch import save_model
+
+from jetfm import plotting
+from jetfm.artifacts import as_json
+from jetfm.data.jet_files import store_of
+from jetfm.data.labelled import EncodedJets, LabelledJets, encode
+from jetfm.data.schema import CLASSES
+from jetfm.data.store import JetStore
+from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
+from jetfm.figures.roc import roc
+from jetfm.files import replacing, write_json
+from jetfm.finetuning.contenders import Contender
+from jetfm.finetuning.study import Jets, train_and_test
+from jetfm.metrics import roc_curve
+from jetfm.models.classifier import JetClassifier
+from jetfm.models.jet_model import JetModel
+from jetfm.settings import BASELINES, FinetuningSettings
+from jetfm.tokenizers.files import tokenize_files
+from jetfm.tokenizers.interface import Tokenizer
+
+VALIDATION_SHARE = 0.1  # of the training jets, where no others are given
+
+SCORES, METRICS, WEIGHTS = "scores.parquet", "metrics.json", "classifier.safetensors"
+
+
+@dataclass(frozen=True)
+class OwnJets:
+    """A user's files.
+
+    Parameters
+    ----------
+    train, test : jets stores, JetClass ROOT or Top Landscape h5 files, or folders of them
+    val : the same; None sets a tenth of the training jets aside
+    classes : to tell apart, the signal last of two; empty takes those that the training jets have
+    n_train : training jets at most, balanced; None takes all that balance
+    """
+
+    train: Path
+    test: Path
+    val: Path | None = None
+    classes: tuple[str, ...] = ()
+    n_train: int | None = None
+
+
+def finetune_files(
+    own: OwnJets,
+    contender: Contender,
+    settings: FinetuningSettings,
+    out: str | Path,
+    seed: int,
+    tokenizer: str | Path | None = None,
+    max_constituents: int = 128,
+    progress: bool = True,
+) -> dict:
+    """One fit; interrupted, it continues where it was.
+
+    Parameters
+    ----------
+    tokenizer : folder of the tokenizer that the contender's pre-trained model belongs to; a
+        baseline needs none
+    out : gets ``scores.parquet`` (label, class name and the probability of every class of each
+        test jet, in the order of the files), ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``,
+        and ``classifier.safetensors``
+
+    Returns
+    -------
+    what ``metrics.json`` holds
+
+    Raises
+    ------
+    JetfmError
+        Unreadable or unsuitable files, fewer than two classes or a class without jets, a test jet
+        among the training jets, or a model of another tokenizer.
+    """
+    out = Path(out)
+    preprocessing = Preprocessing()
+    if contender.model not in BASELINES:
+        if tokenizer is None:
+            raise JetfmError("tokenizer", "nothing", f"the folder of that of {contender.folder}")
+        loaded = Tokenizer.load(tokenizer)
+        preprocessing = loaded.preprocessing
+        found = JetModel.load(contender.folder).tokenizer_hash
+        if found != loaded.hash:
+            text = f"a model of tokenizer {found[:12] or 'unknown'}"
+            raise JetfmError(contender.folder, text, f"tokenizer {loaded.hash[:12]}")
+    files = {"train": own.train, "val": own.val, "test": own.test}
+    stores = {
+        split: store_of(path, out / "jets" / split, progress)
+        for split, path in files.items()
+        if path is not None
+    }
+    classes = own.classes or _classes_of(stores["train"])
+    reads_ids = contender.model not in BASELINES and contender.backbone().reads_ids
+    tokens: dict[str, Path] = {}
+    if reads_ids:
+        for split, store in stores.items():
+            tokens[split] = out / "tokens" / split
+            tokenize_files(
+                tokenizer, store.folder, tokens[split], seed, max_constituents, progress
+            )
+
+    def side(split: str) -> LabelledJets:
+        return LabelledJets(
+            stores[split].folder, classes, preprocessing, max_constituents, tokens.get(split)
+        )
+
+    train, test = side("train"), side("test")
+    order = train.training_order(seed)
+    if own.val is None:
+        n_val = max(len(classes), int(VALIDATION_SHARE * len(order)))
+        val_indices, order = order[:n_val], order[n_val:]
+        val = _Chosen(train, val_indices)
+    else:
+        val = side("val")
+    indices = order if own.n_train is None else order[: own.n_train]
+    if len(indices) < len(classes):
+        raise JetfmError(own.train, f"{len(indices)} training jets", f"at least {len(classes)}")
+    leaked = test.hashes(test.indices) & (train.hashes(indices) | val.hashes(val.indices))
+    if leaked:
+        found = f"{len(leaked)} jets that are training or validation jets, too"
+        raise JetfmError(own.test, found, "test jets of their own")
+    return _fit(Jets(train, val, test), contender, settings, out, seed, indices, progress)
+
+
+def _fit(
+    jets: Jets,
+    contender: Contender,
+    settings: FinetuningSettings,
+    out: Path,
+    seed: int,
+    indices: np.ndarray,
+    progress: bool,
+) -> dict:
+    torch.manual_seed(seed)
+    classes, preprocessing = jets.train.class_names, jets.train.preprocessing
+    module = contender.module(len(classes), preprocessing, settings.baselines)
+    sides: dict = {"train": jets.train, "val": jets.val, "test": jets.test}
+    if contender.weights == "fixed":
+        classifier = JetClassifier(contender.backbone(preprocessing))
+        wanted = {"train": indices, "val": jets.val.indices, "test": jets.test.indices}
+        for split, some in wanted.items():
+            where = out / "encoded" / split
+            encode(classifier.backbone, sides[split], some, where, classifier.causal)
+            sides[split] = EncodedJets(where)
+    folder = out / "training"
+    metrics, scores = train_and_test(
+        module, sides, jets, indices, settings, folder, seed, progress=progress
+    )
+    with replacing(out / WEIGHTS) as aside:
+        save_model(module, str(aside))
+    metrics |= {"classes": classes, "contender": contender.text, "n_train": len(indices)}
+    metrics |= {"n_val": len(jets.val.indices), "n_test": len(jets.test.indices), "seed": seed}
+    write_json(out / METRICS, metrics)
+    labels = jets.test.labels[jets.test.indices]
+    _write_scores(out / SCORES, labels, scores, classes)
+    plotting.use_style()
+    data = as_json(_roc_data(labels, scores, classes, contender.text))
+    plotting.save(roc(**data), data, "roc", out)
+    return metrics
+
+
+class _Chosen:
+    """Labelled jets, of which only some count."""
+
+    def __init__(self, jets: LabelledJets, indices: np.ndarray) -> None:
+        self._jets, self.indices = jets, np.sort(indices)
+
+    def __getattr__(self, name: str):
+        return getattr(self._jets, name)
+
+
+def _classes_of(store: JetStore) -> tuple[str, ...]:
+    found = tuple(c.name for c in CLASSES if (store.labels == c.index).any())
+    if len(found) < 2:
+        text = f"jets of {', '.join(found) or 'no class'} alone"
+        raise JetfmError(store.folder, text, "jets of two classes or more")
+    return found
+
+
+def _write_scores(
+    path: Path, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+) -> None:
+    columns = {"label": pa.array(labels), "class": pa.array(np.array(classes)[labels])}
+    columns |= {f"p_{name}": pa.array(np.exp(scores[:, i])) for i, name in enumerate(classes)}
+    with replacing(path) as aside:
+        parquet.write_table(pa.table(columns), aside)
+
+
+def _roc_data(labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], text: str) -> dict:
+    """A curve for the signal of two classes, or for each class against the rest."""
+    curves = []
+    for index, name in enumerate(classes):
+        if len(classes) == 2 and index == 0:
+            continue
+        p = scores[:, index].astype(np.float64)
+        if len(classes) == 2:
+            p = p - scores[:, 0]
+        signal, background = roc_curve((labels == index).astype(int), p)
+        curves.append({"class": name, "signal": signal, "background": background})
+    return {"curves": curves, "classes": list(classes), "n_test": len(labels), "text": text}

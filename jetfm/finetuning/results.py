@@ -1,0 +1,244 @@
+"""A finished study of classifiers: its tables and the data of its figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from jetfm.files import read_json
+from jetfm.finetuning.label_savings import LabelSaving, label_saving
+from jetfm.finetuning.scores import FEW_PASSED
+from jetfm.finetuning.study import STUDY
+from jetfm.plotting import seed_spread
+from jetfm.settings import BASELINES, FinetuningSettings
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """All fits of one task.
+
+    Attributes
+    ----------
+    name : of the task
+    result : what `jetfm.finetuning.study.run_study` collected for it
+    """
+
+    name: str
+    result: dict
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training sizes that there were enough jets for."""
+        return self.result["sizes"]
+
+    @property
+    def n_test(self) -> int:
+        """Test jets."""
+        return self.result["n_test"]
+
+    @property
+    def n_leaked(self) -> int:
+        """Test jets that are, constituent for constituent, training or validation jets too."""
+        return self.result["n_leaked"]
+
+    @property
+    def contenders(self) -> list[tuple[str, str]]:
+        """Model and weights of every contender."""
+        return list(dict.fromkeys((row["model"], row["weights"]) for row in self.result["rows"]))
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether there is one signal and one background."""
+        return len(self.result["classes"]) == 2
+
+    def row(self, model: str, weights: str, size: int) -> dict | None:
+        """All that is known of a contender at a size, None where it did not run."""
+        for row in self.result["rows"]:
+            if (row["model"], row["weights"], row["size"]) == (model, weights, size):
+                return row
+        return None
+
+    def runs(self, model: str, weights: str, size: int, metric: str) -> np.ndarray | None:
+        """The metric of every seed, None where the study has no such point."""
+        row = self.row(model, weights, size)
+        return None if row is None else np.array(row[metric], float)
+
+    def still_improving(self, model: str, weights: str, size: int) -> int:
+        """Fits whose last validation was their best: with more steps they would do better."""
+        best, last = (self.runs(model, weights, size, key) for key in ("best_step", "last_step"))
+        return int((best == last).sum())
+
+    def scratch_of(self, model: str) -> str | None:
+        """Whose training from scratch a pre-trained model is compared with: its own network's."""
+        for name in (model, "main"):
+            if (name, "scratch") in self.contenders:
+                return name
+        return None
+
+    def saving(self, model: str, size: int) -> LabelSaving | None:
+        """How many times `size` labels the same network needs from scratch to do as well."""
+        scratch = self.scratch_of(model)
+        reached = self.runs(model, "finetuned", size, "accuracy")
+        if scratch is None or reached is None:
+            return None
+        curve = [self.runs(scratch, "scratch", n, "accuracy") for n in self.sizes]
+        return label_saving(self.sizes, curve, size, reached, self.n_test)
+
+    def curves(self, metric: str, contenders: Sequence[tuple[str, str]]) -> list[dict]:
+        """Lines of a figure: 'text', 'model', 'weights', 'sizes', 'mean', 'spread' over seeds,
+        and 'jets', the mean uncertainty from the test jets, None where the metric has none."""
+        lines = []
+        for model, weights in contenders:
+            rows = [self.row(model, weights, size) for size in self.sizes]
+            rows = [row for row in rows if row is not None]
+            if not rows:
+                continue
+            values = [np.array(row[metric], float) for row in rows]
+            errors = [row.get(f"{metric}_error") for row in rows]
+            lines.append(
+                {
+                    "text": rows[0]["text"],
+                    "model": model,
+                    "weights": weights,
+                    "sizes": [row["size"] for row in rows],
+                    "mean": [_or_none(v.mean()) for v in values],
+                    "spread": [_or_none(seed_spread(v)) for v in values],
+                    "jets": [None if e is None or e[0] is None else np.mean(e) for e in errors],
+                }
+            )
+        return lines
+
+    def reliability(self, contenders: Sequence[tuple[str, str]], size: int) -> dict:
+        """A panel of `jetfm.figures.reliability`, all seeds of a contender together."""
+        lines = []
+        for model, weights in contenders:
+            row = self.row(model, weights, size)
+            if row is None:
+                continue
+            n = np.array([one["n"] for one in row["reliability"]])  # (seeds, bins)
+            line = {"text": row["text"], "n": n.sum(0)}
+            for key in ("confidence", "accuracy"):
+                means = np.array([[x or 0.0 for x in one[key]] for one in row["reliability"]])
+                total = (n * means).sum(0)
+                line[key] = [t / k if k else None for t, k in zip(total, n.sum(0), strict=True)]
+            error = np.array(row["calibration_error"])
+            line["error"] = [error.mean(), _or_none(seed_spread(error))]
+            lines.append(line)
+        return {"title": f"{size:,} labelled jets, {self.n_test:,} test jets", "lines": lines}
+
+    def savings_as_text(self) -> str:
+        """Labels that fine-tuning saves, by model and size, where a training from scratch ran."""
+        lines = []
+        for model, weights in self.contenders:
+            for size in self.sizes:
+                saving = self.saving(model, size) if weights == "finetuned" else None
+                if saving is not None:
+                    text = self.row(model, weights, size)["text"]
+                    lines.append(f"{text:40s} {size:8,d} labels are worth {saving.as_text()} times "
+                                 "as many from scratch")  # fmt: skip
+        return "\n".join(lines)
+
+    def as_text(self) -> str:
+        """Table: mean, standard deviation over seeds, and uncertainty from the test jets."""
+        names = ["accuracy", "auc"]
+        names += ["rejection30", "rejection50"] if self.is_binary else []
+        titles = {"accuracy": "accuracy", "auc": "AUC", "rejection30": "1/eps_B at 30 %"}
+        titles["rejection50"] = "1/eps_B at 50 %"
+        width = max(len(row["text"]) for row in self.result["rows"])
+        head = "".join(f"{titles[name]:>30s}" for name in names)
+        lines = [f"{'':{width}s} {'jets':>8s}{head}  seeds, still improving"]
+        for row in self.result["rows"]:
+            cells = "".join(f"{_cell(row, name):>30s}" for name in names)
+            improving = self.still_improving(row["model"], row["weights"], row["size"])
+            lines.append(
+                f"{row['text']:{width}s} {row['size']:8,d}{cells} {len(row['accuracy']):6d}  "
+                f"{improving}"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """A finished study, read from its folder."""
+
+    folder: Path
+
+    @cached_property
+    def tasks(self) -> dict[str, TaskResults]:
+        """Results by name of the task."""
+        found = read_json(self.folder / STUDY)
+        return {name: TaskResults(name, result) for name, result in found.items()}
+
+    def __getitem__(self, task: str) -> TaskResults:
+        return self.tasks[task]
+
+    @property
+    def n_fits(self) -> int:
+        """Trainings in all."""
+        rows = [row for task in self.tasks.values() for row in task.result["rows"]]
+        return sum(len(row["accuracy"]) for row in rows)
+
+    @property
+    def n_leaked(self) -> int:
+        """Test jets seen in training or validation, of all tasks."""
+        return sum(task.n_leaked for task in self.tasks.values())
+
+    def panel(self, task: str, metric: str, weights: Sequence[str] = (), **chosen) -> dict:
+        """Data of one panel of `jetfm.figures.learning_curves`.
+
+        Parameters
+        ----------
+        weights : contenders that start so; all if empty
+        models : of these pre-trainings alone; all if not given
+        baselines : draw the baselines, too; no if not given
+        """
+        results, models = self.tasks[task], chosen.get("models")
+        contenders = []
+        for model, start in results.contenders:
+            if model in BASELINES:
+                wanted = chosen.get("baselines", False)
+            else:
+                wanted = (not weights or start in weights) and (not models or model in models)
+            if wanted:
+                contenders.append((model, start))
+        paper = FinetuningSettings()
+        missing = paper.sizes_of(task) if task in paper.tasks else ()
+        return {
+            "metric": metric,
+            "classes": list(results.result["classes"]),
+            "jets": "landscape" if task == "landscape" else "jetclass",
+            "n_test": results.n_test,
+            "lines": results.curves(metric, contenders),
+            "missing_sizes": [size for size in missing if size not in results.sizes],
+        }
+
+    def as_text(self) -> str:
+        """The tables of all tasks."""
+        return "\n\n".join(
+            f"{name}: {task.n_test:,} test jets\n{task.as_text()}"
+            for name, task in self.tasks.items()
+        )
+
+
+def _cell(row: dict, metric: str) -> str:
+    values = np.array(row[metric], float)
+    if metric.startswith("rejection"):
+        passed = np.mean(row[f"{metric}_passed"])
+        mark = " *" if passed < FEW_PASSED else ""
+        return f"{_number(values.mean(), 1)} +- {_number(seed_spread(values), 1)}{mark}"
+    errors = row[f"{metric}_error"]
+    jets = "" if errors[0] is None else f" +- {np.mean(errors):.4f}"
+    return f"{values.mean():.4f} +- {_number(seed_spread(values), 4)}{jets}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "?" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,302 @@
+"""Train every contender of every task on every training size, several times, and test it.
+
+After arXiv 2403.05618, figure 7, and arXiv 2512.04149, figures 4 and 5. All contenders of a task
+see the same labelled jets with the same seeds. *scratch* has random weights, *finetuned* a
+pre-trained backbone with all weights free, *fixed* a pre-trained backbone as it is: its jets are
+encoded once, without dropout, and only the head learns. Nothing is masked when classifying.
+
+The labelled training jets of JetClass are, without their labels, among the jets of the
+pre-training; test jets are not. (Paper 1 takes all jets of this study from JetClass's test split.)
+Validation jets stop the training, test jets are seen once, at the end. What a seed changes is our
+choice, too: the head's weights, the training jets and their batches; the pre-trained backbone is
+always the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.labelled import EncodedJets, LabelledJets, encode
+from jetfm.errors import JetfmError
+from jetfm.files import read_json, write_json, write_npy
+from jetfm.finetuning.contenders import Contender
+from jetfm.finetuning.scores import judged
+from jetfm.models.classifier import JetClassifier
+from jetfm.parallel import run_tasks
+from jetfm.settings import FinetuningSettings, TrainingSettings
+from jetfm.training import fit
+
+EVALUATION_BATCH = 500
+STUDY = "study.json"
+
+
+@dataclass(frozen=True)
+class Jets:
+    """The three splits of a task, as one contender reads them."""
+
+    train: LabelledJets
+    val: LabelledJets
+    test: LabelledJets
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A contender at a task, with the jets that it reads."""
+
+    task: str
+    contender: Contender
+    jets: Jets
+
+    def path(self, folder: Path, size: int, repetition: int) -> Path:
+        """Where the result of a fit is kept."""
+        name = f"{self.contender.name}_{size}_{repetition}.json"
+        return folder / "runs" / self.task / name
+
+
+def run_study(
+    runners: Sequence[Runner],
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+    progress: bool = True,
+    workers: int = 0,
+) -> dict:
+    """All fits of the study; finished ones are found and skipped.
+
+    Parameters
+    ----------
+    workers : processes that fit side by side, each on one thread; 0 is one per core. The results
+        do not depend on it.
+
+    Returns
+    -------
+    by task: 'sizes', 'classes', 'n_test', 'n_val', 'n_leaked' and 'rows', with the metrics of
+    `jetfm.finetuning.scores.judged` by contender and size, one entry a seed
+
+    Raises
+    ------
+    JetfmError
+        Fewer training jets than the smallest size of a task asks for.
+    """
+    tasks: dict[str, list[Runner]] = {}
+    for runner in runners:
+        tasks.setdefault(runner.task, []).append(runner)
+    sizes = {name: _possible_sizes(name, some[0], settings) for name, some in tasks.items()}
+    points = [
+        (runner, size, repetition)
+        for runner in runners
+        for size in sizes[runner.task]
+        for repetition in range(settings.n_seeds)
+    ]
+    # The longest first, so that no worker is left alone with one of them at the end.
+    missing = sorted(
+        (point for point in points if not point[0].path(folder, *point[1:]).exists()),
+        key=lambda point: -point[1],
+    )
+    encodings = {
+        (runner, max(sizes[runner.task]))
+        for runner, _, _ in missing
+        if runner.contender.weights == "fixed"
+    }
+    run_tasks(
+        _encode,
+        [(*encoding, settings, folder, seed) for encoding in encodings],
+        workers,
+        "encode jets",
+        progress and bool(encodings),
+        "backbone",
+    )
+    fits = [(*point, settings, folder, seed) for point in missing]
+    run_tasks(one_fit, fits, workers, "fine-tuning", progress)
+    result = {
+        name: _collected(some, sizes[name], settings, folder, seed) for name, some in tasks.items()
+    }
+    write_json(folder / STUDY, result)
+    return result
+
+
+def _possible_sizes(task: str, runner: Runner, settings: FinetuningSettings) -> list[int]:
+    wanted = settings.sizes_of(task)
+    available = len(runner.jets.train.training_order(0))
+    sizes = [size for size in wanted if size <= available]
+    if not sizes:
+        expected = f"at least {min(wanted)}, the smallest training size"
+        raise JetfmError(f"finetuning, {task}", f"{available} labelled training jets", expected)
+    return sizes
+
+
+def _collected(
+    runners: Sequence[Runner],
+    sizes: Sequence[int],
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+) -> dict:
+    rows = []
+    for runner in runners:
+        for size in sizes:
+            paths = (runner.path(folder, size, i) for i in range(settings.n_seeds))
+            found = [read_json(path) for path in paths]
+            row = {"model": runner.contender.model, "weights": runner.contender.weights}
+            row |= {"text": runner.contender.text, "size": size}
+            row |= {key: [run[key] for run in found] for key in found[0] if key != "history"}
+            rows.append(row)
+    jets = runners[0].jets
+    seen = _all_training_jets(jets, max(sizes), settings, seed)
+    used = jets.train.hashes(seen) | jets.val.hashes(jets.val.indices)
+    return {
+        "rows": rows,
+        "sizes": list(sizes),
+        "classes": jets.test.class_names,
+        "n_test": len(jets.test.indices),
+        "n_val": len(jets.val.indices),
+        "n_leaked": len(jets.test.hashes(jets.test.indices) & used),
+    }
+
+
+def _run_seed(seed: int, repetition: int) -> int:
+    return seed * 1000 + repetition
+
+
+def _all_training_jets(
+    jets: Jets, size: int, settings: FinetuningSettings, seed: int
+) -> np.ndarray:
+    """Training jets of all repetitions together, ascending."""
+    orders = (jets.train.training_order(_run_seed(seed, i)) for i in range(settings.n_seeds))
+    return np.unique(np.concatenate([order[:size] for order in orders]))
+
+
+def _encode(
+    runner: Runner, size: int, settings: FinetuningSettings, folder: Path, seed: int
+) -> None:
+    """The jets of all repetitions through the fixed backbone."""
+    torch.manual_seed(0)
+    classifier = JetClassifier(runner.contender.backbone(runner.jets.train.preprocessing))
+    wanted = {
+        "train": _all_training_jets(runner.jets, size, settings, seed),
+        "val": runner.jets.val.indices,
+        "test": runner.jets.test.indices,
+    }
+    for split, indices in wanted.items():
+        side = getattr(runner.jets, split)
+        where = _encoded_folder(folder, runner, split)
+        encode(classifier.backbone, side, indices, where, classifier.causal)
+
+
+def _encoded_folder(folder: Path, runner: Runner, split: str) -> Path:
+    return folder / "training" / "encoded" / runner.task / runner.contender.model / split
+
+
+def one_fit(
+    runner: Runner,
+    size: int,
+    repetition: int,
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+) -> None:
+    """Train on the first `size` jets of the repetition's order; write result and test scores."""
+    run_seed, jets = _run_seed(seed, repetition), runner.jets
+    torch.manual_seed(run_seed)
+    n_classes = len(jets.train.class_names)
+    module = runner.contender.module(n_classes, jets.train.preprocessing, settings.baselines)
+    sides: Mapping[str, LabelledJets | EncodedJets] = {
+        split: getattr(jets, split) for split in ("train", "val", "test")
+    }
+    if runner.contender.weights == "fixed":
+        sides = {split: EncodedJets(_encoded_folder(folder, runner, split)) for split in sides}
+    indices = jets.train.training_order(run_seed)[:size]
+    path = runner.path(folder, size, repetition)
+    scratch = folder / "training" / runner.task / path.stem
+    result, scores = train_and_test(module, sides, jets, indices, settings, scratch, run_seed)
+    write_npy(path.with_suffix(".npy"), scores)
+    write_json(path, result)
+
+
+def train_and_test(
+    module: nn.Module,
+    sides: Mapping[str, LabelledJets | EncodedJets],
+    jets: Jets,
+    indices: np.ndarray,
+    settings: FinetuningSettings,
+    folder: Path | None,
+    seed: int,
+    progress: bool = False,
+) -> tuple[dict, np.ndarray]:
+    """One fit.
+
+    Parameters
+    ----------
+    module : trained in place
+    sides : where batches of 'train', 'val' and 'test' come from
+    indices : training jets
+    folder : for checkpoints
+
+    Returns
+    -------
+    metrics on the test jets, and the logarithm of the probabilities of the classes for each of
+    ``jets.test.indices``, (n, n_classes) float32
+    """
+    small = len(indices) <= settings.small_size
+    batch_size = min(settings.small_batch_size if small else settings.batch_size, len(indices))
+    lengths = jets.train.store.n_constituents
+    schedule = LengthBucketedBatches(lengths, batch_size, seed, indices)
+    epochs = max(1, math.ceil(settings.validate_every / schedule.steps_per_epoch))
+    training = TrainingSettings(
+        batch_size=batch_size,
+        max_steps=settings.max_steps,
+        validate_every=min(epochs * schedule.steps_per_epoch, settings.max_steps),
+        patience=max(1, math.ceil(settings.patience(len(indices)) / epochs)),
+        optimizer=settings.optimizer,
+    )
+    val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
+    outcome = fit(
+        module,
+        lambda step: sides["train"].batch(schedule.indices(step)),
+        training,
+        validation=EvaluationBatches(val, sides["val"].batch),
+        folder=folder,
+        seed=seed,
+        progress=progress,
+        say=lambda text: None,
+    )
+    scores = log_probabilities(module, sides["test"], jets.test)
+    labels = jets.test.labels[jets.test.indices]
+    result = judged(labels, scores, settings.n_bootstrap)
+    result |= {"best_step": outcome.best_step, "last_step": outcome.last_step}
+    return result | {"history": outcome.history}, scores
+
+
+@torch.no_grad()
+def log_probabilities(
+    module: nn.Module, side: LabelledJets | EncodedJets, jets: LabelledJets
+) -> np.ndarray:
+    """ln p of every class for each of ``jets.indices``, (n, n_classes) float32.
+
+    Raises
+    ------
+    JetfmError
+        A score that is not finite; names the batch and its first such jet.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module.to(device).eval()
+    batches = InOrderBatches(jets.store.n_constituents, EVALUATION_BATCH, jets.indices)
+    found = []
+    for number, indices in enumerate(batches):
+        batch = {key: value.to(device) for key, value in side.batch(indices).items()}
+        logits = module(batch).double().log_softmax(1).cpu()
+        bad = ~logits.isfinite().all(1)
+        if bad.any():
+            where = f"a score that is not finite, batch {number}, jet {indices[bad.numpy()][0]}"
+            raise JetfmError(jets.folder, where, "finite scores")
+        found.append(logits.float().numpy())
+    module.to("cpu")
+    return np.concatenate(found)[batches.inverse]

@@ -1,0 +1,116 @@
+"""Settings of classification: which jets are told apart, by whom, from how many labels.
+
+Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04149).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from jetfm.settings.base import Positive, Settings, known_class
+from jetfm.settings.training import OptimizerSettings
+
+Weights = Literal["scratch", "fixed", "finetuned"]
+
+#: Classifiers without pre-training, trained on the same jets as the others.
+BASELINES = {
+    "deepsets": "DeepSets",
+    "transformer": "Transformer",
+    "part": "Transformer, pair bias (ParT)",
+}
+
+_CONTENDERS: dict[str, tuple[Weights, ...]] = {
+    "main": ("scratch", "fixed", "finetuned"),
+    "ntp-token-id": ("scratch", "finetuned"),
+    "mpm": ("fixed", "finetuned"),
+    "mpm-causal": ("fixed", "finetuned"),
+    "joint": ("fixed", "finetuned"),
+    **dict.fromkeys(BASELINES, ("scratch",)),
+}
+
+
+class TaskSettings(Settings):
+    """One classification task and its contenders."""
+
+    # JetClass-like jets, or the Top Landscape's: another generator set-up, another detector.
+    jets: Literal["jetclass", "toplandscape"] = "jetclass"
+    # Named as in the schema; a jet's label is the place of its class here, so that the last of two
+    # is the signal. Empty: all ten.
+    classes: tuple[str, ...] = ()
+    # By name of a pre-training of the profile ('main' is ``pretraining``): with which weights its
+    # backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the pre-trained. By name
+    # of a baseline (`BASELINES`): 'scratch'. Those of no profile entry are left out.
+    contenders: dict[str, tuple[Weights, ...]] = _CONTENDERS  # P2's strategies, and baselines
+    sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
+
+    @field_validator("classes")
+    @classmethod
+    def _known(cls, names):
+        if len(names) == 1:
+            raise ValueError("classes should be at least two, or none for all ten")
+        return tuple(known_class(name) for name in names)
+
+    @field_validator("contenders")
+    @classmethod
+    def _baselines_from_scratch(cls, contenders):
+        for name, weights in contenders.items():
+            if name in BASELINES and not set(weights) <= {"scratch"}:
+                raise ValueError(f"{name} is a baseline: its weights should be [scratch], or none")
+        return contenders
+
+
+class BaselineSettings(Settings):
+    """Sizes of the classifiers without pre-training; of the backbone where not said otherwise."""
+
+    dim: Positive = 128
+    n_blocks: Positive = 8
+    n_heads: Positive = 8
+    deepsets: tuple[Positive, ...] = (100, 100, 256)  # P1 A.2: layers on a constituent
+
+
+class FinetuningSettings(Settings):
+    """Classification by number of labelled jets. Grid and optimiser: P1 A.4; batches: P2."""
+
+    tasks: dict[str, TaskSettings] = {
+        # P1 figure 7: OmniJet-alpha, t->bqq' against q/g
+        "tagging": TaskSettings(
+            classes=("QCD", "Tbqq"), contenders={"omnijet": ("scratch", "fixed", "finetuned")}
+        ),
+        # P2 figures 4 and 5
+        "ten-classes": TaskSettings(sizes=(100, 1000, 10_000, 100_000, 1_000_000, 10_000_000)),
+        "landscape": TaskSettings(
+            jets="toplandscape",
+            classes=("QCD", "Tbqq"),
+            sizes=(100, 1000, 10_000, 100_000, 1_200_000),
+        ),
+    }
+    sizes: tuple[Positive, ...] = (100, 1000, 10_000, 100_000, 1_000_000, 2_000_000)
+    n_seeds: Positive = 5
+    max_steps: Positive = 100_000
+    batch_size: Positive = 1000
+    small_batch_size: Positive = 100  # P2: for training sets up to small_size
+    small_size: Positive = 10_000
+    patience_epochs: tuple[tuple[Positive, Positive], ...] = (  # P1 A.4: up to this size
+        (10_000, 20),
+        (1_000_000, 10),
+        (2_000_000, 5),
+    )
+    validate_every: Positive = 10  # steps at least; our choice: an epoch may be a single step
+    limit_val_jets: int = Field(0, ge=0)  # validate and test on so many, at random; zero: all
+    limit_test_jets: int = Field(0, ge=0)
+    optimizer: OptimizerSettings = OptimizerSettings(
+        name="adamw", lr=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
+    )
+    baselines: BaselineSettings = BaselineSettings()
+    n_bootstrap: int = Field(200, ge=2)  # resamplings behind every uncertainty from test jets
+
+    def sizes_of(self, task: str) -> tuple[int, ...]:
+        """Training sizes of a task."""
+        return self.tasks[task].sizes or self.sizes
+
+    def patience(self, size: int) -> int:
+        """Epochs without improvement that end a training on `size` jets."""
+        fitting = [epochs for limit, epochs in self.patience_epochs if size <= limit]
+        return fitting[0] if fitting else self.patience_epochs[-1][1]

@@ -1,0 +1,94 @@
+"""Fine-tuning on a user's own files: scores one can trust, and refusals that say why."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+
+from jetfm.data.store import JetStore
+from jetfm.errors import JetfmError
+from jetfm.finetuning import Contender
+from jetfm.finetuning.own_jets import METRICS, SCORES, WEIGHTS, OwnJets, finetune_files
+from jetfm.metrics import roc_auc
+from jetfm.models.jet_model import JetModel
+from jetfm.settings import PretrainingSettings, TokenizerSettings
+from jetfm.tokenizers import make_tokenizer
+from tests.test_finetuning import SETTINGS, SMALL, toy_store
+
+DEEPSETS = Contender("deepsets", "scratch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    for name, n, seed in (("train", 300, 1), ("test", 150, 3)):
+        toy_store(folder / name, n, seed)
+    toy_store(folder / "one-class", 60, 4, labels=(0,))
+    tokenizer = make_tokenizer(TokenizerSettings(preset="binned", bins=(4, 4, 4)), seed=1)
+    tokenizer.save(folder / "tokenizer")
+    torch.manual_seed(5)
+    for name, digest in (("model", tokenizer.hash), ("stranger", "0" * 64)):
+        settings = PretrainingSettings(backbone=SMALL)
+        JetModel(settings, tokenizer.n_codes, 3, digest).save(folder / name)
+    return folder
+
+
+def own(folder, **changes):
+    files = {"train": folder / "train", "test": folder / "test", "classes": ("QCD", "Tbqq")}
+    return OwnJets(**(files | changes))
+
+
+def test_scores_belong_to_their_jets(folder, tmp_path):
+    metrics = finetune_files(own(folder), DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
+    table = parquet.read_table(tmp_path / SCORES).to_pydict()
+    labels = JetStore(folder / "test").labels
+    kept = labels[np.isin(labels, (0, 8))]
+    assert table["class"] == ["Tbqq" if label == 8 else "QCD" for label in kept]
+    total = np.array(table["p_QCD"]) + np.array(table["p_Tbqq"])
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+    area = roc_auc(np.array(table["label"]), np.array(table["p_Tbqq"]), 0).value
+    assert area > 0.9 and area == pytest.approx(metrics["auc"], abs=1e-3)
+    assert json.loads((tmp_path / METRICS).read_text())["n_train"] == 180  # a tenth validates
+    for name in (WEIGHTS, "roc.pdf", "roc.png", "roc.json"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("weights", ["finetuned", "fixed", "scratch"])
+def test_a_pretrained_model_needs_its_own_tokenizer(folder, tmp_path, weights):
+    contender = Contender("main", weights, "NTP", folder / "model")
+    arguments = (own(folder, n_train=40), contender, SETTINGS)
+    metrics = finetune_files(
+        *arguments, tmp_path / "out", 1, folder / "tokenizer", progress=False
+    )
+    assert metrics["n_train"] == 40 and metrics["auc"] > 0.5
+    stranger = Contender("main", weights, "NTP", folder / "stranger")
+    with pytest.raises(JetfmError, match="a model of tokenizer 000000000000"):
+        finetune_files(
+            own(folder), stranger, SETTINGS, tmp_path / "no", 1, folder / "tokenizer",
+            progress=False,
+        )  # fmt: skip
+    with pytest.raises(JetfmError, match="tokenizer.*nothing"):
+        finetune_files(own(folder), contender, SETTINGS, tmp_path / "no", 1, progress=False)
+
+
+def test_one_class_is_refused(folder, tmp_path):
+    jets = own(folder, train=folder / "one-class", classes=())
+    with pytest.raises(JetfmError, match="jets of QCD alone"):
+        finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
+
+
+def test_test_jets_among_the_training_jets_are_refused(folder, tmp_path):
+    jets = own(folder, test=folder / "train")
+    with pytest.raises(JetfmError, match="200 jets that are training or validation jets"):
+        finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    with pytest.raises(JetfmError, match="nowhere"):
+        finetune_files(
+            own(folder, test=tmp_path / "nowhere"), DEEPSETS, SETTINGS, tmp_path, 1, progress=False
+        )
