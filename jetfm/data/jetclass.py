@@ -44,6 +44,7 @@ from jetfm.data.schema import (
 )
 from jetfm.errors import JetfmError
 from jetfm.files import naming
+from jetfm.observables import segment_sum
 
 vector.register_awkward()
 
@@ -229,6 +230,49 @@ def file_dphi(jets: ak.Array) -> ak.Array:
     return jets.constituents.deltaphi(jets.jet)
 
 
+def about_axis(px, py, pz, energy, counts: np.ndarray) -> tuple[ak.Array, ak.Array]:
+    """Constituents with their angles relative to the vector sum of each jet, and that sum.
+
+    Parameters
+    ----------
+    px, py, pz, energy : (n,) float64, GeV, jet after jet
+    counts : (jets,) constituents of each; one without any has a sum of 0
+
+    Returns
+    -------
+    (n,) Momentum4D with eta_rel and phi_rel (wrapped), and (jets,) Momentum4D
+    """
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    momenta = {"px": px, "py": py, "pz": pz, "energy": energy}
+    axis = vector.zip({name: segment_sum(values, offsets) for name, values in momenta.items()})
+    constituents = vector.zip(momenta)
+    of_axis = axis[np.repeat(np.arange(len(counts)), counts)]
+    constituents["eta_rel"] = constituents.eta - of_axis.eta
+    constituents["phi_rel"] = constituents.deltaphi(of_axis)
+    return constituents, axis
+
+
+def check_unit(
+    path: Path, what: str, pt: np.ndarray, pt_range: tuple[float, float], slack: float = 1.0
+) -> None:
+    """Refuse jets whose median pt lies outside the selection: MeV instead of GeV, mostly.
+
+    Parameters
+    ----------
+    what : the name of this pt
+    pt : (jets,) GeV
+    pt_range : of the selection; it applies to the detector's jet pt
+    slack : factor by which another pt, e.g. the constituents' sum, may lie outside
+    """
+    low, high = pt_range
+    median = float(np.median(pt))
+    if not low / slack <= median <= high * slack:
+        in_mev = low / slack <= median / 1000 <= high * slack
+        hint = "; it looks like MeV, divide by 1000" if in_mev else ""
+        expected = f"{low:g} to {high:g} GeV, the selection{hint}"
+        raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
+
+
 def _columns(path: Path, tree, branches: Sequence[str], start: int, step: int) -> dict:
     """Read branches; jagged ones as (flat values, counts), all checked for length and type."""
     stop = min(start + step, tree.num_entries)
@@ -270,17 +314,12 @@ def _jets(path: Path, columns: dict, start: int, pt_range, labelled: bool) -> ak
     columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
     px, py, pz, energy = px[order], py[order], pz[order], energy[order]
 
-    first = np.cumsum(counts) - counts
-    sums = [np.add.reduceat(component, first) for component in (px, py, pz, energy)]
-    axis = vector.zip(dict(zip(("px", "py", "pz", "energy"), sums, strict=True)))
+    constituents, axis = about_axis(px, py, pz, energy, counts)
     jet = vector.zip({name: columns[f"jet_{name}"] for name in ("pt", "eta", "phi", "energy")})
     if pt_range is not None:
-        _check_unit(path, ak.to_numpy(jet.pt), ak.to_numpy(axis.pt), pt_range)
+        check_unit(path, "jet_pt", ak.to_numpy(jet.pt), pt_range)
+        check_unit(path, "summed constituent pt", ak.to_numpy(axis.pt), pt_range, slack=2.0)
 
-    constituents = vector.zip({"px": px, "py": py, "pz": pz, "energy": energy})
-    of_axis = axis[jet_index]
-    constituents["eta_rel"] = constituents.eta - of_axis.eta
-    constituents["phi_rel"] = constituents.deltaphi(of_axis)  # wrapped
     for feature, branch in FEATURE_BRANCHES.items():
         if branch in columns:
             constituents[feature] = columns[branch]
@@ -325,18 +364,6 @@ def _class_index(path: Path, columns: dict, start: int) -> np.ndarray:
         found = f"{set_ or 'no label set'} in jet {start + jet}"
         raise JetfmError(path, found, "exactly one label of 1, the others 0")
     return labels.argmax(axis=1)
-
-
-def _check_unit(path: Path, jet_pt, axis_pt, pt_range: tuple[float, float]) -> None:
-    """The selection applies to jet_pt; the constituents' sum may differ from it a little."""
-    low, high = pt_range
-    for what, values, slack in (("jet_pt", jet_pt, 1.0), ("summed constituent pt", axis_pt, 2.0)):
-        median = float(np.median(values))
-        if not low / slack <= median <= high * slack:
-            in_mev = low / slack <= median / 1000 <= high * slack
-            hint = "; it looks like MeV, divide by 1000" if in_mev else ""
-            expected = f"{low:g} to {high:g} GeV, the selection{hint}"
-            raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
 
 
 def _damaged(path: Path, error: Exception) -> JetfmError:

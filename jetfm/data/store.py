@@ -17,7 +17,7 @@ ROOT are smaller on disk (about half) but must decode a whole row group to reach
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import awkward as ak
@@ -334,6 +334,7 @@ def build_store(
     features: Sequence[str] = CONSTITUENT_FEATURES,
     step: int = 20_000,
     jets_per_class: int | None = None,
+    iterate: Callable[..., Iterator[ak.Array]] = jetclass.iterate,
 ) -> JetStore:
     """Convert JetClass ROOT files to a store, in chunks of `step` jets.
 
@@ -344,22 +345,23 @@ def build_store(
     ----------
     jets_per_class : keep the first so many of each class; files named after a class that is
         complete are not opened
+    iterate : reader of (path, step, features), for files of another kind
 
     Raises
     ------
     JetfmError
-        No files, a file that `jetclass.iterate` refuses, or no room or permission in `folder`.
+        No files, a file that the reader refuses, or no room or permission in `folder`.
     """
     paths = [Path(path) for path in paths]
     if not paths:
-        raise JetfmError(folder, "no source files", "at least one JetClass ROOT file")
+        raise JetfmError(folder, "no source files", "at least one file of jets")
     sources, bar = [], tqdm(paths, desc="jets store", unit="file", disable=not progress)
     with JetStoreWriter(folder, features, sources=sources) as writer:
         for path in bar:
             n_before = writer.n_jets
             if writer.is_complete(path.name, jets_per_class):
                 continue
-            for jets in jetclass.iterate(path, step, features):
+            for jets in iterate(path, step, features):
                 jets = jets[writer.wanted(ak.to_numpy(jets.label), jets_per_class)]
                 constituents, offsets = jetclass.features_of(jets, features)
                 writer.append(constituents, np.diff(offsets), jet_rows(jets))
