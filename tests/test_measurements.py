@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jetfm.measurements import _over_seeds
+from jetfm.claims import TRANSFER
+from jetfm.finetuning import TaskResults
+from jetfm.ledger import Ledger
+from jetfm.measurements import _over_seeds, _transfer
 
 N_TEST = 2000
 
@@ -34,3 +37,64 @@ def test_one_sigma_covers_68_per_cent_for_any_number_of_seeds(n_seeds):
     measured = [_over_seeds([row], 10**9, "") for row in seeds]
     covered = np.mean([abs(m.value - 0.8) < m.uncertainty for m in measured])
     assert covered == pytest.approx(0.683, abs=3 * np.sqrt(0.683 * 0.317 / 4000))
+
+
+def _row(model, weights, size, accuracy, **more):
+    n = len(accuracy)
+    row = {"model": model, "weights": weights, "text": model, "size": size, "accuracy": accuracy}
+    row |= {"best_step": [1] * n, "last_step": [2] * n, "rejection30": [100.0] * n}
+    row |= {"rejection30_low": [80.0] * n, "rejection30_high": [120.0] * n}
+    return row | {"rejection30_passed": [20] * n} | more
+
+
+def _study(name, shifts):
+    """Accuracies of 0.7 and 0.8 with 100 and 1000 jets, and by model so much more."""
+    rows = [
+        _row(model, weights, size, [base + shift - 0.001, base + shift + 0.001])
+        for (model, weights), shift in shifts.items()
+        for size, base in ((100, 0.7), (1000, 0.8))
+    ]
+    result = {"rows": rows, "sizes": [100, 1000], "classes": ["QCD", "Tbqq"], "n_test": 10**8}
+    return TaskResults(name, result)
+
+
+SHIFTS = {
+    ("main", "scratch"): -0.1,
+    ("main", "finetuned"): 0.0,
+    ("ntp-token-id", "finetuned"): -0.03,
+    ("mpm", "finetuned"): 0.04,
+    ("mpm-causal", "finetuned"): 0.0,
+    ("joint", "finetuned"): 0.03,
+}
+
+
+def _transferred(shifts):
+    book = Ledger("test")
+    _transfer(book, *(_study(name, shifts) for name in ("ten-classes", "landscape")))
+    return book
+
+
+def test_paper_2s_claims_compare_the_right_models():
+    found = {claim: one.value for claim, one in _transferred(SHIFTS).measured.items()}
+    expected = {
+        "input-ten-classes": 0.03, "input-landscape": 0.03, "input-gain": 0.03,
+        "both-changes": 0.06, "mpm-beats-ntp": 0.04, "joint-beats-ntp": 0.03,
+        "joint-near-mpm": -0.01, "mpm-causal-like-ntp": 0.0, "bidirectional-matters": 0.04,
+        "pretraining-beats-scratch": 0.13, "fewer-labels-larger-gain": 0.0,
+        "mpm-rejection": 0.0, "joint-rejection": 0.0,
+    }  # fmt: skip
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert set(found) == set(TRANSFER)
+
+
+def test_a_missing_model_or_too_little_background_is_out_of_reach():
+    without = {key: shift for key, shift in SHIFTS.items() if key[0] != "mpm"}
+    book = _transferred(without)
+    assert {"mpm-beats-ntp", "mpm-rejection", "joint-near-mpm"} <= set(book.out_of_reach)
+    assert "joint-beats-ntp" in book.measured
+    studies = [_study(name, SHIFTS) for name in ("ten-classes", "landscape")]
+    for row in studies[1].result["rows"]:
+        row["rejection30_passed"] = [3, 4]
+    book = Ledger("test")
+    _transfer(book, *studies)
+    assert "limited: 4 and 4 background jets" in book.out_of_reach["mpm-rejection"]

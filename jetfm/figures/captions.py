@@ -71,6 +71,8 @@ CAPTIONS = {
     "jets of another set-up (after figure 5 of arXiv 2512.04149), and on ten classes.",
     "fig05_fixed": "What the backbones know before they are fine-tuned: they stay as they are, and "
     "only a head learns.",
+    "fig05_features": "Ten classes with three features of a constituent, or with fourteen: charge, "
+    "kind of particle and impact parameters, too.",
     "fig05_baselines": "The joint model, the same network from scratch, and classifiers without "
     "pre-training, on the same jets.",
     "fig05_pretraining_jets": "Accuracy after fine-tuning by number of jets that the model of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from jetfm.finetuning.label_savings import LabelSaving, label_saving
 from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.finetuning.study import STUDY
 from jetfm.plotting import seed_spread
-from jetfm.settings import BASELINES, FinetuningSettings
+from jetfm.settings import FinetuningSettings
 
 
 @dataclass(frozen=True)
@@ -188,24 +189,21 @@ class Finetuning:
         """Test jets seen in training or validation, of all tasks."""
         return sum(task.n_leaked for task in self.tasks.values())
 
-    def panel(self, task: str, metric: str, weights: Sequence[str] = (), **chosen) -> dict:
+    def panel(self, task: str, metric: str, *patterns: str) -> dict:
         """Data of one panel of `jetfm.figures.learning_curves`.
 
         Parameters
         ----------
-        weights : contenders that start so; all if empty
-        models : of these pre-trainings alone; all if not given
-        baselines : draw the baselines, too; no if not given
+        patterns : contenders, as 'model weights', e.g. 'main scratch' or '* finetuned'; in the
+            order of the legend. Those that the profile lacks are left out.
         """
-        results, models = self.tasks[task], chosen.get("models")
-        contenders = []
-        for model, start in results.contenders:
-            if model in BASELINES:
-                wanted = chosen.get("baselines", False)
-            else:
-                wanted = (not weights or start in weights) and (not models or model in models)
-            if wanted:
-                contenders.append((model, start))
+        results = self.tasks[task]
+        contenders = [
+            one
+            for pattern in patterns
+            for one in results.contenders
+            if fnmatchcase(" ".join(one), pattern)
+        ]
         paper = FinetuningSettings()
         missing = paper.sizes_of(task) if task in paper.tasks else ()
         return {
@@ -213,7 +211,7 @@ class Finetuning:
             "classes": list(results.result["classes"]),
             "jets": "landscape" if task == "landscape" else "jetclass",
             "n_test": results.n_test,
-            "lines": results.curves(metric, contenders),
+            "lines": results.curves(metric, list(dict.fromkeys(contenders))),
             "missing_sizes": [size for size in missing if size not in results.sizes],
         }
 

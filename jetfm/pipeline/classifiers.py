@@ -59,12 +59,22 @@ class ClassifierStages(ModelStages):
         found = []
         for model, starts in self._contenders(task).items():
             is_baseline = model in BASELINES
-            label = "" if is_baseline else self.pretraining_settings[model].label
+            label = "" if is_baseline else self._label(model)
             folder = None if is_baseline else self.pretraining(model).folder
             jets = self._labelled(name, None if is_baseline else model)
             for weights in starts:
                 found.append(Runner(name, Contender(model, weights, label, folder), jets))
         return found
+
+    def _label(self, model: str) -> str:
+        """Objective and input, and what is special about this pre-training."""
+        settings = self.pretraining_settings[model]
+        label = settings.label
+        if settings.tokenizer != MAIN:
+            label += f", {self.preprocessing_of(settings.tokenizer).n_features} features"
+        if settings.limit_train_jets:
+            label += f", {settings.limit_train_jets:,} jets"
+        return label
 
     def _labelled(self, name: str, model: str | None) -> Jets:
         """The splits of a task as a pre-trained model reads them."""
