@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env paper-figures test bench lab notebooks lock clean
+.PHONY: help env paper-figures test bench soak lab notebooks lock clean
 
 PROFILE ?= laptop
 DATA ?=
@@ -16,6 +16,7 @@ help:
 	@echo "make paper-figures [PROFILE=$(PROFILE)] [DATA=folder] [DRY_RUN=1]  every figure, in figures/<profile>/"
 	@echo "make test           physics, mathematics and notebook tests"
 	@echo "make bench          each fast path against its plain reference, one JSON object a line"
+	@echo "make soak           long checks: readers against ten thousand damaged files"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make env            the environment alone, in .venv"
 	@echo "make notebooks      store anew the outputs that nbval checks"
@@ -39,11 +40,14 @@ paper-figures: $(ENV)
 	@$(PY) -m jetfm figures --profile $(PROFILE) $(if $(DATA),--data $(DATA)) $(if $(DRY_RUN),--dry-run)
 
 test: $(ENV)
-	@$(PY) -m ruff check jetfm tests benchmarks conftest.py
+	@$(PY) -m ruff check jetfm tests benchmarks soak conftest.py
 	@$(PY) -m pytest --nbval-lax tests notebooks
 
 bench: $(ENV)
 	@$(PY) -m benchmarks
+
+soak: $(ENV)
+	@$(PY) -m soak
 
 lab: $(ENV)
 	@$(PY) -m jupyter lab --notebook-dir notebooks

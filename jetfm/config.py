@@ -112,8 +112,8 @@ def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
             path, "a circle of 'extends'", "profiles that build on each other in a line"
         )
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # other values: dates, bytes
         raise JetfmError(
             path, f"unreadable YAML ({error})".replace("\n", " "), "a profile"
         ) from None

@@ -113,10 +113,10 @@ def write_json(path: str | Path, value: Any) -> Path:
 def read_json(path: str | Path) -> Any:
     """Read JSON; a missing or damaged file is a JetfmError that names it."""
     with naming(path):
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise JetfmError(path, f"unreadable JSON ({error})", "a complete JSON file") from None
 
 

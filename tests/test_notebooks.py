@@ -121,3 +121,15 @@ def test_a_failing_notebook_is_named_and_runs_again(project):
         run()
     write_notebook(project, "pass")
     assert run() == ["00_one"]
+
+
+def test_captions_and_index_agree_about_the_papers_figures():
+    after = re.compile(r"\(after figures? ([\d ,and]+?) of arXiv ([\d.]+)\)")
+    claimed = {
+        (paper, number, name)
+        for name, caption in figures.CAPTIONS.items()
+        for numbers, paper in after.findall(caption)
+        for number in re.findall(r"\d+", numbers)
+    }
+    indexed = {(one.paper, one.number, one.name) for one in figures.PAPER_FIGURES if one.name}
+    assert claimed == indexed

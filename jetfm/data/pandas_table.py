@@ -33,6 +33,10 @@ _LIST = {
 }  # fmt: skip
 
 
+# What h5py raises over damaged files; a KeyError comes from HDF5 itself, for a broken header.
+_DAMAGES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+
+
 class PandasTable:
     """A table in an HDF5 file, read in ranges of rows; a context manager.
 
@@ -62,12 +66,12 @@ class PandasTable:
             raise JetfmError(self.path, found, f"an HDF5 file, which starts with {SIGNATURE!r}")
         try:
             self._file = h5py.File(self.path, "r")
-        except (OSError, RuntimeError) as error:
+        except _DAMAGES as error:
             raise self._damaged(error) from None
         try:
             self._dataset = self._find(key)
             self.columns = self._find_columns()
-        except (OSError, RuntimeError) as error:
+        except _DAMAGES as error:
             self._file.close()
             raise self._damaged(error) from None
         except BaseException:
@@ -107,7 +111,7 @@ class PandasTable:
             raise JetfmError(self.path, f"rows {start} to {stop}", f"a range in 0 to {len(self)}")
         try:
             rows = self._dataset[start:stop]
-        except (OSError, RuntimeError) as error:
+        except _DAMAGES as error:
             raise self._damaged(error) from None
         return [self._gather(rows, names) for names in groups]
 

@@ -73,6 +73,11 @@ class RaggedFolder:
             raise JetfmError(self.folder, f"a {self.info.get('kind')}", f"a {self.kind}")
         self.offsets = self._open("offsets", 1)
         self.n_constituents = np.diff(self.offsets)
+        ends = (int(self.offsets[0]), int(self.offsets[-1]))
+        if ends != (0, self.info["n_constituents"]) or (self.n_constituents < 0).any():
+            found = f"offsets from {ends[0]} to {ends[1]}, or falling"
+            expected = f"rising from 0 to {self.info['n_constituents']}"
+            raise JetfmError(self.folder / "offsets.npy", found, expected)
         rows = dict.fromkeys(self.flat_arrays, self.info["n_constituents"])
         rows |= dict.fromkeys(self.jet_arrays, self.info["n_jets"])
         for name, n_rows in rows.items():
@@ -84,7 +89,9 @@ class RaggedFolder:
         with naming(path):
             try:
                 array = np.load(path, mmap_mode="r" if n_rows else None, allow_pickle=False)
-            except (ValueError, EOFError) as error:
+            except OSError:
+                raise
+            except Exception as error:  # numpy parses the header as Python, and lets much through
                 raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
         if len(array) != n_rows:
             raise JetfmError(path, f"{len(array)} rows", f"{n_rows}, as {MANIFEST} says")

@@ -9,6 +9,7 @@ names (`training`, `generation`, ...) are taken by the functions themselves.
 from jetfm.figures.captions import CAPTIONS
 from jetfm.figures.finetuning_curves import learning_curves, pretraining_jets, reliability
 from jetfm.figures.generated_jets import generation, generator_distances
+from jetfm.figures.index import PAPER_FIGURES, index_as_text
 from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.roc import roc
@@ -21,6 +22,7 @@ __all__ = [
     "CAPTIONS",
     "CLASS_COLORS",
     "LOGARITHMIC",
+    "PAPER_FIGURES",
     "VERDICT_COLORS",
     "by_class",
     "calibration",
@@ -29,6 +31,7 @@ __all__ = [
     "constituent_errors",
     "generation",
     "generator_distances",
+    "index_as_text",
     "jet_classes",
     "learning_curves",
     "ledger",
