@@ -13,6 +13,7 @@ def jetfm(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
+OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = ("simulate", "tokenize", "pretrain", "generate", "finetune", "figures")
 
 
@@ -43,6 +44,13 @@ def test_help_names_every_command():
         (("generate", "--out", "x.root", "--strategy", "mpm"), "next-token head"),
         (("generate", "--out", "x.root", "--model", "m"), "both"),
         (("generate", "--out", "x.root", "--model", "m", "--tokenizer", "t"), "multiplicities"),
+        (("finetune", "--train", "t"), "--test"),
+        (("finetune", "--baseline", "part"), "--train"),
+        (("finetune", *OWN, "--weights", "frozen"), "scratch, fixed, finetuned"),
+        (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part"),
+        (("finetune", *OWN, "--baseline", "deepsets"), "t: found neither a jets store"),
+        (("finetune", *OWN, "--model", "m"), "both"),
+        (("finetune", *OWN, "--strategy", "best"), "one of main"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, expected, tmp_path):
