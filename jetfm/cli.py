@@ -94,6 +94,63 @@ def simulate(
 
 
 @app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="jetclass or toplandscape.")],
+    part: Annotated[
+        str,
+        typer.Option(
+            help="With commas between: val, test, train; of JetClass also train0 to train9, a "
+            "tenth of the training jets each."
+        ),
+    ],
+    dest: Annotated[
+        Path | None, typer.Option(help="Folder; JetClass or TopLandscape, here, by default.")
+    ] = None,
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", help="Only files of this class of JetClass, e.g. HToBB, out of one part."
+        ),
+    ] = None,
+    files: Annotated[int, typer.Option(help="With --class: how many, of 100,000 jets each.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Archives at once; Zenodo asks for few.")] = 2,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Do not delete the tars once unpacked.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Folder of the archives on another server; or JETFM_DOWNLOAD_URL."),
+    ] = None,
+) -> None:
+    """Download JetClass or the Top Landscape from Zenodo, checked, to where --data finds it.
+
+    An interrupted command continues where it was. JetClass takes 8 (val), 30 (test) and 15 GB
+    (train0 to train9), twice that while an archive is unpacked.
+    """
+    from jetfm.data import download as data
+
+    parts = [name.strip() for name in part.split(",") if name.strip()]
+    if dataset not in ("jetclass", "toplandscape"):
+        raise JetfmError("data set", repr(dataset), "jetclass or toplandscape")
+    if dataset == "toplandscape":
+        if class_name is not None:
+            raise JetfmError("--class", class_name, "it with jetclass only")
+        paths = data.download_toplandscape(dest or "TopLandscape", parts, jobs=jobs, base_url=url)
+    elif class_name is None:
+        paths = data.download_jetclass(
+            dest or "JetClass", parts, jobs=jobs, base_url=url, keep_archives=keep_archives
+        )
+    else:
+        if len(parts) != 1:
+            raise JetfmError("--part", part, "one part, with --class")
+        paths = data.download_class_files(
+            dest or "JetClass", parts[0], class_name, files, base_url=url
+        )
+    folders = sorted({str(path.parent) for path in paths})
+    typer.echo(f"{len(paths)} file{'s' * (len(paths) != 1)} in {', '.join(folders)}")
+
+
+@app.command()
 def tokenize(
     profile: ProfileOption = "laptop",
     data: DataOption = None,

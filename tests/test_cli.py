@@ -14,7 +14,7 @@ def jetfm(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 OWN = ("--train", "t", "--test", "t", "--out", "x")
-COMMANDS = ("simulate", "tokenize", "pretrain", "generate", "finetune", "figures")
+COMMANDS = ("simulate", "download", "tokenize", "pretrain", "generate", "finetune", "figures")
 
 
 def test_help_names_every_command():
@@ -34,6 +34,14 @@ def test_help_names_every_command():
         (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),
         (("simulate", "--out", "/dev/null/jets"), "/dev/null/jets"),
         (("simulate", "--out", "x", "--detector", "alice"), "alice"),
+        (("download", "atlas", "--part", "val"), "jetclass or toplandscape"),
+        (("download", "jetclass", "--part", "train10"), "train0"),
+        (("download", "jetclass", "--part", "val", "--class", "Hqq"), "Hqql"),
+        (("download", "jetclass", "--part", "val,test", "--class", "Hbb"), "one part"),
+        (("download", "jetclass", "--part", "val", "--class", "Hbb", "--files", "0"), "--files"),
+        (("download", "toplandscape", "--part", "train0"), "train, val, test"),
+        (("download", "toplandscape", "--part", "val", "--class", "Tbqq"), "jetclass only"),
+        (("download", "toplandscape", "--part", "val", "--dest", "/dev/null/a"), "/dev/null/a"),
         (("generate", "--n-jets", "5"), "--out"),
         (("generate", "--out", "x.root", "--n-jets", "0"), "n_jets: found 0"),
         (("generate", "--out", "x.root", "--n-jets", "-1"), "n_jets: found -1"),

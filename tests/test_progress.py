@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jetfm import progress
-from jetfm.progress import Progress
+from jetfm.progress import ByteProgress, Progress
 
 
 @pytest.fixture
@@ -34,3 +34,18 @@ def test_silence_on_request(clock, capsys):
     bar.update(10, 10)
     bar.close()
     assert capsys.readouterr().out == "" and bar.jets_per_second == 0.1
+
+
+def test_bytes_of_an_earlier_download_are_done_but_not_fast(clock, capsys):
+    bar = ByteProgress("download")
+    bar.expect(10_000_000_000)
+    bar.keep(4_000_000_000)
+    clock[0] += 20
+    bar.note("'503 Busy', waiting 4 s")
+    bar.advance(1_000_000_000)
+    bar.advance(-500_000_000)  # begun anew
+    bar.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "download: 5.00/10.00 GB, 50.0 MB/s, 100 s left '503 Busy', waiting 4 s",
+        "download: 4.50/10.00 GB, 25.0 MB/s, 220 s left",
+    ]

@@ -149,6 +149,8 @@ class PandasTable:
                 continue
             where = f"{self.path}: attribute '{field}_kind'"
             pickled = self._dataset.attrs.get(f"{field}_kind")
+            if isinstance(pickled, str):  # h5py's form of text of variable length
+                pickled = pickled.encode()
             if not isinstance(pickled, (bytes, np.void)):
                 found = "nothing" if pickled is None else type(pickled).__name__
                 raise JetfmError(where, found, "the names of the columns of this block")

@@ -383,6 +383,15 @@ def test_names_that_do_not_fit(path, tmp_path, names, found):
     assert found in error_of(bad)
 
 
+def test_names_as_text_of_variable_length(path, tmp_path):
+    other = shutil.copy(path, tmp_path / "text.h5")
+    with h5py.File(other, "r+") as file:
+        attributes = file["table/table"].attrs
+        attributes["values_block_1_kind"] = bytes(attributes["values_block_1_kind"]).decode()
+        assert isinstance(attributes["values_block_1_kind"], str)
+    np.testing.assert_array_equal(read(other).label, read(path).label)
+
+
 def test_rows_beyond_the_table(path):
     with PandasTable(path) as table, pytest.raises(JetfmError, match="a range in 0 to 11"):
         table.read(5, 12, [["E_0"]])
