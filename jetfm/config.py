@@ -30,6 +30,7 @@ from jetfm.settings import (
 )
 
 PROFILES_DIR = Path(__file__).parent / "profiles"
+TOPLANDSCAPE = "TopLandscape"  # folder of its h5 files, inside that of the JetClass files
 
 
 class Profile(Settings):
@@ -128,14 +129,21 @@ def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
 
 
 def with_folder(profile: Profile, folder: str | Path) -> Profile:
-    """The same profile over the JetClass files of a folder with train*/, val*/ and test*/."""
+    """The same profile over the JetClass files of a folder with train*/, val*/ and test*/.
+
+    With ``TopLandscape/`` inside, top tagging on other jets takes its h5 files, too.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise JetfmError(folder, "no such folder", "a folder with train*/, val*/ and test*/")
     data = profile.data.model_copy(update={"source": "folder", "path": folder.resolve()})
     other = profile.data.source != "folder"  # figures of real and simulated jets stay apart
     name = f"{profile.name}-data" if other else profile.name
-    return profile.model_copy(update={"data": data, "name": name})
+    changes = {"data": data, "name": name}
+    if (folder / TOPLANDSCAPE).is_dir():
+        real = {"source": "folder", "path": (folder / TOPLANDSCAPE).resolve()}
+        changes["landscape"] = profile.landscape.model_copy(update=real)
+    return profile.model_copy(update=changes)
 
 
 def dry_run(profile: Profile) -> Profile:
