@@ -138,7 +138,9 @@ def one_fit(
     else:
         backbone = load_backbone(pretrained)
         if strategy == "scratch":
-            backbone = Backbone(backbone.settings, backbone.n_features)
+            backbone = Backbone(
+                backbone.settings, backbone.n_features, preprocessing=backbone.preprocessing
+            )
         module, sides = JetClassifier(backbone), jets
     indices = jets.train.training_order(run_seed)[:size]
     scratch = path.parents[1] / "training" / path.stem

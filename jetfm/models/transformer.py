@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
         bias: Tensor | None = None,
     ) -> Tensor:
         if cache is not None:
-            return self.out(cache.attend(self._jets_innermost(x)))
+            return self.out(cache.attend(self._jets_innermost(x), bias))
         q, k, v = (
             self.qkv(x)  # (B, T, C) -> (3, B, H, T, D)
             .unflatten(-1, (3, self.n_heads, -1))
@@ -150,15 +150,8 @@ class Stack(nn.Module):
         caches : one per block (`new_caches`), for incremental evaluation; implies `causal`, and
             no padding
         bias : broadcastable to (B, H, T, T), added to the attention scores of every block; may ask
-            for its gradient. Not with caches.
-
-        Raises
-        ------
-        JetfmError
-            A bias together with caches.
+            for its gradient. With caches (B, H, S, T): of the newest S positions to all T so far.
         """
-        if bias is not None and caches is not None:
-            raise JetfmError("attention bias", "caches beside it", "a pass over whole jets")
         causal = causal or caches is not None
         if causal or (mask is not None and mask.device.type == "cpu" and bool(mask.all())):
             mask = None  # on a GPU the question would cost more than the mask
@@ -166,7 +159,7 @@ class Stack(nn.Module):
             # a jet without constituents still needs one key: softmax over nothing is NaN
             empty = ~mask.any(1, keepdim=True)
             mask = torch.cat([mask[:, :1] | empty, mask[:, 1:]], 1)
-        if bias is not None:  # what hides keys joins it once for all blocks
+        if bias is not None and caches is None:  # what hides keys joins it once for all blocks
             bias = score_bias(mask, causal, x.shape[1], x.shape[1], x.device, bias.dtype, bias)
             mask, causal = None, False
         for i, block in enumerate(self.blocks):
