@@ -95,7 +95,8 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
-        if x.device.type == "cpu" and cache is None:
+        # of no position at all there is nothing to cut into pieces
+        if x.device.type == "cpu" and cache is None and x.shape[1]:
             return self._on_cpu(x, mask, causal, bias)
         return self.plain(x, mask, causal, cache, bias)
 

@@ -69,6 +69,13 @@ def test_a_jet_of_padding_only_does_no_harm(transformer):
     assert (x.grad[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("bias", [None, torch.zeros(2, 4, 0, 0)])
+def test_no_position_at_all(transformer, bias):
+    """A batch whose jets are all empty."""
+    mask = torch.ones(2, 0, dtype=torch.bool)
+    assert transformer(torch.zeros(2, 0, 16), mask, bias=bias).shape == (2, 0, 16)
+
+
 def test_causality(transformer):
     x = torch.randn(2, 8, 16)
     y = transformer(x, causal=True)
