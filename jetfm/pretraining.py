@@ -105,7 +105,7 @@ def pretrain(
     ----------
     folder : for checkpoints and ``metrics.csv``
     seed : of the initial weights, the batches, the masks and the dropout
-    tokenizer : the one that made the tokens; needed for `leak_free` alone
+    tokenizer : the one that made the tokens; needed for `leak_free` and for a pair bias alone
     classes : of jets to learn from; none named means all
 
     Returns
@@ -115,15 +115,18 @@ def pretrain(
     Raises
     ------
     JetfmError
-        `leak_free` without a tokenizer, or with another one than that of the tokens; no jets of
-        these classes.
+        `leak_free` or a pair bias without a tokenizer, or with another one than that of the tokens;
+        no jets of these classes.
     """
+    if settings.needs_tokenizer:
+        _check_tokenizer(tokenizer, train, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         n_features = train.decoded.shape[1]
-        model = JetModel(settings, train.n_codes, n_features, train.info["tokenizer"])
+        own, preprocessing = train.info["tokenizer"], getattr(tokenizer, "preprocessing", None)
+        model = JetModel(settings, train.n_codes, n_features, own, preprocessing)
     if settings.leak_free:
-        model.visible_decoder = _decoder(tokenizer, train)
+        model.visible_decoder = _decoder(tokenizer)
     batch_size = settings.training.batch_size
     chosen = some_jets(train, settings.limit_train_jets, seed, classes)
     schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
@@ -167,11 +170,15 @@ def some_jets(
     return np.sort(np.random.default_rng([seed, 3]).permutation(jets)[:limit])
 
 
-def _decoder(tokenizer: Tokenizer | None, tokens: TokenStore) -> Callable:
+def _check_tokenizer(tokenizer, tokens: TokenStore, settings: PretrainingSettings) -> None:
     if tokenizer is None:
-        raise JetfmError("leak_free", "no tokenizer", "the one that made the tokens")
+        where = "leak_free" if settings.leak_free else "backbone.pair_bias"
+        raise JetfmError(where, "no tokenizer", "the one that made the tokens")
     if tokenizer.hash != tokens.info["tokenizer"]:
         found = f"tokenizer {tokenizer.hash[:12]}"
         raise JetfmError(tokens.folder, found, f"{tokens.info['tokenizer'][:12]}, its own")
+
+
+def _decoder(tokenizer: Tokenizer) -> Callable:
     tokenizer.eval()
     return lambda ids, mask: tokenizer.to(ids.device).decode(ids, mask)

@@ -224,7 +224,12 @@ def test_study_separates_separable_jets(jets, token_jets, pretrained, omnijet, t
     assert area == pytest.approx(task.runs("deepsets", "scratch", 60, "auc")[1])
 
 
-def test_strategies_train_what_they_say(jets, pretrained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pair_bias", [False, True])
+def test_strategies_train_what_they_say(jets, pair_bias, tmp_path, monkeypatch):
+    backbone = SMALL.model_copy(update={"pair_bias": pair_bias})
+    pretrained, space = tmp_path / "model", Preprocessing()
+    torch.manual_seed(5)
+    JetModel(PretrainingSettings(backbone=backbone), 8, preprocessing=space).save(pretrained)
     trained = {}
     original = study.fit
 
@@ -242,7 +247,7 @@ def test_strategies_train_what_they_say(jets, pretrained, tmp_path, monkeypatch)
     backbone = dict(load_backbone(pretrained).named_parameters())
     for name, weights in backbone.items():
         assert torch.equal(trained["finetuned"][0][f"backbone.{name}"], weights)
-        if name.endswith("in.weight"):
+        if name.endswith("in.weight") or name == "pair_bias.mlp.0.weight":
             assert not torch.equal(trained["scratch"][0][f"backbone.{name}"], weights)
             assert not torch.equal(trained["finetuned"][1][f"backbone.{name}"], weights)
     assert {name.split(".")[0] for name in trained["fixed"][0]} == {"head"}

@@ -55,10 +55,18 @@ def token_id_settings() -> PretrainingSettings:
     return PretrainingSettings(backbone=backbone, head=TokenHeadSettings(n_blocks=1))
 
 
+def pair_settings() -> PretrainingSettings:
+    settings = small_pretraining_settings()
+    return settings.model_copy(
+        update={"backbone": settings.backbone.model_copy(update={"pair_bias": True})}
+    )
+
+
 KINDS = {
     "continuous": small_pretraining_settings,
     "token-id": token_id_settings,
     "omnijet": omnijet_settings,
+    "pair bias": pair_settings,
 }
 
 
@@ -66,7 +74,8 @@ KINDS = {
 def test_cached_distribution_equals_the_plain_forward_at_every_step(tokenizer, kind):
     """Backbone, head and decoder together, while jets leave the batch."""
     torch.manual_seed(0)
-    model = randomise(JetModel(KINDS[kind](), K)).eval()
+    space = tokenizer.preprocessing
+    model = randomise(JetModel(KINDS[kind](), K, preprocessing=space)).eval()
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, K, (6, 40), generator=generator)
     n = torch.tensor([40, 40, 3, 40, 17, 40])
@@ -98,7 +107,8 @@ def test_cached_distribution_equals_the_plain_forward_at_every_step(tokenizer, k
 def test_every_kind_of_model_generates_what_its_plain_forward_would_draw(tokenizer, kind):
     """Jets of one seed, drawn again without caches, one jet at a time."""
     torch.manual_seed(0)
-    model = randomise(JetModel(KINDS[kind](), K)).eval()
+    space = tokenizer.preprocessing
+    model = randomise(JetModel(KINDS[kind](), K, preprocessing=space)).eval()
     requested = np.array([3, 12, 7, 5, 20])
     jets = sample(model, tokenizer, requested, max_constituents=20)
     numbers = torch.from_numpy(uniforms(5, np.arange(5), 21))

@@ -271,6 +271,26 @@ def token_store(tmp_path_factory) -> TokenStore:
     return TokenStore(folder)
 
 
+def test_a_pair_bias_takes_its_preprocessing_from_the_tokenizer(tokenizer, tmp_path):
+    with TokenStoreWriter(tmp_path / "tokens", K, tokenizer=tokenizer.hash) as writer:
+        batch = token_batch_of(tokenizer, [3, 8, 5, 1])
+        writer.append(*(batch[key].numpy() for key in ("ids", "decoded", "mask")))
+    store = TokenStore(tmp_path / "tokens")
+    backbone = SMALL.model_copy(update={"pair_bias": True})
+    plan = training_settings(batch_size=2, max_steps=2, validate_every=1)
+    wanted = PretrainingSettings(objective="joint", backbone=backbone, training=plan)
+
+    def trained(with_tokenizer):
+        return pretrain(store, store, wanted, tmp_path / "t", 1, False, with_tokenizer)[0]
+
+    assert trained(tokenizer).backbone.preprocessing == tokenizer.preprocessing
+    with pytest.raises(JetfmError, match="backbone.pair_bias: found no tokenizer"):
+        trained(None)
+    torch.manual_seed(1)
+    with pytest.raises(JetfmError, match="its own"):
+        trained(VQVAE(small_tokenizer_settings()))
+
+
 def test_masks_depend_on_seed_step_and_process_alone(token_store):
     schedule = InOrderBatches(np.full(60, 5), 20)  # the order of the store
     plan = JetModel(PretrainingSettings(objective="joint", backbone=SMALL), K).plan

@@ -97,15 +97,18 @@ def attend(
 
 def attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, given that of `attend`'s output (B, H, S, D)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and the scores, given that of `attend`'s output (B, H, S, D).
+
+    That of the scores, (B, H, S, T), is also the bias's before broadcasting.
+    """
     weights = _weights(q, k, bias)  # quicker to compute again than to keep
     grad_weights = grad @ v.mT
     if keep is not None:
         grad_weights *= keep
     grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     dropped = weights if keep is None else weights.mul_(keep)
-    return grad_scores @ k, grad_scores.mT @ q, dropped.mT @ grad
+    return grad_scores @ k, grad_scores.mT @ q, dropped.mT @ grad, grad_scores
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
@@ -134,10 +137,11 @@ class _DropoutAttention(torch.autograd.Function):
         q, k, v, bias, keep = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
             grad = grad.to(v.dtype) * ctx.scale
-            grad_q, grad_k, grad_v = attend_backward(
+            grad_q, grad_k, grad_v, grad_bias = attend_backward(
                 grad, q * ctx.temperature, k, v, bias, keep
             )
-            return grad_q.mul_(ctx.temperature), grad_k, grad_v, None, None
+            grad_bias = grad_bias.sum_to_size(bias.shape) if ctx.needs_input_grad[3] else None
+            return grad_q.mul_(ctx.temperature), grad_k, grad_v, grad_bias, None
 
 
 def attention(
@@ -147,6 +151,7 @@ def attention(
     mask: Tensor | None = None,
     causal: bool = False,
     p: float = 0.0,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention.
 
@@ -158,6 +163,7 @@ def attention(
         future of every real position.
     causal : position i of the last S positions sees keys up to its own
     p : dropout probability on the attention weights
+    bias : broadcastable to (B, H, S, T), added to the scaled scores; may ask for its gradient
 
     Returns
     -------
@@ -166,20 +172,25 @@ def attention(
     if q.device.type == "cpu":
         with torch.autocast("cpu", enabled=False):
             q, k, v = (t if t.dtype == torch.float64 else t.float() for t in (q, k, v))
-            return _attention(q, k, v, mask, causal, p)
-    return _attention(q, k, v, mask, causal, p)
+            return _attention(q, k, v, mask, causal, p, bias)
+    return _attention(q, k, v, mask, causal, p, bias)
 
 
-def _attention(q, k, v, mask, causal, p):
+def _attention(q, k, v, mask, causal, p, bias):
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     causal = causal and n_queries > 1  # a single, newest query sees everything
+    if bias is not None:
+        bias = bias.to(q.dtype)
     if not (p and q.device.type == "cpu"):
+        if bias is not None:
+            bias = score_bias(mask, causal, n_queries, n_keys, q.device, q.dtype, bias)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
         if causal and mask is None and n_queries == n_keys:
             return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         hidden = _hidden(mask, causal, n_queries, n_keys, q.device)
         seen = None if hidden is None else ~hidden
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
-    bias = score_bias(mask, causal, n_queries, n_keys, q.device, q.dtype)
+    bias = score_bias(mask, causal, n_queries, n_keys, q.device, q.dtype, bias)
     return _DropoutAttention.apply(q, k, v, bias, p)
 
 
@@ -190,11 +201,17 @@ def score_bias(
     n_keys: int,
     device: torch.device,
     dtype: torch.dtype,
+    bias: Tensor | None = None,
 ) -> Tensor | None:
-    """What hides keys when added to the scores: -inf, else 0; broadcastable to (B, H, S, T)."""
+    """What is added to the scores: `bias` (default 0), and -inf where a key is hidden.
+
+    Broadcastable to (B, H, S, T).
+    """
     hidden = _hidden(mask, causal, n_queries, n_keys, device)
     if hidden is None:
-        return None
+        return bias
+    if bias is not None:
+        return bias.masked_fill(hidden, -torch.inf)
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
 
 

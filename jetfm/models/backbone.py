@@ -9,7 +9,9 @@ each sees the registers before it and nothing else, so they carry nothing from t
 and details follow arXiv 2512.04149 and its official example configuration.
 
 With input 'token-id' an embedding of the vocabulary (start 0, codes 1..K) takes the place of
-features and start vector. With network 'gpt', that input, and neither registers nor condition, this
+features and start vector. With `pair_bias` the scores of all blocks also know what Particle
+Transformer's pair features say of two constituents (`jetfm.models.interactions`); registers and
+start vector have none. With network 'gpt', that input, and neither registers nor condition, this
 is the backbone of arXiv 2403.05618.
 
 At the second paper's size and with 3 features: 1,590,144 parameters plus the 3 of d_s.
@@ -18,9 +20,12 @@ At the second paper's size and with 3 features: 1,590,144 parameters plus the 3 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
+from jetfm.models.interactions import PairBias, SeenConstituents
 from jetfm.models.transformer import GPTBlock, KVCache, Stack, Transformer
 from jetfm.settings import BackboneSettings
 
@@ -33,6 +38,12 @@ class Backbone(nn.Module):
     settings : sizes and kind of input
     n_features : features of a constituent in network space; of continuous input
     n_codes : K of the tokenizer; of input by token ids
+    preprocessing : the map from physical to network space, which a pair bias has to undo
+
+    Raises
+    ------
+    JetfmError
+        A pair bias without a preprocessing, or with one of another number of features.
     """
 
     def __init__(
@@ -40,6 +51,7 @@ class Backbone(nn.Module):
         settings: BackboneSettings | None = None,
         n_features: int = 3,
         n_codes: int = 8192,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings = settings or BackboneSettings()
@@ -54,10 +66,14 @@ class Backbone(nn.Module):
             self.multiplicity_in = nn.Linear(1, settings.dim, bias=False)
         self.registers = nn.Parameter(torch.randn(settings.n_registers, settings.dim))
         self.transformer = _network(settings)
+        self.preprocessing = preprocessing
+        if settings.pair_bias:
+            self._check_preprocessing()
+            self.pair_bias = PairBias(settings.n_heads, preprocessing)
 
     def fresh(self) -> Backbone:
         """Another one of the same sizes, with random weights."""
-        return type(self)(self.settings, self.n_features, self.n_codes)
+        return type(self)(self.settings, self.n_features, self.n_codes, self.preprocessing)
 
     def forward(
         self, x: Tensor, mask: Tensor, n_constituents: Tensor, causal: bool
@@ -82,10 +98,13 @@ class Backbone(nn.Module):
         n_registers = len(self.registers)
         embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
         visible = torch.cat([mask.new_ones(len(x), n_registers + 1), mask], 1)
-        hidden = self.transformer(embedded, visible, causal)
+        bias = None
+        if self.settings.pair_bias:  # of pairs of constituents alone
+            bias = F.pad(self.pair_bias(x, mask), (n_registers + 1, 0, n_registers + 1, 0))
+        hidden = self.transformer(embedded, visible, causal, bias=bias)
         return hidden[:, n_registers:], visible[:, n_registers:]
 
-    def begin(self, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
+    def begin(self, n_constituents: Tensor, caches: list[KVCache | SeenConstituents]) -> Tensor:
         """First causal step, registers and start vector: (B,) multiplicities to (B, 1, C).
 
         Registers see neither jet nor multiplicity, so that one jet's serve all.
@@ -98,14 +117,22 @@ class Backbone(nn.Module):
         embedded = self._conditioned(self._start(n_jets), n_constituents)
         return self.transformer(embedded, caches=caches)
 
-    def proceed(self, x: Tensor, n_constituents: Tensor, caches: list[KVCache]) -> Tensor:
+    def proceed(
+        self, x: Tensor, n_constituents: Tensor, caches: list[KVCache | SeenConstituents]
+    ) -> Tensor:
         """One more causal step: the newest constituent, (B, F) or id (B,), to (B, 1, C)."""
-        embedded = self._constituents(x.unsqueeze(1))
-        return self.transformer(self._conditioned(embedded, n_constituents), caches=caches)
+        embedded = self._conditioned(self._constituents(x.unsqueeze(1)), n_constituents)
+        bias = None
+        if self.settings.pair_bias:
+            bias = self.pair_bias.newest(caches[-1].add(x))
+            bias = F.pad(bias, (len(self.registers) + 1, 0))
+        return self.transformer(embedded, caches=caches, bias=bias)
 
-    def new_caches(self) -> list[KVCache]:
-        """Empty caches for `begin` and `proceed`."""
-        return self.transformer.new_caches()
+    def new_caches(self) -> list[KVCache | SeenConstituents]:
+        """Empty caches for `begin` and `proceed`: of each block, and last, with a pair bias, the
+        constituents."""
+        last = [SeenConstituents()] if self.settings.pair_bias else []
+        return [*self.transformer.new_caches(), *last]
 
     def _start(self, n_jets: int) -> Tensor:
         """(B, 1, C), not conditioned yet."""
@@ -121,6 +148,14 @@ class Backbone(nn.Module):
             return embedded
         condition = (n_constituents.to(self.registers.dtype) - 50) * 0.1
         return embedded + self.multiplicity_in(condition[:, None]).unsqueeze(1)
+
+    def _check_preprocessing(self) -> None:
+        if self.preprocessing is None:
+            expected = "the one that its constituents come through"
+            raise JetfmError("backbone.pair_bias", "no preprocessing", expected)
+        if self.preprocessing.n_features != self.n_features:
+            found = f"a preprocessing of {self.preprocessing.n_features} features"
+            raise JetfmError("backbone.pair_bias", found, f"one of {self.n_features}")
 
     def _check(self, x: Tensor, mask: Tensor, n_constituents: Tensor) -> None:
         if self.reads_ids:

@@ -26,12 +26,13 @@ class KVCache:
         self.length = 0
         self._stored: Tensor | None = None
 
-    def attend(self, qkv: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, bias: Tensor | None = None) -> Tensor:
         """Add the newest S positions and let each of them see all up to itself.
 
         Parameters
         ----------
         qkv : (S, 3, H, D, B), queries, keys and values
+        bias : added to the scores, broadcastable to (B, H, S, T) with all T positions so far
 
         Returns
         -------
@@ -42,9 +43,10 @@ class KVCache:
         self._stored[before : self.length] = qkv[:, 1:]
         keys, values = self._stored[: self.length].unbind(1)  # (T, H, D, B)
         if len(qkv) == 1:
-            return newest_attention(qkv[0, 0], keys, values).T.unsqueeze(1)
+            bias = None if bias is None else bias.squeeze(2).permute(2, 1, 0)  # (T, H, B)
+            return newest_attention(qkv[0, 0], keys, values, bias).T.unsqueeze(1)
         q, k, v = (t.permute(3, 1, 0, 2) for t in (qkv[:, 0], keys, values))  # (B, H, ., D)
-        return attention(q, k, v, causal=True).transpose(1, 2).flatten(2)
+        return attention(q, k, v, causal=True, bias=bias).transpose(1, 2).flatten(2)
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these jets, (B',) integer indices; an index may come several times."""
@@ -60,18 +62,19 @@ class KVCache:
             self._stored = grown
 
 
-def newest_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v of one query per jet and head.
+def newest_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v of one query per jet and head.
 
     Parameters
     ----------
     q : (H, D, B)
     keys, values : (T, H, D, B)
+    bias : (T, H, B)
 
     Returns
     -------
     (H D, B)
     """
     scores = (keys * (q / math.sqrt(q.shape[1]))).sum(2)  # (T, H, B)
-    weights = torch.softmax(scores, 0)
+    weights = torch.softmax(scores if bias is None else scores + bias, 0)
     return (weights.unsqueeze(2) * values).sum(0).flatten(0, 1)

@@ -71,7 +71,7 @@ class JetClassifier(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of 'label' (B,)."""
-        return classification_loss(self(batch), batch["label"])
+        return cross_entropy(self(batch), batch["label"])
 
 
 class HeadOnly(nn.Module):
@@ -85,30 +85,34 @@ class HeadOnly(nn.Module):
         return self.head(batch["x"], batch["mask"])
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return classification_loss(self(batch), batch["label"])
+        return cross_entropy(self(batch), batch["label"])
 
 
 class SetClassifier(nn.Module):
-    """A classifier that takes constituents and mask, with the batches of the others.
+    """A network of constituents and mask, such as `DeepSets`, that is called with batches.
 
     Parameters
     ----------
-    network : ``network(x, mask)`` are logits (B, n_classes)
+    network : maps (B, T, F) and (B, T) to logits (B, n_classes)
     """
+
+    monitor = "loss"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits (B, n_classes) of 'x' (B, T, F) and 'mask' (B, T)."""
         return self.network(batch["x"], batch["mask"])
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return classification_loss(self(batch), batch["label"])
+        """Mean cross-entropy of 'label' (B,)."""
+        return cross_entropy(self(batch), batch["label"])
 
 
-def classification_loss(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean cross-entropy of labels (B,) and the share of them that has the largest logit."""
+def cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean over (B, n_classes) logits; 'accuracy', and 'weight', the number of jets."""
     correct = (logits.argmax(1) == label).float().mean()
     weight = torch.tensor(len(label), device=label.device)
     return F.cross_entropy(logits, label), {"accuracy": correct, "weight": weight}

@@ -35,7 +35,6 @@ from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.continuous_head import DensityHead, NextConstituent
-from jetfm.models.transformer import KVCache
 from jetfm.settings import ContinuousSettings
 from jetfm.weights import SavedModule
 
@@ -77,7 +76,9 @@ class ContinuousModel(SavedModule):
             found = f"features {', '.join(preprocessing.features)}"
             raise JetfmError("continuous model", found, f"{', '.join(KINEMATICS)} alone")
         self.n_features = preprocessing.n_features
-        self.backbone = Backbone(settings.backbone, self.n_features)
+        self.backbone = Backbone(
+            settings.backbone, self.n_features, preprocessing=preprocessing
+        )
         self.head = DensityHead(
             settings.backbone.dim,
             settings.backbone.n_heads,
@@ -142,7 +143,7 @@ class ContinuousModel(SavedModule):
         hidden, _ = self.backbone(x, mask, n_constituents, causal=True)
         return self.head(hidden)
 
-    def new_caches(self) -> tuple[list[KVCache], list[KVCache]]:
+    def new_caches(self) -> tuple[list, list]:
         """Empty caches of backbone and head."""
         return self.backbone.new_caches(), self.head.transformer.new_caches()
 
@@ -150,7 +151,7 @@ class ContinuousModel(SavedModule):
         self,
         newest: Tensor | None,
         n_constituents: Tensor,
-        caches: tuple[list[KVCache], list[KVCache]],
+        caches: tuple[list, list],
     ) -> NextConstituent:
         """Distribution (B,) of the next constituent; `newest` (B, F), None at the start."""
         if newest is None:

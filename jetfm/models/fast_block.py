@@ -38,7 +38,8 @@ def attention_half(x: Tensor, block, bias: Tensor | None, p: float) -> Tensor:
     ----------
     x : (B, T, C) on the CPU
     block : a `jetfm.models.transformer.Block`
-    bias : added to the scores, broadcastable to (B, H, T, T): 0 where a key is seen, -inf elsewhere
+    bias : added to the scores, broadcastable to (B, H, T, T), -inf where a key is not seen; may ask
+        for its gradient
     p : dropout probability of the attention weights
     """
     norm, attention = block.attention_norm, block.attention
@@ -101,6 +102,9 @@ class _AttentionHalf(torch.autograd.Function):
             torch.zeros_like(t) for t in (norm_w, norm_b, w_qkv, w_out)
         )
         grad_b_qkv = w_qkv.new_zeros(len(w_qkv))
+        grad_bias = None
+        if ctx.needs_input_grad[8]:
+            grad_bias = bias.new_empty(shape[0], n_heads, shape[1], shape[1])
         for jets, mean, rstd, qkv, attended, drawn in ctx.kept:
             x_here, grad_here = x[jets], grad[jets]
             grad_low = _rows(grad_here, low)
@@ -108,9 +112,11 @@ class _AttentionHalf(torch.autograd.Function):
             grad_attended = _apart(grad_low @ w_out_low, shape[1:], wide).div_(1 - p)
             q, k, v = _heads(qkv, shape[1:], wide)
             keep = RandomBits.keep(drawn, p, wide) if p else None
-            grad_qkv = attend_backward(
+            *grad_qkv, grad_scores = attend_backward(
                 grad_attended, q.mul_(temperature), k, v, _of(bias, jets), keep
             )
+            if grad_bias is not None:
+                grad_bias[jets] = grad_scores
             grad_qkv[0].mul_(temperature)
             grad_qkv = _joined(torch.stack(grad_qkv), low)
             grad_b_qkv += grad_qkv.sum(0, dtype=wide)
@@ -125,9 +131,11 @@ class _AttentionHalf(torch.autograd.Function):
             torch.add(grad_here, into, out=grad_x[jets])
         total = grad.sum((0, 1))
         grad_scale = (w_out * outer).sum(1) + b_out * total
+        if grad_bias is not None:
+            grad_bias = grad_bias.sum_to_size(bias.shape)
         return (
             grad_x, grad_norm_w, grad_norm_b, grad_w_qkv, grad_b_qkv,
-            scale[:, None] * outer, scale * total, grad_scale, None, None, None, None, None,
+            scale[:, None] * outer, scale * total, grad_scale, grad_bias, None, None, None, None,
         )  # fmt: skip
 
 

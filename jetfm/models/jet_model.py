@@ -43,10 +43,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
 from jetfm.masking import Visible, draw_masked, pt_ranks, put_back, visible_part, whole_rows
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
-from jetfm.models.transformer import KVCache
 from jetfm.settings import PretrainingSettings
 from jetfm.weights import SavedModule
 
@@ -93,6 +93,7 @@ class JetModel(SavedModule):
     n_codes : K of the tokenizer
     n_features : features of a decoded constituent
     tokenizer_hash : `Tokenizer.hash` of the tokenizer that made the tokens; checked at generation
+    preprocessing : of that tokenizer; needed, and stored, for a pair bias alone
 
     Attributes
     ----------
@@ -108,13 +109,14 @@ class JetModel(SavedModule):
         n_codes: int = 8192,
         n_features: int = 3,
         tokenizer_hash: str = "",
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings = settings or PretrainingSettings()
         self.n_codes, self.n_features = n_codes, n_features
         self.tokenizer_hash = tokenizer_hash
         self.visible_decoder: Callable[[Tensor, Tensor], Tensor] | None = None
-        self.backbone = Backbone(settings.backbone, n_features, n_codes)
+        self.backbone = Backbone(settings.backbone, n_features, n_codes, preprocessing)
         if settings.predicts_next:
             self.ntp_head = self._token_head()
         if settings.masks:
@@ -250,7 +252,7 @@ class JetModel(SavedModule):
         hidden, visible = self.backbone(x, mask, n_constituents, causal=True)
         return self.ntp_head(hidden, visible, True)
 
-    def new_caches(self) -> tuple[list[KVCache], list[KVCache]]:
+    def new_caches(self) -> tuple[list, list]:
         """Empty caches of backbone and head."""
         return self.backbone.new_caches(), self.ntp_head.transformer.new_caches()
 
@@ -258,7 +260,7 @@ class JetModel(SavedModule):
         self,
         newest: Tensor | None,
         n_constituents: Tensor,
-        caches: tuple[list[KVCache], list[KVCache]],
+        caches: tuple[list, list],
         out: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, K+2) of the next token.
@@ -281,18 +283,24 @@ class JetModel(SavedModule):
     @property
     def config(self) -> dict[str, Any]:
         """Everything needed to rebuild the model, as JSON values."""
-        return {
+        config = {
             "settings": self.settings.model_dump(mode="json", exclude={"training"}),
             "n_codes": self.n_codes,
             "n_features": self.n_features,
             "tokenizer_hash": self.tokenizer_hash,
         }
+        if self.settings.backbone.pair_bias:
+            config["preprocessing"] = self.backbone.preprocessing.to_dict()
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> JetModel:
         """A fresh model of this `config`."""
         settings = PretrainingSettings.model_validate(config["settings"])
-        return cls(settings, config["n_codes"], config["n_features"], config["tokenizer_hash"])
+        sizes = config["n_codes"], config["n_features"], config["tokenizer_hash"]
+        if not settings.backbone.pair_bias:
+            return cls(settings, *sizes)
+        return cls(settings, *sizes, Preprocessing.from_dict(config["preprocessing"]))
 
 
 def load_backbone(folder: str | Path, tokenizer_hash: str | None = None) -> Backbone:

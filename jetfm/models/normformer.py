@@ -46,8 +46,9 @@ class NormFormerBlock(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        update = self.attention(self.attention_norm_in(x), mask, causal, cache)
+        update = self.attention(self.attention_norm_in(x), mask, causal, cache, bias)
         x = x + self.attention_norm_out(update)
         hidden = F.silu(self.mlp_in(self.mlp_norm(x)))
         return x + self.mlp_out(dropout(hidden, self.p, self.training))

@@ -45,15 +45,16 @@ class SelfAttention(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         if cache is not None:
-            return self.out(cache.attend(self._jets_innermost(x)))
+            return self.out(cache.attend(self._jets_innermost(x), bias))
         q, k, v = (
             self.qkv(x)  # (B, T, C) -> (3, B, H, T, D)
             .unflatten(-1, (3, self.n_heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
-        x = attention(q, k, v, mask, causal, self.p if self.training else 0.0)
+        x = attention(q, k, v, mask, causal, self.p if self.training else 0.0, bias)
         return self.out(x.transpose(1, 2).flatten(2))
 
     def _jets_innermost(self, x: Tensor) -> Tensor:
@@ -92,10 +93,12 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        if x.device.type == "cpu" and cache is None:
-            return self._on_cpu(x, mask, causal)
-        return self.plain(x, mask, causal, cache)
+        # of no position at all there is nothing to cut into pieces
+        if x.device.type == "cpu" and cache is None and x.shape[1]:
+            return self._on_cpu(x, mask, causal, bias)
+        return self.plain(x, mask, causal, cache, bias)
 
     def plain(
         self,
@@ -103,17 +106,20 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """The block as it is defined; used on a GPU, with caches, and as the tests' reference."""
-        update = self.attention(self.attention_norm(x), mask, causal, cache)
+        update = self.attention(self.attention_norm(x), mask, causal, cache, bias)
         x = x + self.attention_scale * update
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x)))
         return x + self.mlp_scale * self.mlp_out(dropout(hidden, self.p, self.training))
 
-    def _on_cpu(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    def _on_cpu(
+        self, x: Tensor, mask: Tensor | None, causal: bool, bias: Tensor | None
+    ) -> Tensor:
         x = x.contiguous()
         wide = torch.promote_types(x.dtype, torch.float32)
-        bias = score_bias(mask, causal, x.shape[1], x.shape[1], x.device, wide)
+        bias = score_bias(mask, causal, x.shape[1], x.shape[1], x.device, wide, bias)
         x = attention_half(x, self, bias, self.attention.p if self.training else 0.0)
         return mlp_half(x, self, self.p if self.training else 0.0)
 
@@ -132,6 +138,7 @@ class Stack(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         caches: list[KVCache] | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Map (B, T, C) to (B, T, C).
 
@@ -143,6 +150,8 @@ class Stack(nn.Module):
         causal : position i sees positions up to i
         caches : one per block (`new_caches`), for incremental evaluation; implies `causal`, and
             no padding
+        bias : broadcastable to (B, H, T, T), added to the attention scores of every block; may ask
+            for its gradient. With caches (B, H, S, T): of the newest S positions to all T so far.
         """
         causal = causal or caches is not None
         if causal or (mask is not None and mask.device.type == "cpu" and bool(mask.all())):
@@ -151,8 +160,11 @@ class Stack(nn.Module):
             # a jet without constituents still needs one key: softmax over nothing is NaN
             empty = ~mask.any(1, keepdim=True)
             mask = torch.cat([mask[:, :1] | empty, mask[:, 1:]], 1)
+        if bias is not None and caches is None:  # what hides keys joins it once for all blocks
+            bias = score_bias(mask, causal, x.shape[1], x.shape[1], x.device, bias.dtype, bias)
+            mask, causal = None, False
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, causal, None if caches is None else caches[i])
+            x = block(x, mask, causal, None if caches is None else caches[i], bias)
         return self.final_norm(x)
 
     def new_caches(self) -> list[KVCache]:
@@ -219,8 +231,9 @@ class GPTBlock(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        x = self.attention_norm(x + self.attention(x, mask, causal, cache))
+        x = self.attention_norm(x + self.attention(x, mask, causal, cache, bias))
         return self.mlp_norm(x + self.mlp_out(F.relu(self.mlp_in(x))))
 
 

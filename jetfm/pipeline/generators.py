@@ -118,7 +118,7 @@ class GeneratorStages(ModelStages):
                 folder / "training",
                 self.profile.seed,
                 self.progress,
-                Tokenizer.load(trained.folder) if settings.leak_free else None,
+                Tokenizer.load(trained.folder) if settings.needs_tokenizer else None,
                 classes,
             )
             return _saved(model, result, folder)

@@ -57,7 +57,7 @@ class ModelStages(TokenStages):
         train, val = (self.tokens(split, settings.tokenizer) for split in ("train", "val"))
 
         def make(folder: Path) -> dict:
-            tokenizer = Tokenizer.load(trained.folder) if settings.leak_free else None
+            tokenizer = Tokenizer.load(trained.folder) if settings.needs_tokenizer else None
             seed = self.profile.seed
             model, result = pretrain(
                 train, val, settings, folder / "training", seed, self.progress, tokenizer

@@ -6,6 +6,7 @@ example configuration of P2's official code, O that of P1's.
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -30,6 +31,15 @@ class BackboneSettings(Settings):
     told_multiplicity: bool = True  # every position is told the number of constituents
     dropout: Fraction = 0.1
     layer_scale: float = Field(1.0, gt=0)
+    # Attention scores are told Particle Transformer's features of each pair of constituents (off
+    # in P2). Absent from files where off: models of before this setting keep their hashes.
+    pair_bias: bool = Field(False, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _has_pairs(self):
+        if self.pair_bias and self.input == "token-id":
+            raise ValueError("pair_bias needs input 'continuous': ids do not tell the kinematics")
+        return self
 
 
 class TokenHeadSettings(Settings):
@@ -124,10 +134,15 @@ class PretrainingSettings(Settings):
         return self.objective != "ntp"
 
     @property
+    def needs_tokenizer(self) -> bool:
+        """Whether training asks the tokenizer for more than its tokens."""
+        return self.leak_free or self.backbone.pair_bias
+
+    @property
     def label(self) -> str:
         """Objective and input, for legends."""
         names = {"ntp": "NTP", "mpm": "MPM", "mpm-causal": "MPM, causal", "joint": "NTP + MPM"}
-        name = names[self.objective]
+        name = names[self.objective] + (", pair bias" if self.backbone.pair_bias else "")
         if self.backbone.network == "gpt":
             return f"{name}, token ids (OmniJet-\u03b1)"
         return f"{name}, token ids" if self.backbone.input == "token-id" else name

@@ -20,9 +20,9 @@ def inputs(dtype=torch.float64, queries=7, keys=7):
     return q, k, v, mask
 
 
-def plain(q, k, v, mask=None, causal=False, weights_factor=1.0):
+def plain(q, k, v, mask=None, causal=False, weights_factor=1.0, bias=0.0):
     """Attention as a textbook writes it."""
-    scores = torch.einsum("bhsd,bhtd->bhst", q, k) / np.sqrt(q.shape[-1])
+    scores = torch.einsum("bhsd,bhtd->bhst", q, k) / np.sqrt(q.shape[-1]) + bias
     n_queries, n_keys = scores.shape[-2:]
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
@@ -54,6 +54,26 @@ def test_dropout_acts_on_the_weights_and_so_does_its_gradient(causal, monkeypatc
     w = torch.randn_like(got)
     grads = torch.autograd.grad((got * w).sum(), (q, k, v))
     for a, b in zip(grads, torch.autograd.grad((expected * w).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 3, 7, 7), (2, 1, 1, 7)])
+def test_a_bias_joins_the_scores_and_gets_its_gradient(causal, masked, p, shape, monkeypatch):
+    q, k, v, mask = inputs()
+    torch.manual_seed(5)
+    keep = torch.rand(2, 3, 7, 7) >= p
+    monkeypatch.setattr(module, "keep_mask", lambda like, p: keep.to(like.dtype))
+    bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    mask = mask if masked else None
+    got = attention(q, k, v, mask, causal, p, bias)
+    expected = plain(q, k, v, mask, causal, keep / (1 - p), bias)
+    torch.testing.assert_close(got, expected)
+    w, sources = torch.randn_like(got), (q, k, v, bias)
+    grads = torch.autograd.grad((got * w).sum(), sources)
+    for a, b in zip(grads, torch.autograd.grad((expected * w).sum(), sources), strict=True):
         torch.testing.assert_close(a, b)
 
 

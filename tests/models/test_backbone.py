@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
 
 from jetfm.errors import JetfmError
+from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.transformer import n_parameters
 from jetfm.settings import BackboneSettings
 from tests.toys import randomise, small_pretraining_settings, toy_jets
 
+SMALL = small_pretraining_settings().backbone
+WITH_PAIRS = SMALL.model_copy(update={"pair_bias": True})
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
+
+@pytest.fixture(scope="module", params=[SMALL, WITH_PAIRS], ids=["plain", "pair bias"])
+def backbone(request) -> Backbone:
     torch.manual_seed(0)
-    return randomise(Backbone(small_pretraining_settings().backbone)).eval()
+    return randomise(Backbone(request.param, preprocessing=Preprocessing())).eval()
 
 
 COUNTS = torch.tensor([7, 3, 0, 1])
@@ -38,7 +44,11 @@ def test_assembly_of_the_input(backbone, causal):
     jet = (n[:, None].float() - 50) * 0.1 @ backbone.multiplicity_in.weight.T
     sequence = torch.cat([backbone.start.expand(2, 1, 3), x], 1) @ w.T + b + jet[:, None]
     sequence = torch.cat([backbone.registers.expand(2, -1, -1), sequence], 1)
-    expected = backbone.transformer(sequence, causal=causal)[:, 3:]
+    bias = None
+    if backbone.settings.pair_bias:
+        bias = torch.zeros(2, 4, 9, 9)  # nothing for registers and start vector
+        bias[:, :, 4:, 4:] = backbone.pair_bias(x, mask)
+    expected = backbone.transformer(sequence, causal=causal, bias=bias)[:, 3:]
     torch.testing.assert_close(hidden, expected)
     assert hidden.shape == (2, 6, 32) and visible.all()
     assert backbone.multiplicity_in.bias is None
@@ -123,3 +133,64 @@ def test_wrong_shapes_are_refused(backbone):
     ):
         with pytest.raises(JetfmError, match="backbone input"):
             backbone(*bad, True)
+
+
+# Pair bias ---------------------------------------------------------------------------------------
+
+
+def with_pairs(**changes) -> Backbone:
+    torch.manual_seed(0)
+    settings = WITH_PAIRS.model_copy(update=changes)
+    return randomise(Backbone(settings, preprocessing=Preprocessing()))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_a_bias_the_rest_is_the_same_backbone(causal):
+    """An MLP that says zero leaves the plain backbone, weight for weight; another does not."""
+    model, x, mask = with_pairs().eval(), *toy_jets(COUNTS)
+    plain = Backbone(SMALL).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "pair_bias" not in k})
+    visible = F.pad(mask, (1, 0), value=True)
+    expected = plain(x, mask, COUNTS, causal)[0][visible]
+    assert (model(x, mask, COUNTS, causal)[0][visible] - expected).abs().max() > 1e-3
+    for parameter in model.pair_bias.mlp[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(model(x, mask, COUNTS, causal)[0][visible], expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_gradients_reach_the_pair_mlp(causal, dropout):
+    model, x, mask = with_pairs(dropout=dropout).train(), *toy_jets(COUNTS)
+    hidden, visible = model(x, mask, COUNTS, causal)
+    hidden[visible].square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_tiny_jets_with_a_pair_bias(n, causal):
+    model, x, mask = with_pairs().train(), *toy_jets([n])
+    mask, x = mask[:, :n], x[:, :n]
+    hidden, _ = model(x, mask, torch.tensor([n]), causal)
+    hidden.sum().backward()
+    assert torch.isfinite(hidden).all() and hidden.shape == (1, n + 1, 32)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_pair_bias_needs_kinematics_and_their_map():
+    with pytest.raises(JetfmError, match="backbone.pair_bias: found no preprocessing"):
+        Backbone(WITH_PAIRS)
+    with pytest.raises(JetfmError, match="backbone.pair_bias: found a preprocessing of 3 features"):
+        Backbone(WITH_PAIRS, 4, preprocessing=Preprocessing())
+    with pytest.raises(ValidationError, match="pair_bias needs input 'continuous'"):
+        BackboneSettings(pair_bias=True, input="token-id")
+
+
+def test_post_norm_blocks_take_a_pair_bias_too():
+    model, x, mask = with_pairs(network="gpt").eval(), *toy_jets(COUNTS)
+    before, visible = model(x, mask, COUNTS, True)
+    torch.nn.init.zeros_(model.pair_bias.mlp[-1].weight)
+    after, _ = model(x, mask, COUNTS, True)
+    assert (before - after)[visible].abs().max() > 1e-4

@@ -50,6 +50,29 @@ def test_agrees_with_the_plain_block(block, monkeypatch, cache, masked, causal):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("cache", [1, 300, 10**9])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", [(5, 4, 7, 7), (1, 4, 7, 7), (5, 1, 7, 7)])
+def test_a_bias_and_its_gradient_agree_with_the_plain_block(
+    block, monkeypatch, cache, masked, causal, shape
+):
+    monkeypatch.setattr(fast_block, "CACHE", cache)
+    x, mask = inputs()
+    bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    mask, weight = mask if masked else None, torch.randn_like(x)
+    y, expected = (form(x, mask, causal, None, bias) for form in (block, block.plain))
+    torch.testing.assert_close(y, expected)
+    assert (y - block(x, mask, causal)).abs().max() > 1e-3
+    sources = (bias, x, *block.parameters())
+    for a, b in zip(
+        torch.autograd.grad((y * weight).sum(), sources),
+        torch.autograd.grad((expected * weight).sum(), sources),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
 def test_dropout_by_its_definition(block, monkeypatch):
     """With the bits known, dropout multiplies weights and hidden layer by keep / (1 - p)."""
     p = 0.25
@@ -64,17 +87,18 @@ def test_dropout_by_its_definition(block, monkeypatch):
     monkeypatch.setattr(RandomBits, "draw", draw)
     monkeypatch.setattr(fast_block, "CACHE", 10**9)
     x, _ = inputs()
-    y = fast_block.mlp_half(fast_block.attention_half(x, block, None, p), block, p)
+    bias = torch.randn(len(COUNTS), 4, 7, 7, dtype=torch.float64, requires_grad=True)
+    y = fast_block.mlp_half(fast_block.attention_half(x, block, bias, p), block, p)
 
     attention = block.attention
     q, k, v = attention.qkv(block.attention_norm(x)).view(5, 7, 3, 4, 4).permute(2, 0, 3, 1, 4)
-    weights = (q @ k.mT / 2).softmax(-1) * keep_weights / (1 - p)
+    weights = (q @ k.mT / 2 + bias).softmax(-1) * keep_weights / (1 - p)
     update = attention.out((weights @ v).transpose(1, 2).flatten(2))
     middle = x + block.attention_scale * update
     hidden = F.gelu(block.mlp_in(block.mlp_norm(middle))) * keep_hidden.view(5, 7, 48) / (1 - p)
     expected = middle + block.mlp_scale * block.mlp_out(hidden)
     torch.testing.assert_close(y, expected)
-    sources = (x, *block.parameters())
+    sources = (x, bias, *block.parameters())
     weight = torch.randn_like(y)
     for a, b in zip(
         torch.autograd.grad((y * weight).sum(), sources),
@@ -102,6 +126,8 @@ def test_gradients_agree_with_finite_differences(block, monkeypatch):
     assert torch.autograd.gradcheck(
         lambda x: block(x[:2, :4], mask[:2, :4], False)[mask[:2, :4]], (x,), atol=1e-6
     )
+    bias = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda bias: block(x[:2, :3], bias=bias), bias, atol=1e-6)
 
 
 def test_bfloat16_products_stay_near_float32():

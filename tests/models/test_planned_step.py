@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from jetfm.features import Preprocessing
 from jetfm.lightning_task import Average, _Means, _on
 from jetfm.masking import draw_masked, pt_ranks
 from jetfm.models.jet_model import JetModel, next_token_targets
@@ -128,7 +129,8 @@ def on_meta(monkeypatch):
 def test_nothing_waits_for_the_device(name, optimizer, batch, on_meta):
     """Loss, gradients, clipping, optimiser, averages and logs of two steps."""
     backbone = STRATEGIES[name]["backbone"]
-    model = JetModel(settings_of(name, backbone=backbone | {"dropout": 0.1}), K).to("meta").train()
+    settings = settings_of(name, backbone=backbone | {"dropout": 0.1})
+    model = JetModel(settings, K, preprocessing=Preprocessing()).to("meta").train()
     stepper = make_optimizer(model, OptimizerSettings(name=optimizer))
     means, average = _Means(), Average(model, 0.99)
     planned = [on_meta(model.plan(batch)) for _ in range(2)]

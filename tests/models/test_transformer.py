@@ -69,6 +69,13 @@ def test_a_jet_of_padding_only_does_no_harm(transformer):
     assert (x.grad[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("bias", [None, torch.zeros(2, 4, 0, 0)])
+def test_no_position_at_all(transformer, bias):
+    """A batch whose jets are all empty."""
+    mask = torch.ones(2, 0, dtype=torch.bool)
+    assert transformer(torch.zeros(2, 0, 16), mask, bias=bias).shape == (2, 0, 16)
+
+
 def test_causality(transformer):
     x = torch.randn(2, 8, 16)
     y = transformer(x, causal=True)
@@ -78,6 +85,38 @@ def test_causality(transformer):
         z = transformer(changed, causal=True)
         torch.testing.assert_close(z[:, :position], y[:, :position], rtol=0, atol=1e-6)
         assert (z[:, position] - y[:, position]).abs().max() > 1e-3
+
+
+def test_a_bias_can_hide_what_a_mask_hides(transformer):
+    """-inf in the bias is a mask, and finite numbers at hidden keys are not seen."""
+    x = torch.randn(3, 9, 16)
+    mask = torch.arange(9) < torch.tensor([9, 4, 1])[:, None]
+    hiding = torch.zeros(3, 1, 1, 9).masked_fill(~mask[:, None, None], -torch.inf)
+    expected = transformer(x, mask)
+    torch.testing.assert_close(transformer(x, bias=hiding)[mask], expected[mask])
+    garbage = torch.where(mask[:, None, None], 0, 50 * torch.randn(3, 4, 9, 9))
+    torch.testing.assert_close(transformer(x, mask, bias=garbage)[mask], expected[mask])
+
+
+def test_causality_with_a_bias(transformer):
+    """Neither a later position nor the bias towards it is seen."""
+    x, bias = torch.randn(2, 8, 16), torch.randn(2, 4, 8, 8)
+    y = transformer(x, causal=True, bias=bias)
+    for position in range(1, 8):
+        changed, other = x.clone(), bias.clone()
+        changed[:, position:] += torch.randn(2, 8 - position, 16)
+        other[..., position:] += torch.randn(2, 4, 8, 8 - position)
+        z = transformer(changed, causal=True, bias=other)
+        torch.testing.assert_close(z[:, :position], y[:, :position], rtol=0, atol=1e-6)
+        assert (z[:, position] - y[:, position]).abs().max() > 1e-3
+
+
+def test_a_jet_of_padding_only_has_a_finite_gradient_of_the_bias(transformer):
+    x, bias = torch.randn(2, 3, 16), torch.randn(2, 4, 3, 3, requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False] * 3])
+    transformer(x, mask, bias=bias)[mask].sum().backward()
+    assert torch.isfinite(bias.grad).all() and (bias.grad[0, :, :2, :2] != 0).any()
+    assert (bias.grad[1] == 0).all() and (bias.grad[0, :, :, 2] == 0).all()
 
 
 @pytest.mark.parametrize("pieces", [[1] * 80, [5, 1, 1, 73], [40, 40]])
