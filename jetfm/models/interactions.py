@@ -30,6 +30,7 @@ HIDDEN = (64, 64, 64)  # widths of the MLP, official code
 # Mean and standard deviation over pairs of different constituents of simulated JetClass-like jets.
 _MEANS = (-1.4, -0.2, -1.6, 0.9)
 _SPREADS = (1.0, 1.1, 0.9, 2.3)
+_PIECE = 4096  # pairs; 1 MB for each of the MLP's layers
 _LIMIT = 5.0  # standard deviations: down to dR of 0.002, where no detector tells two apart
 
 
@@ -123,7 +124,11 @@ class PairBias(nn.Module):
         """(B, P, H), zero where a constituent of the pair is padding."""
         features = pair_features(x, mask, self.preprocessing, pairs)
         scaled = (features - self.means) / self.spreads
-        per_pair = self.mlp(scaled.clamp(-_LIMIT, _LIMIT)).to(features.dtype)
+        rows = scaled.clamp(-_LIMIT, _LIMIT).flatten(0, 1)  # (B P, 4)
+        # on a CPU in pieces that stay in a core's cache, which takes half the time
+        size = _PIECE * torch.get_num_threads() if rows.device.type == "cpu" else max(len(rows), 1)
+        per_pair = torch.cat([self.mlp(piece) for piece in rows.split(size)])
+        per_pair = per_pair.to(features.dtype).unflatten(0, features.shape[:2])
         real = mask[:, pairs[0]] & mask[:, pairs[1]]
         return torch.where(real.unsqueeze(-1), per_pair, 0)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jetfm.data.schema import CONSTITUENT_FEATURES
 from jetfm.features import Preprocessing
+from jetfm.models import interactions
 from jetfm.models.interactions import FLOOR, PairBias, SeenConstituents, pair_features
 from tests.toys import randomise, toy_jets
 
@@ -147,8 +148,10 @@ def bias() -> PairBias:
     return randomise(PairBias(4, Preprocessing())).eval()
 
 
-def test_bias_by_loops(bias):
+@pytest.mark.parametrize("piece", [1, 7, 4096])  # pairs that go through the MLP at a time
+def test_bias_by_loops(bias, monkeypatch, piece):
     """Four numbers, less their mean, over their spread, through the MLP, for every pair."""
+    monkeypatch.setattr(interactions, "_PIECE", piece)
     x, mask = toy_jets([5, 3])
     found = bias(x, mask)
     means, spreads = torch.tensor([-1.4, -0.2, -1.6, 0.9]), torch.tensor([1.0, 1.1, 0.9, 2.3])
