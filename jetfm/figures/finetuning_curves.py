@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from jetfm.data.schema import class_by_name
+from jetfm.plotting import COLORS
 from jetfm.settings import BASELINES
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,7 +43,7 @@ def learning_curves(panels: Sequence[Mapping]) -> Figure:
     handles: dict[str, object] = {}
     for axis, panel in zip(axes.flat, panels, strict=False):
         for line in panel["lines"]:
-            drawn = _line(axis, line, colors[line["model"]])
+            drawn = _line(axis, line, colors[line["model"], line["weights"]])
             handles.setdefault(line["text"], drawn)
         _describe(axis, panel)
     for axis in list(axes.flat)[len(panels) :]:
@@ -75,7 +77,11 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
     else:
         task = f"{len(classes)} classes"
     axis.set_title(f"{task}, {_JETS[panel['jets']]}, {panel['n_test']:,} test jets", fontsize=10)
+    sizes = [size for line in panel["lines"] for size in line["sizes"]]
     axis.set_xscale("log")
+    if sizes:
+        axis.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
+    axis.xaxis.set_minor_formatter(NullFormatter())
     if panel["metric"].startswith("rejection"):
         axis.set_yscale("log")
     axis.set_xlabel("Number of labelled training jets")
@@ -87,12 +93,21 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
         )
 
 
-def _colors(lines: Sequence[Mapping]) -> dict[str, str]:
+def _colors(lines: Sequence[Mapping]) -> dict[tuple[str, str], str]:
+    """By model and weights: one a model, or where there is one model, one for each start."""
     models = list(dict.fromkeys(line["model"] for line in lines))
     models = [model for model in models if model not in BASELINES]
-    return _BASELINE_COLORS | {
-        model: _COLORS[i % len(_COLORS)] for i, model in enumerate(models)
-    }
+    colors = {}
+    for line in lines:
+        model, weights = line["model"], line["weights"]
+        if model in BASELINES:
+            color = _BASELINE_COLORS[model]
+        elif len(models) == 1:
+            color = COLORS[weights]
+        else:
+            color = _COLORS[models.index(model) % len(_COLORS)]
+        colors[model, weights] = color
+    return colors
 
 
 def reliability(panels: Sequence[Mapping]) -> Figure:

@@ -100,7 +100,6 @@ class TaskResults:
             if not rows:
                 continue
             values = [np.array(row[metric], float) for row in rows]
-            errors = [row.get(f"{metric}_error") for row in rows]
             lines.append(
                 {
                     "text": rows[0]["text"],
@@ -109,7 +108,7 @@ class TaskResults:
                     "sizes": [row["size"] for row in rows],
                     "mean": [_or_none(v.mean()) for v in values],
                     "spread": [_or_none(seed_spread(v)) for v in values],
-                    "jets": [None if e is None or e[0] is None else np.mean(e) for e in errors],
+                    "jets": [_from_jets(row, metric) for row in rows],
                 }
             )
         return lines
@@ -232,6 +231,15 @@ def _cell(row: dict, metric: str) -> str:
     errors = row[f"{metric}_error"]
     jets = "" if errors[0] is None else f" +- {np.mean(errors):.4f}"
     return f"{values.mean():.4f} +- {_number(seed_spread(values), 4)}{jets}"
+
+
+def _from_jets(row: dict, metric: str) -> float | None:
+    """Mean uncertainty from the test jets; of rejections half the interval, where it is bounded."""
+    if metric.startswith("rejection"):
+        low, high = (np.array(row[f"{metric}_{end}"], float) for end in ("low", "high"))
+        return _or_none((high - low).mean() / 2)
+    errors = row[f"{metric}_error"]
+    return None if errors[0] is None else float(np.mean(errors))
 
 
 def _number(value: float, digits: int) -> str:
