@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -131,6 +132,39 @@ def write_npy(path: str | Path, array: np.ndarray) -> Path:
         # numpy's own writer loses the reason when the disk is full
         file.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
     return Path(path)
+
+
+def map_npy(path: str | Path) -> np.ndarray:
+    """A ``.npy`` file as a read-only array on its own pages, read when touched.
+
+    Unlike ``np.load(..., mmap_mode="r")`` it keeps no file open, of which a process has only so
+    many: a store may have thousands.
+
+    Raises
+    ------
+    JetfmError
+        Missing, truncated, or no ``.npy`` file of numbers.
+    """
+    import pyarrow
+
+    with naming(path):
+        with Path(path).open("rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+                shape, fortran, dtype = read(file)
+            except (ValueError, EOFError, AttributeError) as error:
+                raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
+            start, size = file.tell(), file.seek(0, 2)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or fortran or size < start + n_bytes:
+            found = f"damaged ({size} bytes for {shape} of {dtype})"
+            raise JetfmError(path, found, "a complete .npy file")
+        if not n_bytes:
+            return np.empty(shape, dtype)
+        with pyarrow.memory_map(str(path)) as file:
+            pages = file.read_buffer()  # keeps the map, not the file
+    return np.frombuffer(pages, dtype, math.prod(shape), start).reshape(shape)
 
 
 def sha256(path: str | Path) -> str:

@@ -33,7 +33,7 @@ def token_batch(
     max_constituents : longer jets keep their first ones, their count, and get no stop target
     """
     ids, decoded, mask = store.dense(indices, max_constituents)
-    n_constituents = np.asarray(store.multiplicity)[indices]
+    n_constituents = store.multiplicity[indices]
     return {
         "ids": torch.as_tensor(ids).long(),
         "decoded": torch.as_tensor(decoded),

@@ -9,6 +9,11 @@ A store is a folder of plain ``.npy`` files::
 
 ``store.json`` is written last: the folder is a store if and only if it is there.
 
+A store of many files has *parts*, ``parts/NAME/``, each a complete store in itself, and its own
+``store.json`` lists them in order, each with the SHA-256 of its manifest, which holds those of its
+arrays. Parts are written side by side, added, and made anew one by one (`jetfm.data.conversion`);
+a jet's index counts through all of them. Both kinds of store are used alike.
+
 Why this format. Training reads random jets many times. A flat row-major table on a memory map
 gives a jet as one contiguous piece, a batch as one vectorised gather, shares its pages between
 workers, needs no decompression and no library but numpy, and is written as a stream. Parquet and
@@ -18,6 +23,7 @@ ROOT are smaller on disk (about half) but must decode a whole row group to reach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import awkward as ak
@@ -25,6 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jetfm.data import jetclass
+from jetfm.data.joined import JoinedArray, blocks
 from jetfm.data.schema import (
     CLASSES,
     CONSTITUENT_FEATURES,
@@ -36,7 +43,7 @@ from jetfm.errors import JetfmError
 from jetfm.files import (
     NpyWriter,
     make_folder,
-    naming,
+    map_npy,
     read_json,
     remove_leftovers,
     sha256,
@@ -44,8 +51,12 @@ from jetfm.files import (
 )
 
 JET_DTYPE = np.dtype([(name, "i4" if name == "label" else "f4") for name in JET_COLUMNS])
-MANIFEST = "store.json"
+MANIFEST, PARTS = "store.json", "parts"
 VERSION = 1
+
+_COUNTED = ("n_jets", "n_constituents")
+_SUMMED = (*_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range")
+_OF_A_PART = ("sha256", "request")
 
 
 class RaggedFolder:
@@ -62,6 +73,7 @@ class RaggedFolder:
     kind: str
     flat_arrays: tuple[str, ...]  # one row per constituent
     jet_arrays: tuple[str, ...]  # one row per jet
+    parts: Sequence[Path] = ()  # folders of the parts, if there are any
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -71,30 +83,57 @@ class RaggedFolder:
         self.info = read_json(self.folder / MANIFEST)
         if self.info.get("kind") != self.kind:
             raise JetfmError(self.folder, f"a {self.info.get('kind')}", f"a {self.kind}")
-        self.offsets = self._open("offsets", 1)
+        if "parts" in self.info:
+            self._open_parts()
+            return
+        self.offsets = _open(self.folder, "offsets", self.info["n_jets"] + 1)
         self.n_constituents = np.diff(self.offsets)
-        rows = dict.fromkeys(self.flat_arrays, self.info["n_constituents"])
-        rows |= dict.fromkeys(self.jet_arrays, self.info["n_jets"])
-        for name, n_rows in rows.items():
-            setattr(self, name, self._open(name, 0, n_rows))
+        for name, n_rows in self._rows(self.info).items():
+            setattr(self, name, _open(self.folder, name, n_rows))
 
-    def _open(self, name: str, extra: int, n_rows: int | None = None) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
-        n_rows = self.info["n_jets"] + extra if n_rows is None else n_rows
-        with naming(path):
-            try:
-                array = np.load(path, mmap_mode="r" if n_rows else None, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
-        if len(array) != n_rows:
-            raise JetfmError(path, f"{len(array)} rows", f"{n_rows}, as {MANIFEST} says")
-        return array.view(np.ndarray)  # same pages, without memmap's cost per indexing
+    def _rows(self, info: dict) -> dict[str, int]:
+        """Length of each array beside the offsets."""
+        rows = dict.fromkeys(self.flat_arrays, info["n_constituents"])
+        return rows | dict.fromkeys(self.jet_arrays, info["n_jets"])
+
+    def _open_parts(self) -> None:
+        """The parts' arrays, joined; each file is opened when something in it is asked for."""
+        parts = self.info["parts"]
+        self.parts = [self.folder / PARTS / part["name"] for part in parts]
+        for path in self.parts:
+            if not (path / MANIFEST).exists():
+                raise JetfmError(path, "no store.json", f"a complete part of the {self.kind}")
+        n_jets, n_rows = (np.cumsum([0] + [p[key] for p in parts]) for key in _COUNTED)
+
+        @cache
+        def opened(name: str, part: int) -> np.ndarray:
+            n = parts[part]["n_jets"] + 1 if name == "offsets" else self._rows(parts[part])[name]
+            return _open(self.parts[part], name, n)
+
+        def joined(name: str, starts: np.ndarray) -> JoinedArray:
+            return JoinedArray(starts, lambda part, rows: opened(name, part)[rows])
+
+        def offsets(part: int, rows) -> np.ndarray:
+            if part == len(parts):  # the end of the last jet
+                return n_rows[-1:][rows]
+            return opened("offsets", part)[:-1][rows] + n_rows[part]
+
+        def lengths(part: int, rows) -> np.ndarray:
+            ends = opened("offsets", part)
+            return ends[1:][rows] - ends[:-1][rows]
+
+        self.offsets = JoinedArray([*n_jets, n_jets[-1] + 1], offsets)
+        self.n_constituents = JoinedArray(n_jets, lengths)
+        for name in self.flat_arrays:
+            setattr(self, name, joined(name, n_rows))
+        for name in self.jet_arrays:
+            setattr(self, name, joined(name, n_jets))
 
     def __reduce__(self):
         return type(self), (self.folder,)
 
     def __len__(self) -> int:
-        return len(self.n_constituents)
+        return self.info["n_jets"]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r}, {len(self)} jets)"
@@ -105,12 +144,15 @@ class RaggedFolder:
 
     def n_truncated(self, max_constituents: int) -> int:
         """Jets that lose constituents in batches of at most `max_constituents`."""
-        return int((self.n_constituents > max_constituents).sum())
+        lengths = blocks(self.n_constituents)
+        return sum(int((some > max_constituents).sum()) for _, some in lengths)
 
     def indices_of(self, *classes: str) -> np.ndarray:
         """Ascending indices (int64) of the jets of these classes, named as in the schema."""
         wanted = [class_by_name(name).index for name in classes]
-        return np.flatnonzero(np.isin(self.labels, wanted))
+        labels = blocks(self.labels)
+        found = [start + np.flatnonzero(np.isin(some, wanted)) for start, some in labels]
+        return np.concatenate([np.arange(0), *found])
 
     def jets_of(self, classes: Sequence[str]) -> np.ndarray:
         """Ascending indices of the jets of these classes; of all jets where none is named.
@@ -126,11 +168,16 @@ class RaggedFolder:
         return indices
 
     def verify(self) -> None:
-        """Compare every array's SHA-256 with the manifest; a difference is a JetfmError."""
+        """Compare every file's SHA-256 with its manifest; a difference is a JetfmError.
+
+        It names the file, and so the part of the store: `jetfm convert --verify` makes it anew.
+        """
         for name, expected in self.info["sha256"].items():
             found = sha256(self.folder / name)
             if found != expected:
                 raise JetfmError(self.folder / name, f"sha256 {found}", expected)
+        for path in self.parts:
+            type(self)(path).verify()
 
     def rows_of(
         self, indices, max_constituents: int | None = None
@@ -143,7 +190,8 @@ class RaggedFolder:
         mask : (B, T) bool with n true slots, row-major in the order of `rows`; T is the longest
             jet here, at most `max_constituents`
         """
-        indices = np.arange(len(self))[indices] if isinstance(indices, slice) else indices
+        if isinstance(indices, slice):
+            indices = np.arange(*indices.indices(len(self)))
         indices = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
             found = f"jet indices {indices.min()} to {indices.max()}"
@@ -155,6 +203,14 @@ class RaggedFolder:
         before = np.cumsum(counts) - counts
         rows = np.repeat(self.offsets[indices] - before, counts) + np.arange(counts.sum())
         return rows, mask
+
+
+def _open(folder: Path, name: str, n_rows: int) -> np.ndarray:
+    array = map_npy(folder / f"{name}.npy")
+    if len(array) != n_rows:
+        path = folder / f"{name}.npy"
+        raise JetfmError(path, f"{len(array)} rows", f"{n_rows}, as {MANIFEST} says")
+    return array
 
 
 def padded(rows: np.ndarray, mask: np.ndarray, dtype=None) -> np.ndarray:
@@ -172,6 +228,9 @@ class JetStore(RaggedFolder):
     constituents : (n_total, F) float32, memory-mapped, falling pt within a jet
     offsets, n_constituents : int64
     jets : structured array with the columns of the schema; `labels` is its class index
+
+    Of a store in parts, these are `JoinedArray`.
+
     features : names of the F columns
     info : what ``store.json`` says
     """
@@ -227,6 +286,7 @@ class JetStoreWriter:
     ----------
     folder : created if missing; a store already there is invalid from the start of writing
     features : names of the constituents' columns
+    may_be_empty : a part of a store may have no jets, a store of its own may not
     info : more entries for ``store.json``, e.g. the hashes of the sources
 
     Examples
@@ -235,8 +295,15 @@ class JetStoreWriter:
     ...     writer.append(constituents, n_constituents, jets)
     """
 
-    def __init__(self, folder: str | Path, features: Sequence[str] = CONSTITUENT_FEATURES, **info):
+    def __init__(
+        self,
+        folder: str | Path,
+        features: Sequence[str] = CONSTITUENT_FEATURES,
+        may_be_empty: bool = False,
+        **info,
+    ):
         self.folder, self.features, self.info = make_folder(folder), tuple(features), info
+        self.may_be_empty = may_be_empty
         (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on not a store
         remove_leftovers(self.folder)
         self._constituents = NpyWriter(
@@ -272,7 +339,7 @@ class JetStoreWriter:
         self._constituents.append(constituents)
         self._offsets.append(self._constituents.n_rows - len(constituents) + np.cumsum(counts))
         self._jets.append(rows)
-        self._per_class += np.bincount(rows["label"] % len(self._per_class), minlength=11)
+        self._per_class += np.bincount(rows["label"] % 11, minlength=11)
 
     @property
     def n_jets(self) -> int:
@@ -302,7 +369,7 @@ class JetStoreWriter:
         try:
             if kind is not None:
                 return
-            if self._jets.n_rows == 0:
+            if self._jets.n_rows == 0 and not self.may_be_empty:
                 raise JetfmError(self.folder, "zero jets", "at least one jet to store")
             for writer in writers:
                 writer.close()
@@ -325,6 +392,49 @@ def write_manifest(folder: Path, **entries) -> None:
     """Hash the arrays of a folder and write ``store.json``, which completes it."""
     hashes = {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))}
     write_json(folder / MANIFEST, {"version": VERSION, **entries, "sha256": hashes})
+
+
+def join_parts(folder: str | Path, kind: type[RaggedFolder], names: Sequence[str]) -> RaggedFolder:
+    """Make ``parts/NAME/`` for each of `names`, complete stores, one store in this order.
+
+    Counts in the parts' manifests are summed, the lists of sources joined; all else must agree.
+
+    Raises
+    ------
+    JetfmError
+        No parts, a part that is missing, incomplete or damaged, or parts that disagree, e.g. in
+        their features.
+    """
+    folder = Path(folder)
+    if not names:
+        raise JetfmError(folder, "no parts", "at least one")
+    paths = [folder / PARTS / name for name in names]
+    infos = [kind(path).info for path in paths]
+    joined: dict = {}
+    for path, info in zip(paths, infos, strict=True):
+        for key, value in info.items():
+            if key in _OF_A_PART:
+                continue
+            if key not in joined:
+                joined[key] = list(value) if key == "sources" else value
+            elif key == "sources":
+                joined[key] += value
+            elif key in _SUMMED:
+                joined[key] = _sum(joined[key], value)
+            elif joined[key] != value:
+                raise JetfmError(path, f"{key} {value}", f"{joined[key]}, as in {paths[0].name}")
+    joined["parts"] = [
+        {"name": name} | {key: info[key] for key in _COUNTED}
+        for name, info in zip(names, infos, strict=True)
+    ]
+    hashes = {f"{PARTS}/{name}/{MANIFEST}": sha256(folder / PARTS / name / MANIFEST)
+              for name in names}  # fmt: skip
+    write_json(folder / MANIFEST, joined | {"sha256": hashes})
+    return kind(folder)
+
+
+def _sum(one, other):
+    return {key: one[key] + other[key] for key in one} if isinstance(one, dict) else one + other
 
 
 def build_store(
