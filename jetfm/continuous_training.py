@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches, shuffle_dense
+from jetfm.data.batches import InOrderBatches, Schedule, shuffle_dense, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -64,7 +64,7 @@ class ContinuousBatches:
     def __init__(
         self,
         store: JetStore,
-        schedule: LengthBucketedBatches | InOrderBatches,
+        schedule: Schedule,
         preprocessing: Preprocessing,
         max_constituents: int | None,
         seed: tuple[int, ...] | None,
@@ -136,7 +136,7 @@ def train_continuous(
     batch_size = settings.training.batch_size
     lengths = [np.minimum(s.n_constituents, max_constituents) for s in (train, validation)]
     schedules = (
-        LengthBucketedBatches(lengths[0], batch_size, seed),
+        shuffled_batches(lengths[0], batch_size, seed),
         InOrderBatches(lengths[1], batch_size),
     )
     batches, judged = (

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -95,7 +95,7 @@ def train_flow(
     model.set_standardisation(*moments(train, chosen, preprocessing, max_constituents))
     collate = partial(flow_batch, preprocessing=preprocessing, max_constituents=max_constituents)
     batch_size = settings.training.batch_size
-    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
+    schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
     result = fit(
         model,
         lambda step: collate(train, schedule.indices(step)),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches, seed_of
+from jetfm.data.batches import InOrderBatches, Schedule, seed_of, shuffled_batches
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
@@ -56,7 +56,7 @@ class TokenBatches:
     def __init__(
         self,
         store: TokenStore,
-        schedule: LengthBucketedBatches | InOrderBatches,
+        schedule: Schedule,
         max_constituents: int | None = None,
         rank: int = 0,
         world: int = 1,
@@ -126,7 +126,7 @@ def pretrain(
         model.visible_decoder = _decoder(tokenizer, train)
     batch_size = settings.training.batch_size
     chosen = some_jets(train, settings.limit_train_jets, seed, classes)
-    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
+    schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
     in_order = InOrderBatches(
         validation.n_constituents,
         batch_size,
