@@ -13,7 +13,7 @@ def jetfm(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-COMMANDS = ("simulate", "tokenize", "pretrain", "generate", "finetune", "figures")
+COMMANDS = ("simulate", "convert", "tokenize", "pretrain", "generate", "finetune", "figures")
 
 
 def test_help_names_every_command():
@@ -33,6 +33,7 @@ def test_help_names_every_command():
         (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),
         (("simulate", "--out", "/dev/null/jets"), "/dev/null/jets"),
         (("simulate", "--out", "x", "--detector", "alice"), "alice"),
+        (("convert", "--jets", "absent", "--out", "x"), "absent"),
         (("generate", "--n-jets", "5"), "--out"),
         (("generate", "--out", "x.root", "--n-jets", "0"), "n_jets: found 0"),
         (("generate", "--out", "x.root", "--n-jets", "-1"), "n_jets: found -1"),

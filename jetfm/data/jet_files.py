@@ -36,6 +36,7 @@ def store_of(jets: str | Path, folder: str | Path, progress: bool = True) -> Jet
         build = build_toplandscape_store if kinds == {".h5"} else build_store
         return build(files, folder, progress)
     store = JetStore(folder)
-    if [source["sha256"] for source in store.info["sources"]] != [sha256(path) for path in files]:
+    used = [source["sha256"] for source in store.info["sources"]]
+    if list(dict.fromkeys(used)) != list(dict.fromkeys(map(sha256, files))):
         raise JetfmError(folder, "the store of other files", f"that of {jets}")
     return store

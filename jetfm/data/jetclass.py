@@ -50,6 +50,8 @@ vector.register_awkward()
 
 JET_PT_RANGE = (500.0, 1000.0)  # GeV, JetClass's selection (jetclass_generation, mergeTrees.C)
 
+_LABELS_AT_ONCE = 1_000_000  # jets
+
 _MOMENTA = ("part_px", "part_py", "part_pz", "part_energy")
 _JET_BRANCHES = ("pt", "eta", "phi", "energy", "nparticles", "sdmass", *map("tau{}".format, "1234"))
 _LABELS = tuple(f"label_{c.name}" for c in CLASSES)
@@ -73,6 +75,7 @@ def iterate(
     step: int = 20_000,
     features: Sequence[str] = CONSTITUENT_FEATURES,
     pt_range: tuple[float, float] | None = JET_PT_RANGE,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[ak.Array]:
     """Yield the jets of JetClass files in chunks of at most `step`, file by file, in order.
 
@@ -83,6 +86,7 @@ def iterate(
     features : constituent features to have; only their branches are read
     pt_range : GeV; the median jet pt of a chunk must lie within, which tells MeV from GeV.
         None skips this check.
+    rows : first jet and the one after the last, of each file; all by default
 
     Raises
     ------
@@ -105,8 +109,9 @@ def iterate(
         opened = open_tree(path, branches)
         with opened as tree:
             labelled = not opened.settings.get(UNLABELLED)
-            for start in range(0, tree.num_entries, step):
-                columns = _columns(path, tree, branches, start, step)
+            first, end = rows or (0, tree.num_entries)
+            for start in range(first, min(end, tree.num_entries), step):
+                columns = _columns(path, tree, branches, start, min(step, end - start))
                 n_since += len(columns["jet_pt"])
                 yield _jets(path, columns, start, pt_range, labelled)
                 del columns
@@ -135,6 +140,21 @@ def count_jets(path: str | Path) -> int:
     """Number of jets in a file, at least one, without reading any."""
     with open_tree(Path(path), ()) as tree:
         return tree.num_entries
+
+
+def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """(11,) int64, jets of each class of a file or of a range of it; the last: unknown class."""
+    found, opened = np.zeros(len(CLASSES) + 1, np.int64), open_tree(Path(path), _LABELS)
+    with opened as tree:
+        first, end = rows or (0, tree.num_entries)
+        end = min(end, tree.num_entries)
+        if opened.settings.get(UNLABELLED):
+            found[-1] = end - first
+            return found
+        for start in range(first, end, _LABELS_AT_ONCE):
+            columns = _columns(path, tree, _LABELS, start, min(_LABELS_AT_ONCE, end - start))
+            found += np.bincount(_class_index(path, columns, start), minlength=len(found))
+    return found
 
 
 class open_tree:

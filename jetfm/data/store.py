@@ -56,7 +56,7 @@ VERSION = 1
 
 _COUNTED = ("n_jets", "n_constituents")
 _SUMMED = (*_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range")
-_OF_A_PART = ("sha256", "request")
+_OF_A_PART = ("sha256", "at_most", "rows")
 
 
 class RaggedFolder:
