@@ -37,6 +37,7 @@ from jetfm.files import make_folder, naming, read_json, sha256, write_json
 
 PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
 _LONG_FILE = 2**29  # bytes; ROOT files below are one part, and not opened to plan
+_MUCH = 2**28  # bytes of sources; a minute or so of work on one core
 _STEP = 20_000  # jets in a worker's memory
 _STAMP = ".source.json"  # path, size and time of the source: beside a part's data, not among it
 _CLASS_NAMES = (*(c.name for c in CLASSES), "unknown")  # the last: label -1
@@ -125,6 +126,11 @@ def convert(
         if append:
             names = before + [name for name in names if name not in made_before]
         return join_parts(folder, JetStore, names)
+
+
+def in_parts(files: Sequence[Path]) -> bool:
+    """Whether files are many or large enough that parallel work pays for starting processes."""
+    return sum(path.stat().st_size for path in files) >= _MUCH
 
 
 def jet_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:

@@ -48,9 +48,11 @@ from jetfm.observables import segment_sum
 
 vector.register_awkward()
 
+MOST_CONSTITUENTS = 10_000  # our choice, far above any jet's
 JET_PT_RANGE = (500.0, 1000.0)  # GeV, JetClass's selection (jetclass_generation, mergeTrees.C)
 
 _LABELS_AT_ONCE = 1_000_000  # jets
+_MOST_BYTES, _SLACK = 2000, 2**25  # a branch: 500 constituents a jet on average, and 32 MB
 
 _MOMENTA = ("part_px", "part_py", "part_pz", "part_energy")
 _JET_BRANCHES = ("pt", "eta", "phi", "energy", "nparticles", "sdmass", *map("tau{}".format, "1234"))
@@ -200,6 +202,10 @@ class open_tree:
             raise JetfmError(where, f"{', '.join(found) or 'no branches'}", expected)
         if tree.num_entries == 0:
             raise JetfmError(self.path, "zero jets", f"at least one entry in '{TREE_NAME}'")
+        size = self.path.stat().st_size
+        if tree.num_entries > size:
+            found = f"{tree.num_entries} jets in {size} bytes"
+            raise JetfmError(self.path, found, "at least a byte for each; damaged?")
 
 
 def check_root_file(path: Path) -> None:
@@ -293,10 +299,31 @@ def check_unit(
         raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
 
 
+def _check_announced(path: Path, tree, branches: Sequence[str], start: int, stop: int) -> None:
+    """Refuse baskets that announce absurd lengths, before anything is made as large as they say."""
+    for name in branches:
+        branch = tree[name]
+        if not hasattr(branch, "basket_uncompressed_bytes"):
+            continue  # an RNTuple, whose pages know their size from their elements
+        edges = np.asarray(branch.entry_offsets)
+        touched = np.flatnonzero((edges[:-1] < stop) & (edges[1:] > start))
+        if not len(touched):
+            continue
+        n_bytes = sum(branch.basket_uncompressed_bytes(basket) for basket in touched)
+        n_entries = int(edges[touched[-1] + 1] - edges[touched[0]])
+        most = _SLACK + n_entries * _MOST_BYTES
+        if n_bytes > most:
+            first = edges[touched[0]]
+            found = f"{n_bytes / 1e6:.0f} MB announced for {n_entries} jets from {first}"
+            expected = f"at most {most / 1e6:.0f} MB; damaged?"
+            raise JetfmError(f"{path}: branch '{name}'", found, expected)
+
+
 def _columns(path: Path, tree, branches: Sequence[str], start: int, step: int) -> dict:
     """Read branches; jagged ones as (flat values, counts), all checked for length and type."""
     stop = min(start + step, tree.num_entries)
     try:
+        _check_announced(path, tree, branches, start, stop)
         arrays = tree.arrays(branches, entry_start=start, entry_stop=stop, library="ak", how=dict)
     except Exception as error:  # truncated baskets, bad compression, wrong checksums ...
         raise _damaged(path, error) from error
@@ -357,6 +384,9 @@ def _checked_counts(path: Path, columns: dict, start: int) -> np.ndarray:
             found = f"{other[jet]} values in jet {start + jet}"
             expected = f"{counts[jet]}, as many as in 'part_px'"
             raise JetfmError(f"{path}: branch '{key[1]}'", found, expected)
+    if counts.max(initial=0) > MOST_CONSTITUENTS:
+        found = f"{counts.max()} constituents in jet {start + int(np.argmax(counts))}"
+        raise JetfmError(path, found, f"at most {MOST_CONSTITUENTS}; damaged?")
     if not counts.all():
         jet = start + int(np.argmin(counts))
         raise JetfmError(path, f"no constituents in jet {jet}", "at least one in every jet")
