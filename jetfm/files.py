@@ -15,6 +15,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +149,9 @@ def map_npy(path: str | Path) -> np.ndarray:
     import pyarrow
 
     with naming(path):
-        with Path(path).open("rb") as file:
-            try:
-                version = np.lib.format.read_magic(file)
-                read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                shape, fortran, dtype = read(file)
-            except (ValueError, EOFError, AttributeError) as error:
-                raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
-            start, size = file.tell(), file.seek(0, 2)
+        shape, dtype, start, size = _npy_header(path)
         n_bytes = math.prod(shape) * dtype.itemsize
-        if dtype.hasobject or fortran or size < start + n_bytes:
+        if size < start + n_bytes:
             found = f"damaged ({size} bytes for {shape} of {dtype})"
             raise JetfmError(path, found, "a complete .npy file")
         if not n_bytes:
@@ -165,6 +159,58 @@ def map_npy(path: str | Path) -> np.ndarray:
         with pyarrow.memory_map(str(path)) as file:
             pages = file.read_buffer()  # keeps the map, not the file
     return np.frombuffer(pages, dtype, math.prod(shape), start).reshape(shape)
+
+
+def _npy_header(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int, int]:
+    """Shape, type, where the data start, and the size of the file."""
+    with Path(path).open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, fortran, dtype = read(file)
+        except (ValueError, EOFError, AttributeError) as error:
+            raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
+        if dtype.hasobject or fortran:
+            raise JetfmError(path, f"an array of {dtype}", "numbers, row after row")
+        return shape, dtype, file.tell(), file.seek(0, 2)
+
+
+_known_header = lru_cache(2**16)(_npy_header)  # of files that are read again and again
+
+
+class NpyReader:
+    """Ranges of rows of a ``.npy`` file, read, not mapped. Close it, or use it in ``with``."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with naming(path):
+            self.shape, self.dtype, self._start, _ = _known_header(str(path))
+            self._file = self.path.open("rb", buffering=0)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop`; a file that ends before them is a JetfmError."""
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        into = memoryview(rows.reshape(-1).view(np.uint8)) if rows.size else b""
+        with naming(self.path):
+            self._file.seek(self._start + start * row_bytes)
+            done = 0
+            while done < len(into):  # the system may read less than asked for
+                n_read = self._file.readinto(into[done:])
+                if not n_read:
+                    found = f"damaged (it ends before row {stop})"
+                    raise JetfmError(self.path, found, "a complete .npy file")
+                done += n_read
+        return rows
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> NpyReader:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
 
 
 def sha256(path: str | Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, shuffled_batches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -96,9 +96,10 @@ def train_flow(
     collate = partial(flow_batch, preprocessing=preprocessing, max_constituents=max_constituents)
     batch_size = settings.training.batch_size
     schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
+    reading = Reading(train, schedule)
     result = fit(
         model,
-        lambda step: collate(train, schedule.indices(step)),
+        lambda step: collate(*reading.of(step, schedule.indices(step))),
         settings.training,
         validation=EvaluationBatches(
             InOrderBatches(validation.n_constituents, batch_size, judged),

@@ -141,6 +141,15 @@ class BlockShuffledBatches:
         start = self._order_of_batches[place] * self.batch_size
         return self._jets[start : start + self.batch_size]
 
+    def group(self, step: int, rank: int = 0, world: int = 1) -> tuple[tuple[int, int], np.ndarray]:
+        """Which group the batch of this step is in, and its jets, ascending.
+
+        Of several processes, those of number `rank`: every `world`-th jet of each batch.
+        """
+        self.indices(step)
+        places = np.arange(len(self._jets)) % self.batch_size
+        return (self._epoch, self._group), np.sort(self._jets[places % world == rank])
+
     def _begin(self, epoch: int, group: int) -> None:
         size = self._batches * self.batch_size
         places = np.arange(group * size, min((group + 1) * size, self.n_jets))
@@ -205,6 +214,32 @@ class InOrderBatches:
 
 #: Says which jets are in which batch.
 Schedule = LengthBucketedBatches | BlockShuffledBatches | InOrderBatches
+
+
+class Reading:
+    """Where the jets of a step are to be read: in the store, or in memory, a group at a time.
+
+    Groups of `BlockShuffledBatches` are read when the first of their jets is asked for.
+
+    Parameters
+    ----------
+    store : with ``hold(jets)``, as `jetfm.data.store.RaggedFolder`
+    rank, world : the part of every batch that will be asked for
+    """
+
+    def __init__(self, store: Any, schedule: Schedule, rank: int = 0, world: int = 1) -> None:
+        self.store, self.schedule, self.rank, self.world = store, schedule, rank, world
+        self._key = self._held = self._jets = None
+
+    def of(self, step: int, jets: np.ndarray) -> tuple[Any, np.ndarray]:
+        """A store, and the indices there of jets of the batch of this step."""
+        if not isinstance(self.schedule, BlockShuffledBatches) or not len(jets):
+            return self.store, jets
+        key, held = self.schedule.group(step, self.rank, self.world)
+        if key != self._key:
+            self._held = None  # first let go of the last one
+            self._held, self._jets, self._key = self.store.hold(held), held, key
+        return self._held, np.searchsorted(self._jets, jets)
 
 
 class EvaluationBatches:

@@ -22,15 +22,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from jetfm.data import jetclass, toplandscape
+from jetfm.data.ragged import MANIFEST, PARTS, join_parts
 from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
-from jetfm.data.store import (
-    MANIFEST,
-    PARTS,
-    JetStore,
-    JetStoreWriter,
-    jet_rows,
-    join_parts,
-)
+from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
 from jetfm.files import make_folder, naming, read_json, sha256, write_json

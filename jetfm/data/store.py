@@ -23,7 +23,6 @@ ROOT are smaller on disk (about half) but must decode a whole row group to reach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import awkward as ak
@@ -31,193 +30,12 @@ import numpy as np
 from tqdm import tqdm
 
 from jetfm.data import jetclass
-from jetfm.data.joined import JoinedArray, blocks
-from jetfm.data.schema import (
-    CLASSES,
-    CONSTITUENT_FEATURES,
-    JET_COLUMNS,
-    KINEMATICS,
-    class_by_name,
-)
+from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
+from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
 from jetfm.errors import JetfmError
-from jetfm.files import (
-    NpyWriter,
-    make_folder,
-    map_npy,
-    read_json,
-    remove_leftovers,
-    sha256,
-    write_json,
-)
+from jetfm.files import NpyWriter, make_folder, remove_leftovers, sha256
 
 JET_DTYPE = np.dtype([(name, "i4" if name == "label" else "f4") for name in JET_COLUMNS])
-MANIFEST, PARTS = "store.json", "parts"
-VERSION = 1
-
-_COUNTED = ("n_jets", "n_constituents")
-_SUMMED = (*_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range")
-_OF_A_PART = ("sha256", "at_most", "rows")
-
-
-class RaggedFolder:
-    """A complete folder of memory-mapped arrays, some with one row per constituent.
-
-    Base of JetStore and TokenStore; picklable, a worker opens the files anew.
-
-    Raises
-    ------
-    JetfmError
-        No manifest (missing or incomplete), another kind, or arrays that disagree with it.
-    """
-
-    kind: str
-    flat_arrays: tuple[str, ...]  # one row per constituent
-    jet_arrays: tuple[str, ...]  # one row per jet
-    parts: Sequence[Path] = ()  # folders of the parts, if there are any
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if not (self.folder / MANIFEST).exists():
-            found = "no store.json" if self.folder.is_dir() else "no such folder"
-            raise JetfmError(self.folder, found, f"a complete {self.kind}")
-        self.info = read_json(self.folder / MANIFEST)
-        if self.info.get("kind") != self.kind:
-            raise JetfmError(self.folder, f"a {self.info.get('kind')}", f"a {self.kind}")
-        if "parts" in self.info:
-            self._open_parts()
-            return
-        self.offsets = _open(self.folder, "offsets", self.info["n_jets"] + 1)
-        self.n_constituents = np.diff(self.offsets)
-        for name, n_rows in self._rows(self.info).items():
-            setattr(self, name, _open(self.folder, name, n_rows))
-
-    def _rows(self, info: dict) -> dict[str, int]:
-        """Length of each array beside the offsets."""
-        rows = dict.fromkeys(self.flat_arrays, info["n_constituents"])
-        return rows | dict.fromkeys(self.jet_arrays, info["n_jets"])
-
-    def _open_parts(self) -> None:
-        """The parts' arrays, joined; each file is opened when something in it is asked for."""
-        parts = self.info["parts"]
-        self.parts = [self.folder / PARTS / part["name"] for part in parts]
-        for path in self.parts:
-            if not (path / MANIFEST).exists():
-                raise JetfmError(path, "no store.json", f"a complete part of the {self.kind}")
-        n_jets, n_rows = (np.cumsum([0] + [p[key] for p in parts]) for key in _COUNTED)
-
-        @cache
-        def opened(name: str, part: int) -> np.ndarray:
-            n = parts[part]["n_jets"] + 1 if name == "offsets" else self._rows(parts[part])[name]
-            return _open(self.parts[part], name, n)
-
-        def joined(name: str, starts: np.ndarray) -> JoinedArray:
-            return JoinedArray(starts, lambda part, rows: opened(name, part)[rows])
-
-        def offsets(part: int, rows) -> np.ndarray:
-            if part == len(parts):  # the end of the last jet
-                return n_rows[-1:][rows]
-            return opened("offsets", part)[:-1][rows] + n_rows[part]
-
-        def lengths(part: int, rows) -> np.ndarray:
-            ends = opened("offsets", part)
-            return ends[1:][rows] - ends[:-1][rows]
-
-        self.offsets = JoinedArray([*n_jets, n_jets[-1] + 1], offsets)
-        self.n_constituents = JoinedArray(n_jets, lengths)
-        for name in self.flat_arrays:
-            setattr(self, name, joined(name, n_rows))
-        for name in self.jet_arrays:
-            setattr(self, name, joined(name, n_jets))
-
-    def __reduce__(self):
-        return type(self), (self.folder,)
-
-    def __len__(self) -> int:
-        return self.info["n_jets"]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.folder)!r}, {len(self)} jets)"
-
-    @property
-    def n_jets(self) -> int:
-        return len(self)
-
-    def n_truncated(self, max_constituents: int) -> int:
-        """Jets that lose constituents in batches of at most `max_constituents`."""
-        lengths = blocks(self.n_constituents)
-        return sum(int((some > max_constituents).sum()) for _, some in lengths)
-
-    def indices_of(self, *classes: str) -> np.ndarray:
-        """Ascending indices (int64) of the jets of these classes, named as in the schema."""
-        wanted = [class_by_name(name).index for name in classes]
-        labels = blocks(self.labels)
-        found = [start + np.flatnonzero(np.isin(some, wanted)) for start, some in labels]
-        return np.concatenate([np.arange(0), *found])
-
-    def jets_of(self, classes: Sequence[str]) -> np.ndarray:
-        """Ascending indices of the jets of these classes; of all jets where none is named.
-
-        Raises
-        ------
-        JetfmError
-            There is no such jet.
-        """
-        indices = self.indices_of(*classes) if classes else np.arange(len(self))
-        if not len(indices):
-            raise JetfmError(self.folder, f"no jets of {', '.join(classes)}", "at least one")
-        return indices
-
-    def verify(self) -> None:
-        """Compare every file's SHA-256 with its manifest; a difference is a JetfmError.
-
-        It names the file, and so the part of the store: `jetfm convert --verify` makes it anew.
-        """
-        for name, expected in self.info["sha256"].items():
-            found = sha256(self.folder / name)
-            if found != expected:
-                raise JetfmError(self.folder / name, f"sha256 {found}", expected)
-        for path in self.parts:
-            type(self)(path).verify()
-
-    def rows_of(
-        self, indices, max_constituents: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the flat arrays that hold some jets, and the mask that lays them out.
-
-        Returns
-        -------
-        rows : (n,) int64, jet after jet
-        mask : (B, T) bool with n true slots, row-major in the order of `rows`; T is the longest
-            jet here, at most `max_constituents`
-        """
-        if isinstance(indices, slice):
-            indices = np.arange(*indices.indices(len(self)))
-        indices = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
-            found = f"jet indices {indices.min()} to {indices.max()}"
-            raise JetfmError(self.folder, found, f"0 to {len(self) - 1}")
-        counts = self.n_constituents[indices]
-        if max_constituents is not None:
-            counts = np.minimum(counts, max_constituents)
-        mask = np.arange(counts.max(initial=0)) < counts[:, None]  # (B, T)
-        before = np.cumsum(counts) - counts
-        rows = np.repeat(self.offsets[indices] - before, counts) + np.arange(counts.sum())
-        return rows, mask
-
-
-def _open(folder: Path, name: str, n_rows: int) -> np.ndarray:
-    array = map_npy(folder / f"{name}.npy")
-    if len(array) != n_rows:
-        path = folder / f"{name}.npy"
-        raise JetfmError(path, f"{len(array)} rows", f"{n_rows}, as {MANIFEST} says")
-    return array
-
-
-def padded(rows: np.ndarray, mask: np.ndarray, dtype=None) -> np.ndarray:
-    """Lay rows (n, ...) out over the n true slots of a (B, T) mask, zero elsewhere."""
-    x = np.zeros((mask.size, *rows.shape[1:]), dtype or rows.dtype)
-    x[np.flatnonzero(mask)] = rows  # twice as fast as x[mask] on two axes
-    return x.reshape(*mask.shape, *rows.shape[1:])
 
 
 class JetStore(RaggedFolder):
@@ -228,19 +46,16 @@ class JetStore(RaggedFolder):
     constituents : (n_total, F) float32, memory-mapped, falling pt within a jet
     offsets, n_constituents : int64
     jets : structured array with the columns of the schema; `labels` is its class index
-
-    Of a store in parts, these are `JoinedArray`.
-
     features : names of the F columns
     info : what ``store.json`` says
+    parts : folders of the parts; where there are any, the arrays are `JoinedArray`
     """
 
     kind = "jets store"
     flat_arrays = ("constituents",)
     jet_arrays = ("jets",)
 
-    def __init__(self, folder: str | Path):
-        super().__init__(folder)
+    def _ready(self) -> None:
         self.features: tuple[str, ...] = tuple(self.info["features"])
         self.labels = self.jets["label"].astype(np.int64)
 
@@ -386,55 +201,6 @@ class JetStoreWriter:
             jets_of_unknown_class=int(self._per_class[-1]),
             **self.info,
         )
-
-
-def write_manifest(folder: Path, **entries) -> None:
-    """Hash the arrays of a folder and write ``store.json``, which completes it."""
-    hashes = {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))}
-    write_json(folder / MANIFEST, {"version": VERSION, **entries, "sha256": hashes})
-
-
-def join_parts(folder: str | Path, kind: type[RaggedFolder], names: Sequence[str]) -> RaggedFolder:
-    """Make ``parts/NAME/`` for each of `names`, complete stores, one store in this order.
-
-    Counts in the parts' manifests are summed, the lists of sources joined; all else must agree.
-
-    Raises
-    ------
-    JetfmError
-        No parts, a part that is missing, incomplete or damaged, or parts that disagree, e.g. in
-        their features.
-    """
-    folder = Path(folder)
-    if not names:
-        raise JetfmError(folder, "no parts", "at least one")
-    paths = [folder / PARTS / name for name in names]
-    infos = [kind(path).info for path in paths]
-    joined: dict = {}
-    for path, info in zip(paths, infos, strict=True):
-        for key, value in info.items():
-            if key in _OF_A_PART:
-                continue
-            if key not in joined:
-                joined[key] = list(value) if key == "sources" else value
-            elif key == "sources":
-                joined[key] += value
-            elif key in _SUMMED:
-                joined[key] = _sum(joined[key], value)
-            elif joined[key] != value:
-                raise JetfmError(path, f"{key} {value}", f"{joined[key]}, as in {paths[0].name}")
-    joined["parts"] = [
-        {"name": name} | {key: info[key] for key in _COUNTED}
-        for name, info in zip(names, infos, strict=True)
-    ]
-    hashes = {f"{PARTS}/{name}/{MANIFEST}": sha256(folder / PARTS / name / MANIFEST)
-              for name in names}  # fmt: skip
-    write_json(folder / MANIFEST, joined | {"sha256": hashes})
-    return kind(folder)
-
-
-def _sum(one, other):
-    return {key: one[key] + other[key] for key in one} if isinstance(one, dict) else one + other
 
 
 def build_store(

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.data.joined import blocks
-from jetfm.data.store import MANIFEST, RaggedFolder, padded, write_manifest
+from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
 from jetfm.errors import JetfmError
 from jetfm.files import NpyWriter, make_folder, naming, remove_leftovers, write_npy
 
@@ -36,6 +36,7 @@ class TokenStore(RaggedFolder):
     n_constituents : (n_jets,) int64, tokens per jet
     n_codes : size of the codebook
     info : what ``store.json`` says, with what the writer was given (e.g. ``tokenizer_sha256``)
+    parts : folders of the parts; where there are any, the arrays are `JoinedArray`
     """
 
     kind = "token store"

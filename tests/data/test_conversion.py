@@ -17,8 +17,9 @@ import pytest
 from jetfm.data import conversion, toplandscape
 from jetfm.data.conversion import convert
 from jetfm.data.jet_files import store_of
+from jetfm.data.ragged import PARTS
 from jetfm.data.schema import BRANCHES, CLASSES, KINEMATICS
-from jetfm.data.store import PARTS, JetStore, build_store
+from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.data.workers import run_local
 from jetfm.errors import JetfmError

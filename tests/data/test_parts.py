@@ -6,14 +6,19 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jetfm.data import ragged
+from jetfm.data.batches import BlockShuffledBatches
 from jetfm.data.joined import JoinedArray, blocks
-from jetfm.data.store import JET_DTYPE, PARTS, JetStore, JetStoreWriter, join_parts
+from jetfm.data.ragged import PARTS, join_parts
+from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.files import map_npy
+from jetfm.pretraining import TokenBatches, token_batch
 
 FEATURES = ("pt", "eta_rel", "phi_rel")
 PART = st.lists(st.one_of(st.integers(0, 3), st.just(60)), max_size=5)
@@ -187,3 +192,50 @@ def test_reading_is_lazy_and_keeps_no_files_open(tmp_path):
     assert psutil.Process().num_fds() == n_before
     array = map_npy(tmp_path / PARTS / "part3" / "constituents.npy")
     assert not array.flags.writeable and array.shape == (1, 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(parts=PARTS_OF, data=st.data(), gap=st.sampled_from([0, 1, 256]))
+@pytest.mark.parametrize("write", [write_jets, write_tokens])
+def test_jets_held_in_memory_are_those_of_the_store(tmp_path_factory, write, parts, data, gap):
+    store, stores = in_parts(tmp_path_factory.mktemp("store"), write, parts)
+    chosen = data.draw(st.sets(st.integers(0, len(store) - 1), min_size=1), label="jets")
+    jets = np.array(sorted(chosen))
+    filled = next(s for s in stores if len(s))  # a store in one folder, too
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged, "GAP", gap)
+        both = [(store, jets, store.hold(jets))]
+        both.append((filled, np.arange(len(filled)), filled.hold(np.arange(len(filled)))))
+    for whole, indices, held in both:
+        assert len(held) == len(indices) and not held.parts
+        np.testing.assert_array_equal(held.n_constituents, whole.n_constituents[indices])
+        for name in (*held.jet_arrays, "labels"):
+            np.testing.assert_array_equal(getattr(held, name), getattr(whole, name)[indices])
+        places = np.arange(len(indices))[::-1]
+        for a, b in zip(held.dense(places), whole.dense(indices[::-1]), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_batches_of_blocks_are_read_by_group(tmp_path, monkeypatch):
+    """The same batches as from the store, one process's part of them included."""
+    lengths = np.random.default_rng(0).integers(1, 9, 1000).tolist()
+    store, _ = in_parts(tmp_path, write_tokens, [lengths[:300], lengths[300:310], lengths[310:]])
+    schedule = BlockShuffledBatches(store.n_constituents, 32, 1, block_jets=16, group_blocks=10)
+    plain = TokenStore(tmp_path)
+    monkeypatch.setattr(store, "dense", lambda *a: pytest.fail("asked the store itself"))
+    for world in (1, 3):
+        for rank in range(world):
+            batches = TokenBatches(store, schedule, rank=rank, world=world)
+            for step in (0, 1, 5, 4, 20, 31):
+                expected = token_batch(plain, schedule.indices(step)[rank::world])
+                found = batches(step)
+                assert found.keys() == expected.keys()
+                assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_a_part_that_ends_early_is_named_when_read(tmp_path):
+    store, _ = in_parts(tmp_path, write_jets, [[3, 4], [5, 6]])
+    path = tmp_path / PARTS / "part1" / "constituents.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(JetfmError, match=r"part1/constituents\.npy: found damaged \(it ends"):
+        store.hold(np.arange(4))
