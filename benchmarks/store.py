@@ -10,7 +10,7 @@ copies of the first's one, 0.1 GB each; the 1000 parts of the third are links to
 disk, so that what they show is the cost of many parts, not of a disk. Rates are of files in the
 system's memory; before ``first batch, cold``, the system is told to forget them, which leaves the
 disk's own memory alone. Memory is that of the process less what it had before it opened the store,
-after 200 000 jets: ``own`` without the files' pages, ``resident`` with them, and ``whole process``
+after 250 000 jets: ``own`` without the files' pages, ``resident`` with them, and ``whole process``
 with the libraries. The reference is the smallest store.
 """
 
@@ -42,7 +42,7 @@ from jetfm.pretraining import TokenBatches
 N_JETS, BASKET, REPEATS = 20_000, 1000, 3
 PART_JETS = 100_000
 STORES = {1: os.link, 50: shutil.copy, 1000: os.link}  # parts, and how the others are made
-BATCH, N_READ = 1000, 200_000
+BATCH, N_READ = 1000, 250_000
 
 
 def run() -> Iterator[dict]:

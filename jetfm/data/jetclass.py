@@ -357,9 +357,10 @@ def _jets(path: Path, columns: dict, start: int, pt_range, labelled: bool) -> ak
     if not pt.all():
         jet = start + jet_index[np.argmin(pt)]
         raise JetfmError(path, f"a constituent without transverse momentum in jet {jet}", "pt > 0")
-    order = np.lexsort((-pt, jet_index))  # stable; real files are sorted, up to rounding
-    columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
-    px, py, pz, energy = px[order], py[order], pz[order], energy[order]
+    if (pt[1:] > pt[:-1])[jet_index[1:] == jet_index[:-1]].any():
+        order = np.lexsort((-pt, jet_index))  # stable; real files are sorted, up to rounding
+        columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
+        px, py, pz, energy = px[order], py[order], pz[order], energy[order]
 
     constituents, axis = about_axis(px, py, pz, energy, counts)
     jet = vector.zip({name: columns[f"jet_{name}"] for name in ("pt", "eta", "phi", "energy")})

@@ -145,8 +145,11 @@ class JetStoreWriter:
             raise JetfmError(self.folder, found, f"{len(counts)} jets, {counts.sum()} constituents")
         if "pt" in self.features:
             pt = constituents[:, self.features.index("pt")]
-            jet_index = np.repeat(np.arange(len(counts)), counts)
-            constituents = constituents[np.lexsort((-pt, jet_index))]
+            falls = pt[1:] <= pt[:-1]
+            falls[np.cumsum(counts[counts > 0])[:-1] - 1] = True  # between jets anything goes
+            if not falls.all():
+                jet_index = np.repeat(np.arange(len(counts)), counts)
+                constituents = constituents[np.lexsort((-pt, jet_index))]
         rows = np.empty(len(jets), JET_DTYPE)
         for name in JET_COLUMNS:
             absent = -1 if name == "label" else np.nan
