@@ -145,6 +145,12 @@ def tokenize(
     out: Annotated[
         Path | None, typer.Option(help="With --tokenizer: folder for the token store.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="With --tokenizer: processes, a part of the jets store each.")
+    ] = 1,
+    dask_address: Annotated[
+        str | None, typer.Option(help="With --tokenizer: a Dask scheduler, to run on its workers.")
+    ] = None,
 ) -> None:
     """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
 
@@ -161,7 +167,9 @@ def tokenize(
             raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
     from jetfm.tokenizers.files import tokenize_files
 
-    tokens = tokenize_files(tokenizer, jets, out, seed or 1)
+    tokens = tokenize_files(
+        tokenizer, jets, out, seed or 1, workers=workers, dask_address=dask_address
+    )
     typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 
 

@@ -26,7 +26,7 @@ GAP = 256  # jets that are read with those on both sides rather than skipped
 _MANY = 100  # rows of one part: read, not mapped, so that no pages stay with this process
 _COUNTED = ("n_jets", "n_constituents")
 _SUMMED = (*_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range")
-_OF_A_PART = ("sha256", "at_most", "rows")
+_OF_A_PART = ("sha256", "at_most", "rows", "part", "source")
 
 
 class RaggedFolder:
@@ -287,10 +287,13 @@ def write_manifest(folder: Path, **entries) -> None:
     write_json(folder / MANIFEST, {"version": VERSION, **entries, "sha256": hashes})
 
 
-def join_parts(folder: str | Path, kind: type[RaggedFolder], names: Sequence[str]) -> RaggedFolder:
+def join_parts(
+    folder: str | Path, kind: type[RaggedFolder], names: Sequence[str], **info
+) -> RaggedFolder:
     """Make ``parts/NAME/`` for each of `names`, complete stores, one store in this order.
 
     Counts in the parts' manifests are summed, the lists of sources joined; all else must agree.
+    `info` are more entries for ``store.json``.
 
     Raises
     ------
@@ -304,8 +307,8 @@ def join_parts(folder: str | Path, kind: type[RaggedFolder], names: Sequence[str
     paths = [folder / PARTS / name for name in names]
     infos = [kind(path).info for path in paths]
     joined: dict = {}
-    for path, info in zip(paths, infos, strict=True):
-        for key, value in info.items():
+    for path, of_part in zip(paths, infos, strict=True):
+        for key, value in of_part.items():
             if key in _OF_A_PART:
                 continue
             if key not in joined:
@@ -317,12 +320,12 @@ def join_parts(folder: str | Path, kind: type[RaggedFolder], names: Sequence[str
             elif joined[key] != value:
                 raise JetfmError(path, f"{key} {value}", f"{joined[key]}, as in {paths[0].name}")
     joined["parts"] = [
-        {"name": name} | {key: info[key] for key in _COUNTED}
-        for name, info in zip(names, infos, strict=True)
+        {"name": name} | {key: of_part[key] for key in _COUNTED}
+        for name, of_part in zip(names, infos, strict=True)
     ]
     hashes = {f"{PARTS}/{name}/{MANIFEST}": sha256(folder / PARTS / name / MANIFEST)
               for name in names}  # fmt: skip
-    write_json(folder / MANIFEST, joined | {"sha256": hashes})
+    write_json(folder / MANIFEST, joined | info | {"sha256": hashes})
     return kind(folder)
 
 
