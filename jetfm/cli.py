@@ -151,6 +151,42 @@ def download(
 
 
 @app.command()
+def convert(
+    jets: Annotated[
+        list[Path],
+        typer.Option(help="A ROOT or h5 file, or a folder of them; can be given several times."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the jets store.")],
+    workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
+    dask_address: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, to run on its workers.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Constituent features, with commas between; all by default.")
+    ] = None,
+    jets_per_class: Annotated[
+        int | None, typer.Option(help="Keep the first so many of each class.")
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the store what it does not have yet.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check finished parts; make damaged ones anew.")
+    ] = False,
+) -> None:
+    """Convert JetClass ROOT or Top Landscape h5 files to one jets store, in parallel.
+
+    A file is a part of the store; finished parts are kept, and an interrupted command continues
+    where it was.
+    """
+    from jetfm.data.conversion import convert as run
+
+    names = [name.strip() for name in features.split(",")] if features else None
+    store = run(jets, out, workers, dask_address, names, jets_per_class, append, verify)
+    typer.echo(f"{len(store)} jets in {len(store.parts)} parts, {out}")
+
+
+@app.command()
 def tokenize(
     profile: ProfileOption = "laptop",
     data: DataOption = None,
@@ -165,6 +201,12 @@ def tokenize(
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="With --tokenizer: folder for the token store.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="With --tokenizer: processes, a part of the jets store each.")
+    ] = 1,
+    dask_address: Annotated[
+        str | None, typer.Option(help="With --tokenizer: a Dask scheduler, to run on its workers.")
     ] = None,
 ) -> None:
     """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
@@ -182,7 +224,9 @@ def tokenize(
             raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
     from jetfm.tokenizers.files import tokenize_files
 
-    tokens = tokenize_files(tokenizer, jets, out, seed or 1)
+    tokens = tokenize_files(
+        tokenizer, jets, out, seed or 1, workers=workers, dask_address=dask_address
+    )
     typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 
 

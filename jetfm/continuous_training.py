@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches, shuffle_dense
+from jetfm.data.batches import InOrderBatches, Reading, Schedule, shuffle_dense, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -64,7 +64,7 @@ class ContinuousBatches:
     def __init__(
         self,
         store: JetStore,
-        schedule: LengthBucketedBatches | InOrderBatches,
+        schedule: Schedule,
         preprocessing: Preprocessing,
         max_constituents: int | None,
         seed: tuple[int, ...] | None,
@@ -74,14 +74,14 @@ class ContinuousBatches:
         self.store, self.schedule, self.preprocessing = store, schedule, preprocessing
         self.max_constituents, self.seed = max_constituents, seed
         self.rank, self.world = rank, world
+        self._reading = Reading(store, schedule)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Batch of this step; a part without a jet holds one that predicts nothing."""
         indices = self.schedule.indices(step)
         rng = None if self.seed is None else np.random.default_rng([*self.seed, step])
-        batch = continuous_batch(
-            self.store, indices, self.preprocessing, self.max_constituents, rng
-        )
+        store, within = self._reading.of(step, indices)
+        batch = continuous_batch(store, within, self.preprocessing, self.max_constituents, rng)
         if self.world == 1:
             return batch
         mine = slice(self.rank, None, self.world)  # of the whole batch's draw: parts agree with it
@@ -136,7 +136,7 @@ def train_continuous(
     batch_size = settings.training.batch_size
     lengths = [np.minimum(s.n_constituents, max_constituents) for s in (train, validation)]
     schedules = (
-        LengthBucketedBatches(lengths[0], batch_size, seed),
+        shuffled_batches(lengths[0], batch_size, seed),
         InOrderBatches(lengths[1], batch_size),
     )
     batches, judged = (

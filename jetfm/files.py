@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,88 @@ def write_npy(path: str | Path, array: np.ndarray) -> Path:
         # numpy's own writer loses the reason when the disk is full
         file.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
     return Path(path)
+
+
+def map_npy(path: str | Path) -> np.ndarray:
+    """A ``.npy`` file as a read-only array on its own pages, read when touched.
+
+    Unlike ``np.load(..., mmap_mode="r")`` it keeps no file open, of which a process has only so
+    many: a store may have thousands.
+
+    Raises
+    ------
+    JetfmError
+        Missing, truncated, or no ``.npy`` file of numbers.
+    """
+    import pyarrow
+
+    with naming(path):
+        shape, dtype, start, size = _npy_header(path)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if size < start + n_bytes:
+            found = f"damaged ({size} bytes for {shape} of {dtype})"
+            raise JetfmError(path, found, "a complete .npy file")
+        if not n_bytes:
+            return np.empty(shape, dtype)
+        with pyarrow.memory_map(str(path)) as file:
+            pages = file.read_buffer()  # keeps the map, not the file
+    return np.frombuffer(pages, dtype, math.prod(shape), start).reshape(shape)
+
+
+def _npy_header(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int, int]:
+    """Shape, type, where the data start, and the size of the file."""
+    with Path(path).open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, fortran, dtype = read(file)
+        except OSError:
+            raise
+        except Exception as error:  # numpy parses the header as Python, and lets much through
+            raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
+        if min(shape, default=0) < 0:
+            raise JetfmError(path, f"an array of shape {shape}", "a complete .npy file")
+        if dtype.hasobject or fortran:
+            raise JetfmError(path, f"an array of {dtype}", "numbers, row after row")
+        return shape, dtype, file.tell(), file.seek(0, 2)
+
+
+_known_header = lru_cache(2**16)(_npy_header)  # of files that are read again and again
+
+
+class NpyReader:
+    """Ranges of rows of a ``.npy`` file, read, not mapped. Close it, or use it in ``with``."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with naming(path):
+            self.shape, self.dtype, self._start, _ = _known_header(str(path))
+            self._file = self.path.open("rb", buffering=0)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop`; a file that ends before them is a JetfmError."""
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        into = memoryview(rows.reshape(-1).view(np.uint8)) if rows.size else b""
+        with naming(self.path):
+            self._file.seek(self._start + start * row_bytes)
+            done = 0
+            while done < len(into):  # the system may read less than asked for
+                n_read = self._file.readinto(into[done:])
+                if not n_read:
+                    found = f"damaged (it ends before row {stop})"
+                    raise JetfmError(self.path, found, "a complete .npy file")
+                done += n_read
+        return rows
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> NpyReader:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
 
 
 def sha256(path: str | Path) -> str:

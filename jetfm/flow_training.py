@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -95,10 +95,11 @@ def train_flow(
     model.set_standardisation(*moments(train, chosen, preprocessing, max_constituents))
     collate = partial(flow_batch, preprocessing=preprocessing, max_constituents=max_constituents)
     batch_size = settings.training.batch_size
-    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
+    schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
+    reading = Reading(train, schedule)
     result = fit(
         model,
-        lambda step: collate(train, schedule.indices(step)),
+        lambda step: collate(*reading.of(step, schedule.indices(step))),
         settings.training,
         validation=EvaluationBatches(
             InOrderBatches(validation.n_constituents, batch_size, judged),

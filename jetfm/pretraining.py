@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches, seed_of
+from jetfm.data.batches import InOrderBatches, Reading, Schedule, seed_of, shuffled_batches
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
@@ -33,7 +33,7 @@ def token_batch(
     max_constituents : longer jets keep their first ones, their count, and get no stop target
     """
     ids, decoded, mask = store.dense(indices, max_constituents)
-    n_constituents = np.asarray(store.multiplicity)[indices]
+    n_constituents = store.multiplicity[indices]
     return {
         "ids": torch.as_tensor(ids).long(),
         "decoded": torch.as_tensor(decoded),
@@ -56,7 +56,7 @@ class TokenBatches:
     def __init__(
         self,
         store: TokenStore,
-        schedule: LengthBucketedBatches | InOrderBatches,
+        schedule: Schedule,
         max_constituents: int | None = None,
         rank: int = 0,
         world: int = 1,
@@ -65,12 +65,17 @@ class TokenBatches:
     ) -> None:
         self.store, self.schedule, self.max_constituents = store, schedule, max_constituents
         self.rank, self.world, self.plan, self.seed = rank, world, plan, seed
+        self._reading = Reading(store, schedule, rank, world)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Batch of this step; a part without a jet holds one that predicts nothing."""
         indices = self.schedule.indices(step)
         mine = indices[self.rank :: self.world]
-        batch = token_batch(self.store, mine if len(mine) else indices[:1], self.max_constituents)
+        store, mine = self._reading.of(step, mine)
+        if len(mine):
+            batch = token_batch(store, mine, self.max_constituents)
+        else:
+            batch = token_batch(store, indices[:1], self.max_constituents)
         if not len(mine):
             batch["silent"] = torch.ones(1, dtype=torch.bool)
         if self.plan is None:
@@ -129,7 +134,7 @@ def pretrain(
         model.visible_decoder = _decoder(tokenizer)
     batch_size = settings.training.batch_size
     chosen = some_jets(train, settings.limit_train_jets, seed, classes)
-    schedule = LengthBucketedBatches(train.n_constituents, batch_size, seed, chosen)
+    schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
     in_order = InOrderBatches(
         validation.n_constituents,
         batch_size,

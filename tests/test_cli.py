@@ -14,7 +14,9 @@ def jetfm(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 OWN = ("--train", "t", "--test", "t", "--out", "x")
-COMMANDS = ("simulate", "download", "tokenize", "pretrain", "generate", "finetune", "figures")
+COMMANDS = (
+    "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
+)  # fmt: skip
 
 
 def test_help_names_every_command():
@@ -42,6 +44,7 @@ def test_help_names_every_command():
         (("download", "toplandscape", "--part", "train0"), "train, val, test"),
         (("download", "toplandscape", "--part", "val", "--class", "Tbqq"), "jetclass only"),
         (("download", "toplandscape", "--part", "val", "--dest", "/dev/null/a"), "/dev/null/a"),
+        (("convert", "--jets", "absent", "--out", "x"), "absent"),
         (("generate", "--n-jets", "5"), "--out"),
         (("generate", "--out", "x.root", "--n-jets", "0"), "n_jets: found 0"),
         (("generate", "--out", "x.root", "--n-jets", "-1"), "n_jets: found -1"),

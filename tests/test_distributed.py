@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from jetfm import distributed
-from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import BlockShuffledBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
@@ -265,9 +265,10 @@ def test_averaged_weights_are_not_shared_out(monkeypatch, store):
         fit(torch.nn.Linear(1, 1), batches, training_settings(ema=0.9), progress=False)
 
 
+@pytest.mark.parametrize("kind", [LengthBucketedBatches, BlockShuffledBatches])
 @pytest.mark.parametrize("world", [2, 3])
-def test_no_jet_is_seen_twice_or_dropped(store, world):
-    schedule = LengthBucketedBatches(store.n_constituents, 8, seed=1)
+def test_no_jet_is_seen_twice_or_dropped(store, world, kind):
+    schedule = kind(store.n_constituents, 8, seed=1)
     whole = TokenBatches(store, schedule)
     for step in range(2 * schedule.steps_per_epoch):
         parts = [whole.shard(rank, world)(step) for rank in range(world)]

@@ -15,6 +15,11 @@ from jetfm.errors import JetfmError
 
 CHUNK_BATCHES = 64  # our choice: jets are sorted by length within this many batches
 
+# Our choices for stores too large to shuffle jet by jet. Files hold one class each: with 512 blocks
+# the share of a class in a group, 10 %, is right within 1.3 %. A block is some 100 kB of tokens.
+BLOCK_JETS, GROUP_BLOCKS = 128, 512
+MANY_JETS = 2_000_000  # from here on, batches come from blocks
+
 
 def seed_of(*numbers: int) -> int:
     """Seed of one of torch's generators, a hash of e.g. (seed, step)."""
@@ -85,6 +90,94 @@ class LengthBucketedBatches:
         self._sorted[chunk] = True
 
 
+class BlockShuffledBatches:
+    """Like `LengthBucketedBatches`, for any number of jets: memory and reading stay local.
+
+    An epoch is a random order of blocks of neighbouring jets. A group, the jets of successive
+    blocks, is shuffled, sorted by length and cut into batches, which come in random order; then
+    the next. Every jet exactly once an epoch; the last, partial batch is kept, and a batch is a
+    pure function of (seed, step). In memory: four bytes a block and one group.
+
+    Parameters
+    ----------
+    n_constituents : (n_jets,) int, anything that numpy indices index; only read by group
+    batch_size, seed, indices : as there; `indices` best ascend, so that blocks are neighbours
+    block_jets : jets in a block, what is read in one piece
+    group_blocks : blocks in a group, or as many more as a batch needs
+    """
+
+    def __init__(
+        self,
+        n_constituents: np.ndarray,
+        batch_size: int,
+        seed: int,
+        indices: np.ndarray | None = None,
+        block_jets: int = BLOCK_JETS,
+        group_blocks: int = GROUP_BLOCKS,
+    ):
+        self._lengths, self._pool = n_constituents, indices
+        self.n_jets = len(n_constituents if indices is None else indices)
+        _check_request(self.n_jets, batch_size)
+        self.batch_size, self.seed, self.block_jets = batch_size, seed, block_jets
+        self._batches = max(block_jets * group_blocks // batch_size, 1)  # in a group
+        self._epoch: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.n_jets // self.batch_size)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Jets of batch `step` (0, 1, ... without end), as (at most batch_size,) int64."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            n_blocks = -(-self.n_jets // self.block_jets)
+            rng = np.random.default_rng([self.seed, epoch])
+            self._order = rng.permutation(np.arange(n_blocks, dtype=np.int32))
+            self._short = int(np.argmax(self._order == n_blocks - 1))  # where the last block is
+            self._epoch, self._group = epoch, None
+        group, place = divmod(batch, self._batches)
+        if group != self._group:
+            self._begin(epoch, group)
+        start = self._order_of_batches[place] * self.batch_size
+        return self._jets[start : start + self.batch_size]
+
+    def group(self, step: int, rank: int = 0, world: int = 1) -> tuple[tuple[int, int], np.ndarray]:
+        """Which group the batch of this step is in, and its jets, ascending.
+
+        Of several processes, those of number `rank`: every `world`-th jet of each batch.
+        """
+        self.indices(step)
+        places = np.arange(len(self._jets)) % self.batch_size
+        return (self._epoch, self._group), np.sort(self._jets[places % world == rank])
+
+    def _begin(self, epoch: int, group: int) -> None:
+        size = self._batches * self.batch_size
+        places = np.arange(group * size, min((group + 1) * size, self.n_jets))
+        # Only the last block of the store may be short; places behind it are shifted by its gap.
+        missing = -self.n_jets % self.block_jets
+        end_of_short = (self._short + 1) * self.block_jets - missing
+        places = np.where(places >= end_of_short, places + missing, places)
+        block, within = np.divmod(places, self.block_jets)
+        jets = self._order[block].astype(np.int64) * self.block_jets + within
+        jets = jets if self._pool is None else np.asarray(self._pool[jets], np.int64)
+        lengths = self._lengths[jets]  # neighbours, in the order of the store
+        rng = np.random.default_rng([self.seed, epoch, group])
+        order = rng.permutation(len(jets))
+        order = order[np.argsort(lengths[order], kind="stable")]
+        self._jets = jets[order]
+        self._order_of_batches = rng.permutation(-(-len(jets) // self.batch_size))
+        self._group = group
+
+
+def shuffled_batches(
+    n_constituents: np.ndarray, batch_size: int, seed: int, indices: np.ndarray | None = None
+) -> LengthBucketedBatches | BlockShuffledBatches:
+    """Batches for training: jets shuffled one by one, or by blocks where there are very many."""
+    n_jets = len(n_constituents if indices is None else indices)
+    kind = LengthBucketedBatches if n_jets < MANY_JETS else BlockShuffledBatches
+    return kind(n_constituents, batch_size, seed, indices)
+
+
 class InOrderBatches:
     """Batches for evaluation: all jets once, from short to long, so that little is padded.
 
@@ -117,6 +210,36 @@ class InOrderBatches:
 
     def __iter__(self):
         return (self.indices(step) for step in range(self.steps_per_epoch))
+
+
+#: Says which jets are in which batch.
+Schedule = LengthBucketedBatches | BlockShuffledBatches | InOrderBatches
+
+
+class Reading:
+    """Where the jets of a step are to be read: in the store, or in memory, a group at a time.
+
+    Groups of `BlockShuffledBatches` are read when the first of their jets is asked for.
+
+    Parameters
+    ----------
+    store : with ``hold(jets)``, as `jetfm.data.store.RaggedFolder`
+    rank, world : the part of every batch that will be asked for
+    """
+
+    def __init__(self, store: Any, schedule: Schedule, rank: int = 0, world: int = 1) -> None:
+        self.store, self.schedule, self.rank, self.world = store, schedule, rank, world
+        self._key = self._held = self._jets = None
+
+    def of(self, step: int, jets: np.ndarray) -> tuple[Any, np.ndarray]:
+        """A store, and the indices there of jets of the batch of this step."""
+        if not isinstance(self.schedule, BlockShuffledBatches) or not len(jets):
+            return self.store, jets
+        key, held = self.schedule.group(step, self.rank, self.world)
+        if key != self._key:
+            self._held = None  # first let go of the last one
+            self._held, self._jets, self._key = self.store.hold(held), held, key
+        return self._held, np.searchsorted(self._jets, jets)
 
 
 class EvaluationBatches:
@@ -170,8 +293,12 @@ def shuffle_dense(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _checked(n_constituents, batch_size: int, indices) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.asarray(n_constituents)
     pool = np.arange(len(lengths)) if indices is None else np.array(indices, np.int64)
-    if len(pool) == 0:
+    _check_request(len(pool), batch_size)
+    return lengths, pool
+
+
+def _check_request(n_jets: int, batch_size: int) -> None:
+    if n_jets == 0:
         raise JetfmError("batches", "no jets", "at least one")
     if batch_size < 1:
         raise JetfmError("batch_size", str(batch_size), "a positive number")
-    return lengths, pool

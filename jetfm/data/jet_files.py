@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jetfm.data.conversion import convert, in_parts
 from jetfm.data.store import MANIFEST, JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
@@ -19,6 +20,8 @@ def store_of(jets: str | Path, folder: str | Path, progress: bool = True) -> Jet
         either kind of files
     folder : a complete store of the same files there is used as it is
 
+    Many or large files become a store in parts, side by side (`jetfm.data.conversion`).
+
     Raises
     ------
     JetfmError
@@ -32,10 +35,13 @@ def store_of(jets: str | Path, folder: str | Path, progress: bool = True) -> Jet
     if len(kinds) != 1:
         found = "ROOT and h5 files" if files else "neither a jets store nor ROOT or h5 files"
         raise JetfmError(jets, found, "jets of one kind")
+    if in_parts(files):
+        return convert(files, folder, progress=progress)
     if not (folder / MANIFEST).exists():
         build = build_toplandscape_store if kinds == {".h5"} else build_store
         return build(files, folder, progress)
     store = JetStore(folder)
-    if [source["sha256"] for source in store.info["sources"]] != [sha256(path) for path in files]:
+    used = [source["sha256"] for source in store.info["sources"]]
+    if list(dict.fromkeys(used)) != list(dict.fromkeys(map(sha256, files))):
         raise JetfmError(folder, "the store of other files", f"that of {jets}")
     return store

@@ -48,7 +48,11 @@ from jetfm.observables import segment_sum
 
 vector.register_awkward()
 
+MOST_CONSTITUENTS = 10_000  # our choice, far above any jet's
 JET_PT_RANGE = (500.0, 1000.0)  # GeV, JetClass's selection (jetclass_generation, mergeTrees.C)
+
+_LABELS_AT_ONCE = 1_000_000  # jets
+_MOST_BYTES, _SLACK = 2000, 2**25  # a branch: 500 constituents a jet on average, and 32 MB
 
 _MOMENTA = ("part_px", "part_py", "part_pz", "part_energy")
 _JET_BRANCHES = ("pt", "eta", "phi", "energy", "nparticles", "sdmass", *map("tau{}".format, "1234"))
@@ -73,6 +77,7 @@ def iterate(
     step: int = 20_000,
     features: Sequence[str] = CONSTITUENT_FEATURES,
     pt_range: tuple[float, float] | None = JET_PT_RANGE,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[ak.Array]:
     """Yield the jets of JetClass files in chunks of at most `step`, file by file, in order.
 
@@ -83,6 +88,7 @@ def iterate(
     features : constituent features to have; only their branches are read
     pt_range : GeV; the median jet pt of a chunk must lie within, which tells MeV from GeV.
         None skips this check.
+    rows : first jet and the one after the last, of each file; all by default
 
     Raises
     ------
@@ -105,8 +111,9 @@ def iterate(
         opened = open_tree(path, branches)
         with opened as tree:
             labelled = not opened.settings.get(UNLABELLED)
-            for start in range(0, tree.num_entries, step):
-                columns = _columns(path, tree, branches, start, step)
+            first, end = rows or (0, tree.num_entries)
+            for start in range(first, min(end, tree.num_entries), step):
+                columns = _columns(path, tree, branches, start, min(step, end - start))
                 n_since += len(columns["jet_pt"])
                 yield _jets(path, columns, start, pt_range, labelled)
                 del columns
@@ -135,6 +142,21 @@ def count_jets(path: str | Path) -> int:
     """Number of jets in a file, at least one, without reading any."""
     with open_tree(Path(path), ()) as tree:
         return tree.num_entries
+
+
+def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """(11,) int64, jets of each class of a file or of a range of it; the last: unknown class."""
+    found, opened = np.zeros(len(CLASSES) + 1, np.int64), open_tree(Path(path), _LABELS)
+    with opened as tree:
+        first, end = rows or (0, tree.num_entries)
+        end = min(end, tree.num_entries)
+        if opened.settings.get(UNLABELLED):
+            found[-1] = end - first
+            return found
+        for start in range(first, end, _LABELS_AT_ONCE):
+            columns = _columns(path, tree, _LABELS, start, min(_LABELS_AT_ONCE, end - start))
+            found += np.bincount(_class_index(path, columns, start), minlength=len(found))
+    return found
 
 
 class open_tree:
@@ -180,6 +202,10 @@ class open_tree:
             raise JetfmError(where, f"{', '.join(found) or 'no branches'}", expected)
         if tree.num_entries == 0:
             raise JetfmError(self.path, "zero jets", f"at least one entry in '{TREE_NAME}'")
+        size = self.path.stat().st_size
+        if tree.num_entries > size:
+            found = f"{tree.num_entries} jets in {size} bytes"
+            raise JetfmError(self.path, found, "at least a byte for each; damaged?")
 
 
 def check_root_file(path: Path) -> None:
@@ -273,10 +299,31 @@ def check_unit(
         raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
 
 
+def _check_announced(path: Path, tree, branches: Sequence[str], start: int, stop: int) -> None:
+    """Refuse baskets that announce absurd lengths, before anything is made as large as they say."""
+    for name in branches:
+        branch = tree[name]
+        if not hasattr(branch, "basket_uncompressed_bytes"):
+            continue  # an RNTuple, whose pages know their size from their elements
+        edges = np.asarray(branch.entry_offsets)
+        touched = np.flatnonzero((edges[:-1] < stop) & (edges[1:] > start))
+        if not len(touched):
+            continue
+        n_bytes = sum(branch.basket_uncompressed_bytes(basket) for basket in touched)
+        n_entries = int(edges[touched[-1] + 1] - edges[touched[0]])
+        most = _SLACK + n_entries * _MOST_BYTES
+        if n_bytes > most:
+            first = edges[touched[0]]
+            found = f"{n_bytes / 1e6:.0f} MB announced for {n_entries} jets from {first}"
+            expected = f"at most {most / 1e6:.0f} MB; damaged?"
+            raise JetfmError(f"{path}: branch '{name}'", found, expected)
+
+
 def _columns(path: Path, tree, branches: Sequence[str], start: int, step: int) -> dict:
     """Read branches; jagged ones as (flat values, counts), all checked for length and type."""
     stop = min(start + step, tree.num_entries)
     try:
+        _check_announced(path, tree, branches, start, stop)
         arrays = tree.arrays(branches, entry_start=start, entry_stop=stop, library="ak", how=dict)
     except Exception as error:  # truncated baskets, bad compression, wrong checksums ...
         raise _damaged(path, error) from error
@@ -310,9 +357,10 @@ def _jets(path: Path, columns: dict, start: int, pt_range, labelled: bool) -> ak
     if not pt.all():
         jet = start + jet_index[np.argmin(pt)]
         raise JetfmError(path, f"a constituent without transverse momentum in jet {jet}", "pt > 0")
-    order = np.lexsort((-pt, jet_index))  # stable; real files are sorted, up to rounding
-    columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
-    px, py, pz, energy = px[order], py[order], pz[order], energy[order]
+    if (pt[1:] > pt[:-1])[jet_index[1:] == jet_index[:-1]].any():
+        order = np.lexsort((-pt, jet_index))  # stable; real files are sorted, up to rounding
+        columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
+        px, py, pz, energy = px[order], py[order], pz[order], energy[order]
 
     constituents, axis = about_axis(px, py, pz, energy, counts)
     jet = vector.zip({name: columns[f"jet_{name}"] for name in ("pt", "eta", "phi", "energy")})
@@ -337,6 +385,9 @@ def _checked_counts(path: Path, columns: dict, start: int) -> np.ndarray:
             found = f"{other[jet]} values in jet {start + jet}"
             expected = f"{counts[jet]}, as many as in 'part_px'"
             raise JetfmError(f"{path}: branch '{key[1]}'", found, expected)
+    if counts.max(initial=0) > MOST_CONSTITUENTS:
+        found = f"{counts.max()} constituents in jet {start + int(np.argmax(counts))}"
+        raise JetfmError(path, found, f"at most {MOST_CONSTITUENTS}; damaged?")
     if not counts.all():
         jet = start + int(np.argmin(counts))
         raise JetfmError(path, f"no constituents in jet {jet}", "at least one in every jet")

@@ -88,7 +88,7 @@ class LabelledJets:
         """(n_jets of the store,) int64, -1 for classes that are not of the task."""
         of_class = np.full(len(CLASSES) + 1, -1)  # the last: unknown, label -1 in the store
         of_class[[class_by_name(n).index for n in self.class_names]] = range(len(self.class_names))
-        return of_class[self.store.labels]
+        return of_class[np.asarray(self.store.labels)]
 
     @cached_property
     def indices(self) -> np.ndarray:

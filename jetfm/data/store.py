@@ -9,6 +9,11 @@ A store is a folder of plain ``.npy`` files::
 
 ``store.json`` is written last: the folder is a store if and only if it is there.
 
+A store of many files has *parts*, ``parts/NAME/``, each a complete store in itself, and its own
+``store.json`` lists them in order, each with the SHA-256 of its manifest, which holds those of its
+arrays. Parts are written side by side, added, and made anew one by one (`jetfm.data.conversion`);
+a jet's index counts through all of them. Both kinds of store are used alike.
+
 Why this format. Training reads random jets many times. A flat row-major table on a memory map
 gives a jet as one contiguous piece, a batch as one vectorised gather, shares its pages between
 workers, needs no decompression and no library but numpy, and is written as a stream. Parquet and
@@ -25,150 +30,12 @@ import numpy as np
 from tqdm import tqdm
 
 from jetfm.data import jetclass
-from jetfm.data.schema import (
-    CLASSES,
-    CONSTITUENT_FEATURES,
-    JET_COLUMNS,
-    KINEMATICS,
-    class_by_name,
-)
+from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
+from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
 from jetfm.errors import JetfmError
-from jetfm.files import (
-    NpyWriter,
-    make_folder,
-    naming,
-    read_json,
-    remove_leftovers,
-    sha256,
-    write_json,
-)
+from jetfm.files import NpyWriter, make_folder, remove_leftovers, sha256
 
 JET_DTYPE = np.dtype([(name, "i4" if name == "label" else "f4") for name in JET_COLUMNS])
-MANIFEST = "store.json"
-VERSION = 1
-
-
-class RaggedFolder:
-    """A complete folder of memory-mapped arrays, some with one row per constituent.
-
-    Base of JetStore and TokenStore; picklable, a worker opens the files anew.
-
-    Raises
-    ------
-    JetfmError
-        No manifest (missing or incomplete), another kind, or arrays that disagree with it.
-    """
-
-    kind: str
-    flat_arrays: tuple[str, ...]  # one row per constituent
-    jet_arrays: tuple[str, ...]  # one row per jet
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if not (self.folder / MANIFEST).exists():
-            found = "no store.json" if self.folder.is_dir() else "no such folder"
-            raise JetfmError(self.folder, found, f"a complete {self.kind}")
-        self.info = read_json(self.folder / MANIFEST)
-        if self.info.get("kind") != self.kind:
-            raise JetfmError(self.folder, f"a {self.info.get('kind')}", f"a {self.kind}")
-        self.offsets = self._open("offsets", 1)
-        self.n_constituents = np.diff(self.offsets)
-        ends = (int(self.offsets[0]), int(self.offsets[-1]))
-        if ends != (0, self.info["n_constituents"]) or (self.n_constituents < 0).any():
-            found = f"offsets from {ends[0]} to {ends[1]}, or falling"
-            expected = f"rising from 0 to {self.info['n_constituents']}"
-            raise JetfmError(self.folder / "offsets.npy", found, expected)
-        rows = dict.fromkeys(self.flat_arrays, self.info["n_constituents"])
-        rows |= dict.fromkeys(self.jet_arrays, self.info["n_jets"])
-        for name, n_rows in rows.items():
-            setattr(self, name, self._open(name, 0, n_rows))
-
-    def _open(self, name: str, extra: int, n_rows: int | None = None) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
-        n_rows = self.info["n_jets"] + extra if n_rows is None else n_rows
-        with naming(path):
-            try:
-                array = np.load(path, mmap_mode="r" if n_rows else None, allow_pickle=False)
-            except OSError:
-                raise
-            except Exception as error:  # numpy parses the header as Python, and lets much through
-                raise JetfmError(path, f"damaged ({error})", "a complete .npy file") from None
-        if len(array) != n_rows:
-            raise JetfmError(path, f"{len(array)} rows", f"{n_rows}, as {MANIFEST} says")
-        return array.view(np.ndarray)  # same pages, without memmap's cost per indexing
-
-    def __reduce__(self):
-        return type(self), (self.folder,)
-
-    def __len__(self) -> int:
-        return len(self.n_constituents)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.folder)!r}, {len(self)} jets)"
-
-    @property
-    def n_jets(self) -> int:
-        return len(self)
-
-    def n_truncated(self, max_constituents: int) -> int:
-        """Jets that lose constituents in batches of at most `max_constituents`."""
-        return int((self.n_constituents > max_constituents).sum())
-
-    def indices_of(self, *classes: str) -> np.ndarray:
-        """Ascending indices (int64) of the jets of these classes, named as in the schema."""
-        wanted = [class_by_name(name).index for name in classes]
-        return np.flatnonzero(np.isin(self.labels, wanted))
-
-    def jets_of(self, classes: Sequence[str]) -> np.ndarray:
-        """Ascending indices of the jets of these classes; of all jets where none is named.
-
-        Raises
-        ------
-        JetfmError
-            There is no such jet.
-        """
-        indices = self.indices_of(*classes) if classes else np.arange(len(self))
-        if not len(indices):
-            raise JetfmError(self.folder, f"no jets of {', '.join(classes)}", "at least one")
-        return indices
-
-    def verify(self) -> None:
-        """Compare every array's SHA-256 with the manifest; a difference is a JetfmError."""
-        for name, expected in self.info["sha256"].items():
-            found = sha256(self.folder / name)
-            if found != expected:
-                raise JetfmError(self.folder / name, f"sha256 {found}", expected)
-
-    def rows_of(
-        self, indices, max_constituents: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the flat arrays that hold some jets, and the mask that lays them out.
-
-        Returns
-        -------
-        rows : (n,) int64, jet after jet
-        mask : (B, T) bool with n true slots, row-major in the order of `rows`; T is the longest
-            jet here, at most `max_constituents`
-        """
-        indices = np.arange(len(self))[indices] if isinstance(indices, slice) else indices
-        indices = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
-            found = f"jet indices {indices.min()} to {indices.max()}"
-            raise JetfmError(self.folder, found, f"0 to {len(self) - 1}")
-        counts = self.n_constituents[indices]
-        if max_constituents is not None:
-            counts = np.minimum(counts, max_constituents)
-        mask = np.arange(counts.max(initial=0)) < counts[:, None]  # (B, T)
-        before = np.cumsum(counts) - counts
-        rows = np.repeat(self.offsets[indices] - before, counts) + np.arange(counts.sum())
-        return rows, mask
-
-
-def padded(rows: np.ndarray, mask: np.ndarray, dtype=None) -> np.ndarray:
-    """Lay rows (n, ...) out over the n true slots of a (B, T) mask, zero elsewhere."""
-    x = np.zeros((mask.size, *rows.shape[1:]), dtype or rows.dtype)
-    x[np.flatnonzero(mask)] = rows  # twice as fast as x[mask] on two axes
-    return x.reshape(*mask.shape, *rows.shape[1:])
 
 
 class JetStore(RaggedFolder):
@@ -181,14 +48,14 @@ class JetStore(RaggedFolder):
     jets : structured array with the columns of the schema; `labels` is its class index
     features : names of the F columns
     info : what ``store.json`` says
+    parts : folders of the parts; where there are any, the arrays are `JoinedArray`
     """
 
     kind = "jets store"
     flat_arrays = ("constituents",)
     jet_arrays = ("jets",)
 
-    def __init__(self, folder: str | Path):
-        super().__init__(folder)
+    def _ready(self) -> None:
         self.features: tuple[str, ...] = tuple(self.info["features"])
         self.labels = self.jets["label"].astype(np.int64)
 
@@ -234,6 +101,7 @@ class JetStoreWriter:
     ----------
     folder : created if missing; a store already there is invalid from the start of writing
     features : names of the constituents' columns
+    may_be_empty : a part of a store may have no jets, a store of its own may not
     info : more entries for ``store.json``, e.g. the hashes of the sources
 
     Examples
@@ -242,8 +110,15 @@ class JetStoreWriter:
     ...     writer.append(constituents, n_constituents, jets)
     """
 
-    def __init__(self, folder: str | Path, features: Sequence[str] = CONSTITUENT_FEATURES, **info):
+    def __init__(
+        self,
+        folder: str | Path,
+        features: Sequence[str] = CONSTITUENT_FEATURES,
+        may_be_empty: bool = False,
+        **info,
+    ):
         self.folder, self.features, self.info = make_folder(folder), tuple(features), info
+        self.may_be_empty = may_be_empty
         (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on not a store
         remove_leftovers(self.folder)
         self._constituents = NpyWriter(
@@ -270,8 +145,11 @@ class JetStoreWriter:
             raise JetfmError(self.folder, found, f"{len(counts)} jets, {counts.sum()} constituents")
         if "pt" in self.features:
             pt = constituents[:, self.features.index("pt")]
-            jet_index = np.repeat(np.arange(len(counts)), counts)
-            constituents = constituents[np.lexsort((-pt, jet_index))]
+            falls = pt[1:] <= pt[:-1]
+            falls[np.cumsum(counts[counts > 0])[:-1] - 1] = True  # between jets anything goes
+            if not falls.all():
+                jet_index = np.repeat(np.arange(len(counts)), counts)
+                constituents = constituents[np.lexsort((-pt, jet_index))]
         rows = np.empty(len(jets), JET_DTYPE)
         for name in JET_COLUMNS:
             absent = -1 if name == "label" else np.nan
@@ -279,7 +157,7 @@ class JetStoreWriter:
         self._constituents.append(constituents)
         self._offsets.append(self._constituents.n_rows - len(constituents) + np.cumsum(counts))
         self._jets.append(rows)
-        self._per_class += np.bincount(rows["label"] % len(self._per_class), minlength=11)
+        self._per_class += np.bincount(rows["label"] % 11, minlength=11)
 
     @property
     def n_jets(self) -> int:
@@ -309,7 +187,7 @@ class JetStoreWriter:
         try:
             if kind is not None:
                 return
-            if self._jets.n_rows == 0:
+            if self._jets.n_rows == 0 and not self.may_be_empty:
                 raise JetfmError(self.folder, "zero jets", "at least one jet to store")
             for writer in writers:
                 writer.close()
@@ -326,12 +204,6 @@ class JetStoreWriter:
             jets_of_unknown_class=int(self._per_class[-1]),
             **self.info,
         )
-
-
-def write_manifest(folder: Path, **entries) -> None:
-    """Hash the arrays of a folder and write ``store.json``, which completes it."""
-    hashes = {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))}
-    write_json(folder / MANIFEST, {"version": VERSION, **entries, "sha256": hashes})
 
 
 def build_store(

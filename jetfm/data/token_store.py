@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.data.store import MANIFEST, RaggedFolder, padded, write_manifest
+from jetfm.data.joined import blocks
+from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
 from jetfm.errors import JetfmError
 from jetfm.files import NpyWriter, make_folder, naming, remove_leftovers, write_npy
 
@@ -35,6 +36,7 @@ class TokenStore(RaggedFolder):
     n_constituents : (n_jets,) int64, tokens per jet
     n_codes : size of the codebook
     info : what ``store.json`` says, with what the writer was given (e.g. ``tokenizer_sha256``)
+    parts : folders of the parts; where there are any, the arrays are `JoinedArray`
     """
 
     kind = "token store"
@@ -44,6 +46,13 @@ class TokenStore(RaggedFolder):
     @property
     def n_codes(self) -> int:
         return self.info["n_codes"]
+
+    def count_ids(self) -> np.ndarray:
+        """(n_codes,) int64, how often each code occurs."""
+        found = np.zeros(self.n_codes, np.int64)
+        for _, ids in blocks(self.ids):
+            found += np.bincount(ids, minlength=self.n_codes)
+        return found
 
     def dense(
         self, indices, max_constituents: int | None = None
@@ -72,6 +81,7 @@ class TokenStoreWriter:
     n_constituents : (n_jets,) int, optional; tokens per jet, where known beforehand. Batches may
         then come in any order through `put`, e.g. bucketed by length, and every jet keeps its
         index.
+    may_be_empty : a part of a store may have no jets, a store of its own may not
     info : more entries for ``store.json``: hash of the tokenizer, of the jets store, the seed
 
     Raises
@@ -86,8 +96,10 @@ class TokenStoreWriter:
         n_codes: int,
         n_features: int = 3,
         n_constituents: np.ndarray | None = None,
+        may_be_empty: bool = False,
         **info,
     ):
+        self.may_be_empty = may_be_empty
         self.folder, self.n_codes, self.info = make_folder(folder), int(n_codes), info
         (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on not a store
         remove_leftovers(self.folder)
@@ -214,7 +226,7 @@ class TokenStoreWriter:
                 with naming(path):
                     array.flush()
                     self._aside(name).replace(path)
-        if self.n_jets == 0:
+        if self.n_jets == 0 and not self.may_be_empty:
             raise JetfmError(self.folder, "zero jets", "at least one jet to store")
         for writer in (self._in_order or {}).values():
             writer.close()

@@ -35,6 +35,7 @@ CLASS_NAMES = ("QCD", "Tbqq")  # of is_signal_new = 0 and 1
 _MOMENTA = [[f"{name}_{i}" for i in range(N_SLOTS)] for name in ("PX", "PY", "PZ", "E")]
 _INDICES = np.array([class_by_name(name).index for name in CLASS_NAMES])
 _LABEL = "is_signal_new"
+_LABELS_AT_ONCE = 50_000  # rows, which are read whole
 _SHAPES = ("sdmass", "tau1", "tau2", "tau3", "tau4")
 
 
@@ -44,6 +45,7 @@ def iterate(
     features: Sequence[str] = KINEMATICS,
     pt_range: tuple[float, float] | None = JET_PT_RANGE,
     with_substructure: bool = True,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[ak.Array]:
     """Yield the jets of Top Landscape files in chunks of at most `step`, file by file, in order.
 
@@ -55,6 +57,7 @@ def iterate(
     pt_range : GeV; the median summed pt of a chunk must lie near, which tells MeV from GeV. None
         skips this check.
     with_substructure : compute soft-drop mass and tau_N, 1 ms a jet; else they are NaN
+    rows : first jet and the one after the last, of each file; all by default
 
     Raises
     ------
@@ -74,8 +77,10 @@ def iterate(
         with PandasTable(path) as table:
             if not len(table):
                 raise JetfmError(path, "zero jets", "at least one row in 'table'")
-            for start in range(0, len(table), step):
-                stop = min(start + step, len(table))
+            first, end = rows or (0, len(table))
+            end = min(end, len(table))
+            for start in range(first, end, step):
+                stop = min(start + step, end)
                 *components, labels = table.read(start, stop, [*_MOMENTA, [_LABEL]])
                 yield _jets(path, components, labels[:, 0], start, pt_range, with_substructure)
                 del components, labels
@@ -85,6 +90,18 @@ def count_jets(path: str | Path) -> int:
     """Number of jets in a file, without reading any."""
     with PandasTable(path) as table:
         return len(table)
+
+
+def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """(11,) int64, jets of each class of a file or of a range; as for JetClass."""
+    found = np.zeros(len(CLASSES) + 1, np.int64)
+    with PandasTable(path) as table:
+        first, end = rows or (0, len(table))
+        for start in range(first, min(end, len(table)), _LABELS_AT_ONCE):
+            stop = min(start + _LABELS_AT_ONCE, end, len(table))
+            (labels,) = table.read(start, stop, [[_LABEL]])
+            found += np.bincount(_class_index(path, labels[:, 0], start), minlength=len(found))
+    return found
 
 
 def build_toplandscape_store(

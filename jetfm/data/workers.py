@@ -81,9 +81,10 @@ def run_distributed(
         raise JetfmError("dask_address", f"{address!r} ({error})", "a running scheduler") from None
     with client, _translated_errors():
         futures = {client.submit(work, task, pure=False): task for task in tasks}
-        for future in as_completed(futures):
+        for future in as_completed(list(futures)):
             future.result()
-            finished(futures[future])
+            finished(futures.pop(future))
+            future.release()  # or a worker that dies later would have it done once more
 
 
 @contextmanager

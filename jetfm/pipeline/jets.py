@@ -10,6 +10,7 @@ import numpy as np
 from jetfm import plotting
 from jetfm.artifacts import Artifact
 from jetfm.data import calibration
+from jetfm.data.conversion import convert, in_parts
 from jetfm.data.schema import CLASSES, SPLITS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
@@ -97,8 +98,14 @@ class JetStages(Stages):
         files = self.jet_files(split, campaign)
         limit = getattr(self._data(campaign).jets_per_class, split) or None
 
+        workers = self._data(campaign).workers
+
         def make(folder: Path) -> dict:
-            if files[0].suffix == ".h5":
+            if in_parts(files):
+                store = convert(
+                    files, folder, workers, jets_per_class=limit, progress=self.progress
+                )
+            elif files[0].suffix == ".h5":
                 store = build_toplandscape_store(
                     files, folder, self.progress, jets_per_class=limit
                 )

@@ -129,14 +129,13 @@ class ModelStages(TokenStages):
     def pretraining_summary(self) -> dict:
         """Validation loss beside what no model and token frequencies alone would give, in nats."""
         train, val = self.tokens("train"), self.tokens("val")
-        counts = np.bincount(train.ids, minlength=train.n_codes + 1) + 1.0
-        counts[-1] = len(train) + 1  # the stop token, once a jet
+        counts = np.append(train.count_ids(), len(train)) + 1.0  # the stop token, once a jet
         log_p = np.log(counts / counts.sum())
         n_predicted = len(val.ids) + len(val)
         return {
             "n_codes": train.n_codes,
             "uniform": float(np.log(train.n_codes + 2)),
-            "unigram": float(-(log_p[val.ids].sum() + len(val) * log_p[-1]) / n_predicted),
+            "unigram": float(-(np.append(val.count_ids(), len(val)) @ log_p) / n_predicted),
             "validation": self.pretraining().metrics["best_loss"],
         }
 

@@ -159,7 +159,7 @@ class TokenStages(JetStages):
     def codebook_usage(self, split: str = "test") -> float:
         """Share of the main tokenizer's codes that occur in a split."""
         tokens = self.tokens(split)
-        return len(np.unique(tokens.ids)) / tokens.n_codes
+        return np.count_nonzero(tokens.count_ids()) / tokens.n_codes
 
     # Token quality -------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from tqdm import tqdm
 
 from jetfm.data.batches import InOrderBatches, shuffle_dense
+from jetfm.data.ragged import MANIFEST, PARTS, join_parts
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
+from jetfm.files import make_folder, read_json
 from jetfm.tokenizers.interface import Tokenizer
 
 
@@ -49,9 +52,14 @@ def tokenize(
     max_constituents: int = 128,
     batch_size: int = 500,
     progress: bool = True,
+    workers: int = 1,
+    dask_address: str | None = None,
     **info,
 ) -> TokenStore:
     """Write the token store of all jets of `store`, which keep their index.
+
+    A store in parts becomes one in parts of the same names. Those that an interrupted call finished
+    are kept; each draws its random numbers by its place, so it does not matter who makes it.
 
     The store's manifest counts, under ``out_of_range``, the constituents that the tokenizer could
     only clip to the edge of its range, and the jets that have one.
@@ -62,10 +70,95 @@ def tokenize(
     max_constituents : longer jets keep their leading ones in pt; the store records how many
         constituents they had, which conditions the backbone
     batch_size : jets encoded at once; the order within a jet depends on it, the physics does not
+    workers, dask_address : processes that take a part each, or a Dask cluster with this file system
     info : more entries for ``store.json``
     """
+    if not store.parts:
+        options = (seed, max_constituents, batch_size, progress)
+        return _tokenize(tokenizer, store, folder, *options, {"seed": list(seed)} | info)
+    from jetfm.data.workers import run_distributed, run_local
+
+    everywhere = workers != 1 or dask_address is not None
+    sources = store.info["sha256"]
+    tasks = [
+        PartToTokenize(
+            tokenizer.cpu() if everywhere else tokenizer,
+            path,
+            Path(folder) / PARTS / path.name,
+            (*seed, number),
+            max_constituents,
+            batch_size,
+            {
+                "part": number,
+                "seed": list(seed),
+                "max_constituents": max_constituents,
+                "source": sources[f"{PARTS}/{path.name}/{MANIFEST}"],
+            },
+            everywhere,
+        )
+        for number, path in enumerate(store.parts)
+    ]
+    (make_folder(folder) / MANIFEST).unlink(missing_ok=True)  # from here on not a store
+    pending = [task for task in tasks if not task.is_done()]
+    with tqdm(
+        total=len(tasks),
+        initial=len(tasks) - len(pending),
+        desc="tokenise",
+        unit="part",
+        disable=not progress,
+    ) as bar:
+        if dask_address:
+            run_distributed(tokenize_part, pending, dask_address, lambda _: bar.update())
+        else:
+            run_local(tokenize_part, pending, workers, lambda _: bar.update())
+    return join_parts(folder, TokenStore, [path.name for path in store.parts], **info)
+
+
+@dataclass(frozen=True, eq=False)
+class PartToTokenize:
+    """One part of a jets store, and where its tokens go."""
+
+    tokenizer: Tokenizer
+    jets: Path
+    folder: Path
+    seed: tuple[int, ...]
+    max_constituents: int
+    batch_size: int
+    info: dict  # for the part's manifest: all that decides its tokens, beside the tokenizer
+    elsewhere: bool  # in another process, which may have a GPU
+
+    def is_done(self) -> bool:
+        """Whether the tokens are there, of these jets and this tokenizer."""
+        if not (self.folder / MANIFEST).exists():
+            return False
+        found = read_json(self.folder / MANIFEST)
+        wanted = {"tokenizer": self.tokenizer.hash} | self.info
+        return {key: found.get(key) for key in wanted} == wanted
+
+
+def tokenize_part(task: PartToTokenize) -> str:
+    """Write the tokens of one part; returns its name."""
+    tokenizer = task.tokenizer
+    if task.elsewhere:
+        tokenizer = tokenizer.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    options = (task.seed, task.max_constituents, task.batch_size, False)
+    _tokenize(tokenizer, JetStore(task.jets), task.folder, *options, task.info)
+    return task.folder.name
+
+
+def _tokenize(
+    tokenizer: Tokenizer,
+    store: JetStore,
+    folder: str | Path,
+    seeds: tuple[int, ...],
+    max_constituents: int,
+    batch_size: int,
+    progress: bool,
+    info: dict,
+) -> TokenStore:
+    """All jets of a store in one folder."""
     lengths = np.minimum(store.n_constituents, max_constituents)
-    batches = InOrderBatches(store.n_constituents, batch_size)
+    batches = InOrderBatches(store.n_constituents, batch_size) if len(store) else ()
     device = tokenizer.device
     clipped = {"constituents": 0, "jets": 0}  # the writer reads it when all is done
     bar = tqdm(total=len(store), desc="tokenise", unit="jet", disable=not progress)
@@ -74,14 +167,14 @@ def tokenize(
         tokenizer.n_codes,
         tokenizer.n_features,
         n_constituents=lengths,
+        may_be_empty=not len(store),
         tokenizer=tokenizer.hash,
-        seed=list(seed),
         n_truncated=store.n_truncated(max_constituents),
         out_of_range=clipped,
         **info,
     ) as writer:
         for step, indices in enumerate(batches):
-            batch = jet_batch(store, tokenizer, indices, max_constituents, (*seed, step))
+            batch = jet_batch(store, tokenizer, indices, max_constituents, (*seeds, step))
             mask = batch["mask"].to(device)
             x = batch["x"].to(device)
             ids = tokenizer.encode(x, mask)

@@ -21,6 +21,8 @@ def tokenize_files(
     seed: int = 1,
     max_constituents: int = 128,
     progress: bool = True,
+    workers: int = 1,
+    dask_address: str | None = None,
 ) -> TokenStore:
     """Write the token store of some jets, streamed: memory does not grow with their number.
 
@@ -32,6 +34,7 @@ def tokenize_files(
     out : folder of the token store; one that is complete already, by the same tokenizer from the
         same jets, is left as it is
     seed : of the order of constituents, where the tokenizer wants it random
+    workers, dask_address : of a jets store in parts, see `tokenize`
 
     Raises
     ------
@@ -49,5 +52,13 @@ def tokenize_files(
         raise JetfmError(out, "a token store of other jets or another tokenizer", expected)
     tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
     return tokenize(
-        tokenizer, store, out, (seed,), max_constituents, progress=progress, source=source
+        tokenizer,
+        store,
+        out,
+        (seed,),
+        max_constituents,
+        progress=progress,
+        workers=workers,
+        dask_address=dask_address,
+        source=source,
     )

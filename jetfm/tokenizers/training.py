@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
 from jetfm.tokenizers.vqvae import VQVAE
@@ -29,11 +29,17 @@ def train_vqvae(
     arXiv 2512.04149).
     """
     settings = tokenizer.settings.training
-    schedule = LengthBucketedBatches(train.n_constituents, settings.batch_size, seed)
+    schedule = shuffled_batches(train.n_constituents, settings.batch_size, seed)
     collate = partial(jet_batch, tokenizer=tokenizer, max_constituents=max_constituents)
+    reading = Reading(train, schedule)
+
+    def batch(step: int) -> dict:
+        store, indices = reading.of(step, schedule.indices(step))
+        return collate(store, indices=indices, seed=(seed, 0, step))
+
     result = fit(
         tokenizer,
-        lambda step: collate(train, indices=schedule.indices(step), seed=(seed, 0, step)),
+        batch,
         settings,
         validation=EvaluationBatches(
             InOrderBatches(validation.n_constituents, settings.batch_size),

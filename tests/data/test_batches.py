@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jetfm.data import batches as batches_module
 from jetfm.data.batches import (
+    BlockShuffledBatches,
     InOrderBatches,
     LengthBucketedBatches,
     shuffle_constituents,
     shuffle_dense,
+    shuffled_batches,
 )
 from jetfm.errors import JetfmError
 
@@ -134,3 +137,68 @@ def test_bad_requests():
         InOrderBatches(np.array([1, 2]), 0)
     with pytest.raises(JetfmError, match="0 to 1"):
         InOrderBatches(np.array([1, 2, 3]), 2).indices(2)
+
+
+# --- batches of blocks ---
+
+
+@settings(max_examples=100)
+@given(
+    **SIZES,
+    epoch=st.integers(0, 2),
+    block=st.integers(1, 50),
+    group=st.integers(1, 5),
+    chosen=st.booleans(),
+)
+def test_blocks_give_every_jet_once_an_epoch(n_jets, batch_size, epoch, block, group, chosen):
+    pool = np.flatnonzero(np.arange(n_jets) % 3 == 0) if chosen else None
+    lengths = lengths_of(n_jets)
+    batches = BlockShuffledBatches(lengths, batch_size, 5, pool, block, group)
+    n_steps = batches.steps_per_epoch
+    drawn = [batches.indices(step) for step in range(epoch * n_steps, (epoch + 1) * n_steps)]
+    assert all(b.dtype == np.int64 for b in drawn)
+    expected = range(n_jets) if pool is None else pool.tolist()
+    assert sorted(np.concatenate(drawn)) == list(expected)
+    assert sorted(map(len, drawn))[1:] == [batch_size] * (len(drawn) - 1)
+    again = BlockShuffledBatches(lengths, batch_size, 5, pool, block, group)
+    for step in reversed(range(n_steps)):  # a resumed training, in any order
+        np.testing.assert_array_equal(again.indices(epoch * n_steps + step), drawn[step])
+
+
+def test_epochs_and_seeds_of_blocks_differ():
+    lengths = lengths_of(10_000)
+    one, other = (BlockShuffledBatches(lengths, 100, seed, None, 16, 20) for seed in (1, 2))
+    first, second = one.indices(0), one.indices(one.steps_per_epoch)
+    assert len(np.intersect1d(first, second)) < 20
+    assert len(np.intersect1d(first, other.indices(0))) < 20
+
+
+def test_blocks_bucket_and_mix_as_jets_do():
+    """Little padding, no order of lengths, and every class in every batch, from files of one."""
+    lengths = lengths_of(200_000)
+    batches = BlockShuffledBatches(lengths, 500, seed=0)
+    drawn = [batches.indices(step) for step in range(batches.steps_per_epoch)]
+    assert padded_share(lengths, drawn) < 0.06
+    means = [lengths[b].mean() for b in drawn]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+    of_class = [np.bincount(b // 20_000, minlength=10) / len(b) for b in drawn]  # ten files
+    assert np.std(of_class) < 0.025 and np.min(of_class) > 0
+
+
+def test_a_group_reads_its_blocks_alone():
+    lengths = lengths_of(100_000)
+    batches = BlockShuffledBatches(lengths, 100, 0, None, block_jets=50, group_blocks=40)
+    blocks = np.unique(np.concatenate([batches.indices(step) for step in range(20)]) // 50)
+    assert len(blocks) == 40
+
+
+def test_many_jets_come_in_blocks(monkeypatch):
+    assert isinstance(shuffled_batches(lengths_of(100), 10, 0), LengthBucketedBatches)
+    monkeypatch.setattr(batches_module, "MANY_JETS", 100)
+    assert isinstance(shuffled_batches(lengths_of(100), 10, 0), BlockShuffledBatches)
+    few = shuffled_batches(lengths_of(100), 10, 0, np.arange(99))
+    assert isinstance(few, LengthBucketedBatches)
+    with pytest.raises(JetfmError, match="no jets"):
+        BlockShuffledBatches(np.array([]), 3, seed=0)
+    with pytest.raises(JetfmError, match="batch_size"):
+        BlockShuffledBatches(np.array([1]), 0, seed=0)

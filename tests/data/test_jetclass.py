@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -271,6 +273,46 @@ def test_flat_branch_where_a_jagged_one_belongs(tmp_path, columns):
     with uproot.recreate(path) as file:
         file["tree"] = changed | {"part_charge": np.zeros(len(COUNTS), np.float32)}
     assert "branch 'part_charge'" in error_of(path)
+
+
+# --- absurd lengths: a clear error, and no memory for what a damaged file announces ---
+
+
+def peak_of(call) -> float:
+    """MB that a call allocates at its peak."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("branch", ["part_px", "part_d0val", "jet_pt"])
+def test_a_basket_of_two_gigabytes(tmp_path, branch):
+    path = jetclass_file(tmp_path / "a.root", COUNTS)
+    with uproot.open(path) as file:
+        at = int(file["tree"][branch].member("fBasketSeek")[0])
+    data = bytearray(path.read_bytes())
+    data[at + 6 : at + 10] = (2**31 - 100).to_bytes(4, "big")  # fObjlen of the basket's key
+    path.write_bytes(data)
+    messages = []
+    assert peak_of(lambda: messages.append(error_of(path))) < 50
+    assert f"branch '{branch}': found 2147 MB announced for 12 jets from 0" in messages[0]
+
+
+def test_more_entries_than_bytes(tmp_path):
+    path = jetclass_file(tmp_path / "a.root", np.full(199, 5))
+    absurd = path.read_bytes().replace((199).to_bytes(8, "big"), (10**12).to_bytes(8, "big"))
+    path.write_bytes(absurd)
+    messages = []
+    assert peak_of(lambda: messages.append(error_of(path))) < 50
+    assert "1000000000000 jets in" in messages[0]
+
+
+def test_a_jet_of_many_thousand_constituents(tmp_path):
+    message = error_of(jetclass_file(tmp_path / "a.root", (5, 8, 20_000, 7)))
+    assert "20000 constituents in jet 2; expected at most 10000" in message
 
 
 def test_unknown_feature(path):

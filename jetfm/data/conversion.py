@@ -1,0 +1,332 @@
+"""Many files of jets into one store: a part a file, side by side, each once.
+
+One file, or a range of a long one, is one task for a local process or a worker of a Dask cluster,
+and its result one part of the store (`jetfm.data.store`). A part appears when complete and
+remembers its source by name, SHA-256 and time: the same command again does what is missing, after
+a crash too, and makes anew the parts whose source changed. The store holds the jets in the order
+of the files, whoever converted them: its bytes depend on the files and the request alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from jetfm.data import jetclass, toplandscape
+from jetfm.data.ragged import MANIFEST, PARTS, join_parts
+from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
+from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
+from jetfm.data.workers import run_distributed, run_local
+from jetfm.errors import JetfmError
+from jetfm.files import make_folder, naming, read_json, sha256, write_json
+
+PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
+_LONG_FILE = 2**29  # bytes; ROOT files below are one part, and not opened to plan
+_MUCH = 2**28  # bytes of sources; a minute or so of work on one core
+_STEP = 20_000  # jets in a worker's memory
+_STAMP = ".source.json"  # path, size and time of the source: beside a part's data, not among it
+_CLASS_NAMES = (*(c.name for c in CLASSES), "unknown")  # the last: label -1
+
+_READERS = {".root": jetclass, ".h5": toplandscape}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part to make."""
+
+    source: str
+    folder: str  # of the store
+    name: str
+    features: tuple[str, ...]
+    rows: tuple[int, int] | None = None  # of the source; None is all
+    at_most: tuple[tuple[str, int], ...] = ()  # the first so many of a class; others all
+    verify: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / PARTS / self.name
+
+
+def convert(
+    paths: str | Path | Iterable[str | Path],
+    folder: str | Path,
+    workers: int = 0,
+    dask_address: str | None = None,
+    features: Sequence[str] | None = None,
+    jets_per_class: int | None = None,
+    append: bool = False,
+    verify: bool = False,
+    progress: bool = True,
+) -> JetStore:
+    """Convert JetClass ROOT and Top Landscape h5 files to a jets store in parts.
+
+    Parameters
+    ----------
+    paths : files, or folders of them; jets keep the order given, within a folder that of the names
+    folder : of the store; what an earlier call finished there is kept
+    workers : local processes; 0 for one per core; 1 works in this process
+    dask_address : scheduler of a running Dask cluster, used instead of local processes; its workers
+        must share the file system
+    features : constituent features; all by default, the kinematic ones where an h5 file is among
+        the sources
+    jets_per_class : keep the first so many of each class, in the order of the files
+    append : the store keeps the parts that it has; new ones follow
+    verify : check the checksums of finished parts, and make damaged ones anew
+    progress : show a progress bar, counted in parts
+
+    Raises
+    ------
+    JetfmError
+        No files, a file that the reader refuses (finished parts stay), a store of other files
+        without `append`, another conversion at work, no room or permission, a dead cluster.
+    """
+    files, folder = jet_files(paths), make_folder(folder)
+    if features is None:
+        h5 = any(path.suffix == ".h5" for path in files)
+        features = KINEMATICS if h5 else CONSTITUENT_FEATURES
+    lock = FileLock(folder / ".convert.lock")
+    with naming(folder):
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            raise JetfmError(folder, "another conversion at work", "one at a time") from None
+    with held:
+        parts = plan(files, folder, tuple(features), jets_per_class)
+        parts = [_named_apart(part, append) for part in parts]
+        before = _listed(folder)
+        made_before = set(before)
+        others = [name for name in before if name not in {part.name for part in parts}]
+        if others and not append:
+            found = f"parts of other files, e.g. {others[0]}"
+            raise JetfmError(folder, found, "an empty folder, or append (--append) to keep them")
+        for path in (folder / PARTS).glob(".*.part"):  # of killed workers
+            shutil.rmtree(path)
+        pending = [part for part in parts if not is_made(part)]
+        if any(part.name in made_before for part in pending):
+            (folder / MANIFEST).unlink()  # from here on not the store it describes
+        if verify:
+            pending = [replace(part, verify=True) for part in parts]
+        _run(pending, len(parts), workers, dask_address, progress)
+        names = [part.name for part in parts]
+        if append:
+            names = before + [name for name in names if name not in made_before]
+        return join_parts(folder, JetStore, names)
+
+
+def in_parts(files: Sequence[Path]) -> bool:
+    """Whether files are many or large enough that parallel work pays for starting processes."""
+    return sum(path.stat().st_size for path in files) >= _MUCH
+
+
+def jet_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Files of jets among files and folders, in order.
+
+    Raises
+    ------
+    JetfmError
+        There are none, a path does not exist, or a file is of another kind.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise JetfmError(path, "no such file", "a ROOT or h5 file, or a folder of them")
+        inside = sorted(p for p in path.rglob("*") if p.suffix in _READERS) if path.is_dir() else []
+        if not inside and path.suffix not in _READERS:
+            what = "no ROOT or h5 files" if path.is_dir() else f"a file *{path.suffix}"
+            raise JetfmError(path, what, "a ROOT or h5 file, or a folder of them")
+        found += inside or [path]
+    if not found:
+        raise JetfmError("jets", "no files", "at least one file of jets")
+    return list(dict.fromkeys(found))
+
+
+def plan(
+    files: Sequence[Path], folder: Path, features: tuple[str, ...], jets_per_class: int | None
+) -> list[Part]:
+    """The parts of a store, in order; see `convert` for the arguments."""
+    stems = [path.stem for path in files]
+    parts = []
+    for path in files:
+        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}-{path.stem}"
+        for rows in _ranges(path):
+            of_rows = name if rows is None else f"{name}-{rows[0]:08d}"
+            parts.append(Part(str(path), str(folder), of_rows, features, rows))
+    names = [part.name for part in parts]
+    twice = next((part for part in parts if names.count(part.name) > 1), None)
+    if twice is not None:
+        raise JetfmError(twice.source, f"a second file for part {twice.name!r}", "another name")
+    return parts if jets_per_class is None else _limited(parts, jets_per_class)
+
+
+def _ranges(path: Path) -> list[tuple[int, int] | None]:
+    if path.suffix == ".root" and path.stat().st_size < _LONG_FILE:
+        return [None]
+    n_jets = _READERS[path.suffix].count_jets(path)
+    if n_jets <= PART_JETS:
+        return [None]
+    return [(a, min(a + PART_JETS, n_jets)) for a in range(0, n_jets, PART_JETS)]
+
+
+def _limited(parts: list[Part], jets_per_class: int) -> list[Part]:
+    """Those parts, or what of them is needed, that fill every class in order."""
+    left = np.full(len(_CLASS_NAMES), jets_per_class)
+    kept = []
+    for part in parts:
+        path = Path(part.source)
+        label = next((c for c in CLASSES if c.prefix == path.stem.rsplit("_", 1)[0]), None)
+        if label is not None and not left[label.index]:
+            continue  # named after a class that is complete
+        found = _READERS[path.suffix].count_classes(path, part.rows)
+        taken = np.minimum(found, left)
+        left -= taken
+        if taken.any():
+            cut = np.flatnonzero(taken < found)
+            at_most = tuple((_CLASS_NAMES[i], int(taken[i])) for i in cut)
+            kept.append(replace(part, at_most=at_most))
+    return kept
+
+
+def _named_apart(part: Part, append: bool) -> Part:
+    """The part, under another name if its own belongs to another file, not to this one of old."""
+    for name in (part.name, f"{Path(part.source).parent.name}-{part.name}"):
+        part = replace(part, name=name)
+        stamp = part.path / _STAMP
+        if not stamp.exists() or is_made(part):
+            return part
+        if (owner := read_json(stamp)["path"]) == str(Path(part.source).resolve()):
+            return part  # the file changed
+        if not append:
+            break
+    found = f"a part {part.name} of another file, {owner}"
+    raise JetfmError(part.folder, found, f"one of {part.source}; choose another folder")
+
+
+def _listed(folder: Path) -> list[str]:
+    """Parts of the store that is there."""
+    if not (folder / MANIFEST).exists():
+        return []
+    info = read_json(folder / MANIFEST)
+    if "parts" not in info or info.get("kind") != JetStore.kind:
+        raise JetfmError(folder, f"a {info.get('kind')} of another form", "an empty folder")
+    return [part["name"] for part in info["parts"]]
+
+
+def is_made(part: Part) -> bool:
+    """Whether a part is complete and of this source, as it is now, and this request.
+
+    A source of the same size and time is taken to be the same; of the same name and size, its
+    SHA-256 decides.
+    """
+    if not (part.path / MANIFEST).exists():
+        return False
+    info, source = read_json(part.path / MANIFEST), Path(part.source)
+    wanted = {"features": list(part.features)} | _request(part)
+    if {key: info.get(key) for key in wanted} != wanted:
+        return False
+    stamp, now = part.path / _STAMP, _stamp_of(source)
+    before = read_json(stamp) if stamp.exists() else now | {"mtime_ns": 0}
+    if (before["size"], before["mtime_ns"]) == (now["size"], now["mtime_ns"]):
+        return True
+    known = info["sources"][0]
+    if (known["name"], before["size"]) != (source.name, now["size"]):
+        return False
+    if known["sha256"] != sha256(source):
+        return False
+    with suppress(JetfmError):  # a store that cannot be written is as good
+        write_json(stamp, now)
+    return True
+
+
+def _request(part: Part) -> dict:
+    """What the part's manifest says beside its features, as JSON has it."""
+    rows = None if part.rows is None else list(part.rows)
+    return {"at_most": dict(part.at_most), "rows": rows}
+
+
+def _stamp_of(path: Path) -> dict:
+    with naming(path):
+        status = path.stat()
+    where = str(path.resolve())
+    return {"path": where, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _run(pending, n_parts: int, workers: int, dask_address: str | None, progress: bool) -> None:
+    if not pending:
+        return
+    with tqdm(total=n_parts, initial=n_parts - len(pending), desc="jets store", unit="part",
+              disable=not progress) as bar:  # fmt: skip
+
+        def finished(part: Part) -> None:
+            bar.update()
+
+        if dask_address:
+            run_distributed(make_part, pending, dask_address, finished)
+        else:
+            run_local(make_part, pending, workers, finished)
+
+
+def make_part(part: Part) -> str:
+    """Convert one part, unless it is there and sound; returns its name.
+
+    Two workers may do the same part, when a cluster takes one for dead that is not: each writes a
+    folder of its own, and the second to finish finds the same bytes in place.
+    """
+    if is_made(part) and (not part.verify or _is_sound(part)):
+        return part.name
+    parts = make_folder(part.path.parent)
+    aside = parts / f".{part.name}.{secrets.token_hex(4)}.part"
+    try:
+        _write(part, aside)
+        if part.path.exists():
+            shutil.rmtree(part.path)
+        aside.rename(part.path)
+    except OSError:
+        if not is_made(part):  # else the other worker was first
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return part.name
+
+
+def _is_sound(part: Part) -> bool:
+    try:
+        JetStore(part.path).verify()
+    except JetfmError:
+        return False
+    return True
+
+
+def _write(part: Part, folder: Path) -> None:
+    source, reader = Path(part.source), _READERS[Path(part.source).suffix]
+    stamp, sources = _stamp_of(source), []
+    left = {_CLASS_NAMES.index(name): n for name, n in part.at_most}
+    with JetStoreWriter(folder, part.features, True, sources=sources, **_request(part)) as writer:
+        for jets in reader.iterate(source, _STEP, part.features, rows=part.rows):
+            jets = jets[_first_of_each(ak.to_numpy(jets.label), left)]
+            constituents, offsets = jetclass.features_of(jets, part.features)
+            writer.append(constituents, np.diff(offsets), jet_rows(jets))
+        entry = {"name": source.name, "n_jets": writer.n_jets, "sha256": sha256(source)}
+        sources.append(entry if part.rows is None else entry | {"rows": list(part.rows)})
+    if _stamp_of(source) != stamp:
+        raise JetfmError(source, "a file that changed while it was read", "a finished file")
+    write_json(folder / _STAMP, stamp)
+
+
+def _first_of_each(labels: np.ndarray, left: dict[int, int]) -> np.ndarray:
+    """(B,) bool: jets within what is left of their class, which is counted down."""
+    keep = np.ones(len(labels), bool)
+    for index, n in left.items():
+        of_class = labels % len(_CLASS_NAMES) == index
+        keep[of_class] = np.arange(of_class.sum()) < n
+        left[index] = max(n - int(of_class.sum()), 0)
+    return keep

@@ -1,0 +1,434 @@
+"""Many files become one store: in parallel, once each, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jetfm.data import conversion, toplandscape
+from jetfm.data.conversion import convert
+from jetfm.data.jet_files import store_of
+from jetfm.data.ragged import PARTS
+from jetfm.data.schema import BRANCHES, CLASSES, KINEMATICS
+from jetfm.data.store import JetStore, build_store
+from jetfm.data.toplandscape import build_toplandscape_store
+from jetfm.data.workers import run_local
+from jetfm.errors import JetfmError
+from tests.data.jetclass_files import jetclass_file
+from tests.data.toplandscape_files import toplandscape_file
+
+FILES = {"HToBB_000": 7, "TTBar_000": 30, "HToBB_001": 9, "TTBar_001": 3}  # jets
+
+
+def labels_of(name, n_jets):
+    prefix = name.rsplit("_", 1)[0]
+    return {
+        f"label_{c.name}": np.full(n_jets, c.prefix == prefix, BRANCHES[f"label_{c.name}"])
+        for c in CLASSES
+    }
+
+
+def files_in(folder, n_jets=FILES, first_seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        jetclass_file(
+            folder / f"{name}.root", np.arange(n) % 40 + 3, first_seed + i, **labels_of(name, n)
+        )
+        for i, (name, n) in enumerate(n_jets.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    return files_in(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sources, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    convert(sources, folder, workers=1, progress=False)
+    return contents(folder)
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Every file of a store but the hidden ones."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in paths
+        if not any(name.startswith(".") for name in path.relative_to(folder).parts)
+    }
+
+
+def same_jets(store, other):
+    assert np.asarray(store.jets).tobytes() == np.asarray(other.jets).tobytes()  # NaN included
+    np.testing.assert_array_equal(store.offsets, other.offsets)
+    np.testing.assert_array_equal(store.constituents, other.constituents)
+
+
+def no_work(part):
+    raise AssertionError(f"{part.name} was to be kept")
+
+
+# --- what comes out ---
+
+
+def test_the_jets_are_those_of_a_store_in_one_folder(sources, tmp_path):
+    store = convert(sources, tmp_path / "parts", workers=1, progress=False)
+    whole = build_store(sources, tmp_path / "whole", progress=False)
+    same_jets(store, whole)
+    assert [path.name for path in store.parts] == list(FILES)
+    for key in ("n_jets", "n_constituents", "features", "jets_per_class", "sources"):
+        assert store.info[key] == whole.info[key]
+    store.verify()
+
+
+def test_two_processes_write_the_same_bytes(sources, undisturbed, tmp_path):
+    convert(sources, tmp_path, workers=2, progress=False)
+    assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("limit", [1, 8, 16, 100])
+def test_limits_hold_over_files(sources, tmp_path, limit):
+    store = convert(sources, tmp_path / "a", 1, jets_per_class=limit, progress=False)
+    whole = build_store(sources, tmp_path / "b", progress=False, jets_per_class=limit)
+    same_jets(store, whole)
+    assert store.info["jets_per_class"]["Hbb"] == min(limit, 16)
+
+
+def test_a_raised_limit_converts_what_is_new(sources, tmp_path, monkeypatch):
+    convert(sources, tmp_path, 1, jets_per_class=8, progress=False)
+    made = []
+    monkeypatch.setattr(conversion, "_write", spied(conversion._write, made))
+    assert len(convert(sources, tmp_path, 1, jets_per_class=16, progress=False)) == 32
+    assert made == ["TTBar_000", "HToBB_001"]  # HToBB_000 was whole before
+
+
+def spied(function, made):
+    def write(part, folder):
+        made.append(part.name)
+        return function(part, folder)
+
+    return write
+
+
+def test_a_long_file_becomes_several_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "PART_JETS", 4)
+    path = toplandscape_file(tmp_path / "train.h5", [3, 0, 5, 2, 9, 1, 4, 4, 30, 2])
+    store = convert(path, tmp_path / "a", 1, progress=False)
+    same_jets(store, build_toplandscape_store([path], tmp_path / "b", progress=False))
+    assert [part["n_jets"] for part in store.info["parts"]] == [4, 4, 2]
+    assert store.features == KINEMATICS and store.parts[1].name == "train-00000004"
+    limited = convert(path, tmp_path / "c", 1, jets_per_class=3, progress=False)
+    other = build_toplandscape_store([path], tmp_path / "d", progress=False, jets_per_class=3)
+    same_jets(limited, other)
+    np.testing.assert_array_equal(toplandscape.count_classes(path, (1, 4))[[0, 8]], [1, 2])
+
+
+def test_a_long_root_file_becomes_several_parts(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "PART_JETS", 8)
+    monkeypatch.setattr(conversion, "_LONG_FILE", 0)
+    store = convert(sources, tmp_path / "a", 1, jets_per_class=15, progress=False)
+    assert len(store.parts) == 4  # 7, 8 of 30, 7 more of them, 8 of 9; the rest is not needed
+    same_jets(store, build_store(sources, tmp_path / "b", progress=False, jets_per_class=15))
+
+
+def test_files_of_one_name_from_two_folders(tmp_path):
+    for split in ("train", "val"):
+        files_in(tmp_path / split, {"HToBB_000": 2})
+    store = convert([tmp_path / "train", tmp_path / "val"], tmp_path / "out", 1, progress=False)
+    assert [path.name for path in store.parts] == ["train-HToBB_000", "val-HToBB_000"]
+
+
+# --- the same command again ---
+
+
+def test_finished_parts_are_kept(sources, undisturbed, tmp_path, monkeypatch):
+    convert(sources[:2], tmp_path, 1, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "_write", no_work)
+        convert(sources[:2], tmp_path, 1, progress=False)
+    convert(sources, tmp_path, 1, progress=False)  # more files: those parts, and new ones
+    assert contents(tmp_path) == undisturbed
+    os.utime(sources[0])  # touched, not changed
+    monkeypatch.setattr(conversion, "_write", no_work)
+    convert(sources, tmp_path, 1, progress=False)
+
+
+def test_a_changed_source_is_done_again(tmp_path, monkeypatch):
+    paths = files_in(tmp_path / "root", {"HToBB_000": 3, "TTBar_000": 4})
+    convert(paths, tmp_path / "out", 1, progress=False)
+    files_in(tmp_path / "root", {"HToBB_000": 5})
+    made = []
+    monkeypatch.setattr(conversion, "_write", spied(conversion._write, made))
+    store = convert(paths, tmp_path / "out", 1, progress=False)
+    assert made == ["HToBB_000"] and len(store) == 9
+    store.verify()
+
+
+def test_other_features_are_another_request(sources, tmp_path):
+    convert(sources, tmp_path, 1, progress=False)
+    store = convert(sources, tmp_path, 1, features=KINEMATICS, progress=False)
+    assert store.features == KINEMATICS and store.constituents.shape[1] == 3
+
+
+def test_files_can_be_added_later(sources, undisturbed, tmp_path):
+    convert(sources[:2], tmp_path, 1, progress=False)
+    with pytest.raises(JetfmError, match="parts of other files, e.g. HToBB_000.*--append"):
+        convert(sources[2:], tmp_path, 1, progress=False)
+    convert(sources[2:], tmp_path, 1, append=True, progress=False)
+    assert contents(tmp_path) == undisturbed
+    convert(sources[1:], tmp_path, 1, append=True, progress=False)  # all there: nothing twice
+    assert contents(tmp_path) == undisturbed
+
+
+def test_another_file_of_the_same_name_does_not_replace_a_part(tmp_path):
+    one = files_in(tmp_path / "train", {"HToBB_000": 3})
+    other = files_in(tmp_path / "val", {"HToBB_000": 5}, first_seed=9)
+    convert(one, tmp_path / "out", 1, progress=False)
+    with pytest.raises(JetfmError, match=r"part HToBB_000 of another file, .*train"):
+        convert(other, tmp_path / "out", 1, progress=False)
+    for _ in range(2):
+        store = convert(other, tmp_path / "out", 1, append=True, progress=False)
+        assert [path.name for path in store.parts] == ["HToBB_000", "val-HToBB_000"]
+        assert len(store) == 8
+
+
+def test_many_files_of_a_user_become_parts(sources, undisturbed, tmp_path, monkeypatch):
+    assert not store_of(sources[0].parent, tmp_path / "whole", progress=False).parts
+    monkeypatch.setattr(conversion, "_MUCH", 0)
+    store = store_of(sources[0].parent, tmp_path / "parts", progress=False)
+    assert len(store.parts) == len(sources)
+    monkeypatch.setattr(conversion, "_write", no_work)
+    store_of(sources[0].parent, tmp_path / "parts", progress=False)
+    assert store_of(tmp_path / "parts", tmp_path / "x").info == store.info
+
+
+# --- faults ---
+
+
+def test_a_damaged_part_is_found_named_and_made_anew(sources, undisturbed, tmp_path, monkeypatch):
+    store = convert(sources, tmp_path, 1, progress=False)
+    path = tmp_path / PARTS / "TTBar_000" / "constituents.npy"
+    damaged = bytearray(path.read_bytes())
+    damaged[1000] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(JetfmError, match=r"TTBar_000/constituents\.npy: found sha256"):
+        store.verify()
+    made = []
+    monkeypatch.setattr(conversion, "_write", spied(conversion._write, made))
+    convert(sources, tmp_path, 1, verify=True, progress=False)
+    assert made == ["TTBar_000"] and contents(tmp_path) == undisturbed
+
+
+def test_a_bad_file_is_named_and_the_others_are_kept(sources, tmp_path, monkeypatch):
+    bad = tmp_path / "TTBar_009.root"
+    bad.write_bytes(sources[1].read_bytes()[:-200])
+    with pytest.raises(JetfmError, match=r"TTBar_009\.root: found a truncated ROOT file"):
+        convert([sources[0], bad, sources[2]], tmp_path / "out", 1, progress=False)
+    with pytest.raises(JetfmError, match=r"no store\.json"):
+        JetStore(tmp_path / "out")
+    assert not list((tmp_path / "out" / PARTS).glob(".*"))
+    bad.write_bytes(sources[1].read_bytes())
+    made = []
+    monkeypatch.setattr(conversion, "_write", spied(conversion._write, made))
+    convert([sources[0], bad, sources[2]], tmp_path / "out", 1, progress=False)
+    assert made == ["TTBar_009", "HToBB_001"]
+
+
+def test_a_full_disk_leaves_finished_parts(sources, undisturbed, tmp_path, monkeypatch):
+    """Room runs out in the second part; with room again, the command ends with the same bytes."""
+    import errno
+
+    from jetfm import files
+
+    append, n_calls = files.NpyWriter.append, []
+
+    def full(self, rows):
+        n_calls.append(0)
+        if len(n_calls) > 6:
+            with files.naming(self.path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.NpyWriter, "append", full)
+        with pytest.raises(JetfmError, match="'no space left on device'.*room for it"):
+            convert(sources, tmp_path, 1, progress=False)
+    assert [path.name for path in (tmp_path / PARTS).iterdir()] == ["HToBB_000"]
+    convert(sources, tmp_path, 1, progress=False)
+    assert contents(tmp_path) == undisturbed
+
+
+def test_bad_requests(sources, tmp_path):
+    with pytest.raises(JetfmError, match="no such file"):
+        convert(tmp_path / "none", tmp_path, progress=False)
+    with pytest.raises(JetfmError, match="no ROOT or h5 files"):
+        convert(tmp_path, tmp_path / "out", progress=False)
+    with pytest.raises(JetfmError, match="a second file for part"):
+        convert([sources[0], sources[0].parent / ".." / sources[0].parent.name / sources[0].name],
+                tmp_path / "out", progress=False)  # fmt: skip
+    build_store(sources, tmp_path / "whole", progress=False)
+    with pytest.raises(JetfmError, match="of another form"):
+        convert(sources, tmp_path / "whole", progress=False)
+
+
+def slow_part(part):
+    """Half a second before each part, so that there is a middle to be killed in."""
+    Path(part.folder, f".begun-{part.name}-{os.getpid()}").touch()
+    time.sleep(0.5)
+    return conversion.make_part(part)
+
+
+def test_kill_9_in_the_middle(sources, undisturbed, tmp_path):
+    """The converter dies with a part half written; the same command ends with the same bytes."""
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from jetfm.data import conversion\n"
+        "from jetfm.files import NpyWriter\n"
+        "close = NpyWriter.close\n"
+        "def slow(self):\n"
+        "    close(self)\n"
+        "    if 'HToBB_001' in str(self.path):\n"
+        "        Path(sys.argv[1], 'here').touch()\n"
+        "        time.sleep(60)\n"
+        "NpyWriter.close = slow\n"
+        "conversion.convert(sys.argv[2:], sys.argv[1], workers=1, progress=False)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), *map(str, sources)]
+    child = subprocess.Popen(command)
+    wait_for(lambda: (tmp_path / "here").exists())
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    (tmp_path / "here").unlink()
+    done = sorted(path.name for path in (tmp_path / PARTS).iterdir() if path.name[0] != ".")
+    assert done == ["HToBB_000", "TTBar_000"] and list((tmp_path / PARTS).glob(".*.part"))
+    with pytest.raises(JetfmError, match=r"no store\.json"):
+        JetStore(tmp_path)
+    convert(sources, tmp_path, 1, progress=False)
+    assert contents(tmp_path) == undisturbed
+    assert not list((tmp_path / PARTS).glob(".*.part"))
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def test_two_conversions_of_one_store_do_not_mix(sources, tmp_path):
+    from filelock import FileLock
+
+    tmp_path.mkdir(exist_ok=True)
+    with FileLock(tmp_path / ".convert.lock"):
+        with pytest.raises(JetfmError, match="another conversion at work"):
+            convert(sources, tmp_path, 1, progress=False)
+    convert(sources, tmp_path, 1, progress=False)
+
+
+def test_two_workers_on_one_part_end_with_one(sources, undisturbed, tmp_path):
+    """As when a cluster takes a slow worker for dead: both finish, with the same bytes."""
+    parts = conversion.plan(sources, tmp_path, conversion.CONSTITUENT_FEATURES, None)
+    convert(sources, tmp_path, 1, progress=False)
+    part = parts[1]
+    write, second = conversion._write, []
+
+    def raced(task, folder):
+        write(task, folder)
+        if not second:
+            second.append(True)
+            conversion.make_part(task)  # the other one, from start to end
+
+    (tmp_path / PARTS / part.name / "store.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "_write", raced)
+        conversion.make_part(part)
+    assert second and contents(tmp_path) == undisturbed
+
+
+# --- a cluster in miniature ---
+
+
+def test_a_cluster_loses_a_worker(sources, undisturbed, tmp_path):
+    """A scheduler and two workers, processes each; one is killed with a part in its hands."""
+    from distributed import Client
+
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]]),
+        "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "3",
+    }
+    address_file = tmp_path / "scheduler.json"
+    scheduler = [
+        sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port",
+        "0", "--no-dashboard", "--no-show", "--scheduler-file", str(address_file),
+    ]  # fmt: skip
+    worker = [
+        sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(address_file),
+        "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path),
+    ]  # fmt: skip
+    started = []
+
+    def start(command):
+        log = (tmp_path / f"log{len(started)}").open("w")
+        started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        return started[-1]
+
+    try:
+        start(scheduler)
+        wait_for(address_file.exists)
+        workers = [start(worker), start(worker)]
+        address = json.loads(address_file.read_text())["address"]
+        with Client(address, timeout=30) as client:
+            client.wait_for_workers(2, timeout=60)
+        out = tmp_path / "out"
+
+        def at_work():
+            """A part is done, and the first worker has another one in its hands."""
+            begun = [path.name.split("-")[1] for path in out.glob(f".begun-*-{workers[0].pid}")]
+            done = [path.name for path in (out / PARTS).glob("[!.]*")]
+            return done and set(begun) - set(done)
+
+        lost = []
+
+        def kill_one():
+            wait_for(at_work)
+            lost.extend(at_work())
+            workers[0].kill()
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(conversion, "make_part", slow_part)
+            store = convert(sources, out, dask_address=address, progress=False)
+        killer.join()
+        workers[0].wait(10)
+        begun = [path.name.split("-")[1] for path in out.glob(".begun-*")]
+        assert lost and all(begun.count(name) == 2 for name in lost)
+        assert contents(out) == undisturbed
+        store.verify()
+    finally:
+        for process in reversed(started):
+            process.kill()
+            process.wait()
+
+
+def test_no_cluster_at_this_address(sources, tmp_path):
+    with pytest.raises(JetfmError, match="a running scheduler"):
+        convert(sources, tmp_path, dask_address="nonsense://host", progress=False)
+
+
+def test_one_worker_needs_no_pool():
+    done = []
+    run_local(str, [1, 2], 1, done.append)
+    assert done == [1, 2]
