@@ -103,7 +103,7 @@ class ClassifierStages(ModelStages):
 
         return Jets(**{split: side(split) for split in SPLITS})
 
-    def pretraining_jets(self, model: str = "mpm", task: str = "ten-classes") -> dict:
+    def pretraining_jets(self, model: str = MAIN, task: str = "ten-classes") -> dict:
         """Arguments of `jetfm.figures.pretraining_jets`: fine-tuned accuracy by number of jets in
         pre-training, of the pre-trainings that differ from `model` in their ``limit_train_jets``
         alone."""
