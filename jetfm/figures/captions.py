@@ -75,8 +75,8 @@ CAPTIONS = {
     "kind of particle and impact parameters, too.",
     "fig05_baselines": "The joint model, the same network from scratch, and classifiers without "
     "pre-training, on the same jets.",
-    "fig05_pretraining_jets": "Accuracy after fine-tuning by number of jets that the main model, of "
-    "next tokens, saw in pre-training, at equal training steps.",
+    "fig05_pretraining_jets": "Accuracy after fine-tuning by number of jets that the main model "
+    "saw in pre-training, at equal training steps.",
     "fig05_calibration": "Do classifiers know how sure they are? Accuracy by the probability of "
     "the predicted class, ten classes, all seeds together. On the diagonal they do.",
 }
