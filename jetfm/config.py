@@ -176,6 +176,7 @@ def dry_run(profile: Profile) -> Profile:
     values["landscape"]["jets_per_class"] = {"train": 10, "val": 5, "test": 10}
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8, "validate_every": 1, "n_bootstrap": 2}
+    values["finetuning"] |= {"limit_val_jets": 20, "limit_test_jets": 40}
     for task in values["finetuning"]["tasks"].values():
         task["sizes"] = ()
     return Profile.model_validate(values)

@@ -146,6 +146,7 @@ def test_a_limit_draws_jets_that_depend_on_the_seed_alone(jets):
     )
     assert np.array_equal(some, same) and not np.array_equal(some, others)
     assert len(np.unique(some)) == 30 and np.isin(some, jets.test.indices).all()
+    assert jets.test.labels[some].sum() == 15
 
 
 @pytest.mark.parametrize("kind", ["continuous", "token ids"])

@@ -25,7 +25,7 @@ tokenizer:
 pretraining:
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
 generation: {n_jets: 50}
-finetuning: {sizes: [20], n_seeds: 2, max_steps: 20}
+finetuning: {n_seeds: 1, max_steps: 20}
 """
 LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).ledger()"
 # A sign that a stage is in the middle of its work, in the order of the stages.

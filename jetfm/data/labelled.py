@@ -40,7 +40,7 @@ class LabelledJets:
     preprocessing : network space of the constituents
     max_constituents : longer jets keep their leading ones in pt
     tokens : folder of the token store of the same jets, for models that read ids
-    limit : so many jets at most, drawn with `seed`; zero means all
+    limit : so many jets at most, drawn with `seed`, as many of every class; zero means all
 
     Raises
     ------
@@ -96,7 +96,12 @@ class LabelledJets:
         found = np.flatnonzero(self.labels >= 0)
         if not self.limit or self.limit >= len(found):
             return found
-        return np.sort(np.random.default_rng([self.seed, 11]).permutation(found)[: self.limit])
+        shuffled = np.random.default_rng([self.seed, 11]).permutation(found)
+        labels = self.labels[shuffled]
+        turn = np.empty(len(shuffled), np.int64)  # the how-manieth of its class
+        for label in range(len(self.class_names)):
+            turn[labels == label] = np.arange((labels == label).sum())
+        return np.sort(shuffled[np.argsort(turn, kind="stable")[: self.limit]])
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """'x', 'mask', 'n_constituents' and 'label' of some jets of the store.
