@@ -10,11 +10,13 @@ import sys
 import time
 
 import awkward as ak
+import numpy as np
 import psutil
 import pytest
 import uproot
 
 from jetfm.data.schema import BRANCHES, TREE_NAME
+from tests.data.toplandscape_files import toplandscape_file
 
 TINY = """
 extends: smoke
@@ -78,8 +80,13 @@ def digests(work) -> dict[str, str]:
 
 @pytest.mark.timeout(900)
 def test_stages_killed_in_the_middle_end_the_same(tmp_path):
-    profile = tmp_path / "tiny.yaml"
-    profile.write_text(TINY)
+    profile, landscape = tmp_path / "tiny.yaml", tmp_path / "landscape"
+    landscape.mkdir()
+    for seed, (split, n_jets) in enumerate({"train": 120, "val": 20, "test": 40}.items()):
+        # simulated files are never the same: ROOT writes a random identifier into each
+        counts = np.random.default_rng(seed).integers(3, 40, n_jets)
+        toplandscape_file(landscape / f"{split}.h5", counts, seed)
+    profile.write_text(f"{TINY}landscape: {{source: folder, path: {landscape}}}\n")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(start(whole, "-c", LEDGER, profile))
     expected = digests(whole / "work")

@@ -72,7 +72,7 @@ def test_a_jets_store_will_do(files, trained, tmp_path):
 def test_mixed_up_folders_are_refused(files, trained, tmp_path):
     tokenize_files(trained, files, tmp_path / "out", progress=False)
     other = next(path for path in sorted((sample_folder() / "val").glob("*.root"))[2:])
-    with pytest.raises(JetfmError, match="other ROOT files"):
+    with pytest.raises(JetfmError, match="the store of other files"):
         tokenize_files(trained, other, tmp_path / "out", progress=False)
     store = build_store([other], tmp_path / "others", progress=False)
     with pytest.raises(JetfmError, match="other jets"):
