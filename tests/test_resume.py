@@ -26,8 +26,17 @@ tokenizer:
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
 pretraining:
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
+strategies:
+  ntp-token-id: {training: &few {batch_size: 50, max_steps: 20, validate_every: 10}}
+  omnijet: {training: *few}
+  mpm: {training: *few}
+  mpm-causal: {training: *few}
+  joint: {training: *few}
+  ntp-full: {training: *few}
+  mpm-pairs: {training: *few}
+  ntp-300: {training: *few}
 generation: {n_jets: 50}
-finetuning: {n_seeds: 1, max_steps: 20}
+finetuning: {n_seeds: 1, max_steps: 10}
 """
 LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).ledger()"
 # A sign that a stage is in the middle of its work, in the order of the stages.
