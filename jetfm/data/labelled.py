@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.schema import CLASSES, class_by_name
-from jetfm.data.store import JetStore
+from jetfm.data.store import JetStore, padded
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -115,8 +115,7 @@ class LabelledJets:
             x = torch.as_tensor(self.preprocessing.forward(physical, mask), dtype=torch.float32)
         else:
             rows, mask = self.token_store.rows_of(indices, self.max_constituents)
-            x = torch.zeros(mask.shape, dtype=torch.int64)
-            x[torch.as_tensor(mask)] = torch.as_tensor(self.token_store.ids[rows]).long()
+            x = torch.as_tensor(padded(self.token_store.ids[rows], mask, np.int64))
         return {
             "x": x,
             "mask": torch.as_tensor(mask),
@@ -156,7 +155,7 @@ class EncodedJets:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.n_encoded = read_json(self.folder / "encoded.json")["n_jets"]
+        read_json(self.folder / "encoded.json")  # written last: without it an error says so
         self._hidden, self._offsets, self._jets, self._labels = (
             np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("hidden", "offsets", "jets", "labels")

@@ -57,8 +57,7 @@ class RaggedFolder:
             self._open_parts()
         else:
             self.offsets = _open(self.folder, "offsets", self.info["n_jets"] + 1)
-            _check_offsets(self.folder, self.offsets, self.info["n_constituents"])
-            self.n_constituents = np.diff(self.offsets)
+            self.n_constituents = _lengths(self.folder, self.offsets, self.info["n_constituents"])
             for name, n_rows in self._rows(self.info).items():
                 setattr(self, name, _open(self.folder, name, n_rows))
         self._ready()
@@ -82,7 +81,7 @@ class RaggedFolder:
             n = parts[part]["n_jets"] + 1 if name == "offsets" else self._rows(parts[part])[name]
             array = _open(self.parts[part], name, n)
             if name == "offsets":
-                _check_offsets(self.parts[part], array, parts[part]["n_constituents"])
+                _lengths(self.parts[part], array, parts[part]["n_constituents"])
             return array
 
         def joined(name: str, starts: np.ndarray) -> JoinedArray:
@@ -228,11 +227,13 @@ class RaggedFolder:
         return rows, mask
 
 
-def _check_offsets(folder: Path, offsets: np.ndarray, n_rows: int) -> None:
-    ends = int(offsets[0]), int(offsets[-1])
-    if ends != (0, n_rows) or (np.diff(offsets) < 0).any():
+def _lengths(folder: Path, offsets: np.ndarray, n_rows: int) -> np.ndarray:
+    """Rows of each jet; offsets that cannot be are a JetfmError."""
+    ends, lengths = (int(offsets[0]), int(offsets[-1])), np.diff(offsets)
+    if ends != (0, n_rows) or (lengths < 0).any():
         found = f"offsets from {ends[0]} to {ends[1]}, or falling"
         raise JetfmError(folder / "offsets.npy", found, f"rising from 0 to {n_rows}")
+    return lengths
 
 
 def _open(folder: Path, name: str, n_rows: int) -> np.ndarray:

@@ -39,7 +39,15 @@ class SumHead(nn.Module):
         return self.out(torch.where(mask.unsqueeze(-1), features, 0).sum(1))
 
 
-class JetClassifier(nn.Module):
+class BatchClassifier(nn.Module):
+    """Base of classifiers that map a batch to logits (B, n_classes)."""
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of 'label' (B,)."""
+        return cross_entropy(self(batch), batch["label"])
+
+
+class JetClassifier(BatchClassifier):
     """Backbone and class head.
 
     Parameters
@@ -48,8 +56,6 @@ class JetClassifier(nn.Module):
         `SumHead`, any other attends in both directions and gets `ClassHead`
     n_classes : outputs
     """
-
-    monitor = "loss"
 
     def __init__(self, backbone: Backbone, n_classes: int = 2) -> None:
         super().__init__()
@@ -69,12 +75,8 @@ class JetClassifier(nn.Module):
         )
         return self.head(hidden, mask)
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of 'label' (B,)."""
-        return cross_entropy(self(batch), batch["label"])
 
-
-class HeadOnly(nn.Module):
+class HeadOnly(BatchClassifier):
     """The class head on jets that a fixed backbone has encoded before."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -84,19 +86,14 @@ class HeadOnly(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return self.head(batch["x"], batch["mask"])
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return cross_entropy(self(batch), batch["label"])
 
-
-class SetClassifier(nn.Module):
+class SetClassifier(BatchClassifier):
     """A network of constituents and mask, such as `DeepSets`, that is called with batches.
 
     Parameters
     ----------
     network : maps (B, T, F) and (B, T) to logits (B, n_classes)
     """
-
-    monitor = "loss"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -105,10 +102,6 @@ class SetClassifier(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits (B, n_classes) of 'x' (B, T, F) and 'mask' (B, T)."""
         return self.network(batch["x"], batch["mask"])
-
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of 'label' (B,)."""
-        return cross_entropy(self(batch), batch["label"])
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from jetfm.models.classifier import cross_entropy
 
 TOKEN_QUALITY = (100, 100, 256)  # hidden layers of Phi, appendix A 2
 CLASSIFIER_TEST = (10, 10, 10)  # appendix A 5
@@ -53,7 +54,4 @@ class DeepSets(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of 'label' (B,) given 'x' (B, T, F) and 'mask' (B, T)."""
-        logits = self(batch["x"], batch["mask"])
-        correct = (logits.argmax(1) == batch["label"]).float().mean()
-        weight = torch.tensor(len(logits))
-        return F.cross_entropy(logits, batch["label"]), {"accuracy": correct, "weight": weight}
+        return cross_entropy(self(batch["x"], batch["mask"]), batch["label"])

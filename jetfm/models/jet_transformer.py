@@ -19,9 +19,9 @@ spend hundreds of steps at chance.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jetfm.models.classifier import cross_entropy
 from jetfm.models.heads import ClassAttentionBlock
 from jetfm.models.normformer import NormFormer
 
@@ -88,7 +88,4 @@ class JetTransformer(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of 'label' (B,) given 'x' (B, T, F) and 'mask' (B, T)."""
-        logits = self(batch["x"], batch["mask"])
-        correct = (logits.argmax(1) == batch["label"]).float().mean()
-        weight = torch.tensor(len(logits))
-        return F.cross_entropy(logits, batch["label"]), {"accuracy": correct, "weight": weight}
+        return cross_entropy(self(batch["x"], batch["mask"]), batch["label"])

@@ -25,13 +25,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from jetfm.features import Preprocessing
-from jetfm.models.classifier import cross_entropy
+from jetfm.models.classifier import BatchClassifier
 from jetfm.models.heads import ClassHead
 from jetfm.models.interactions import PairBias
 from jetfm.models.transformer import Transformer
 
 
-class ParticleTransformer(nn.Module):
+class ParticleTransformer(BatchClassifier):
     """Constituents in, logits of the classes out.
 
     Parameters
@@ -47,8 +47,6 @@ class ParticleTransformer(nn.Module):
     JetfmError
         When the heads do not divide the width.
     """
-
-    monitor = "loss"
 
     def __init__(
         self,
@@ -77,10 +75,6 @@ class ParticleTransformer(nn.Module):
         x, mask = batch["x"], batch["mask"]
         bias = None if self.pair_bias is None else self.pair_bias(x, mask)
         return self.head(self.transformer(self.embedding(x), mask, bias=bias), mask)
-
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of 'label' (B,)."""
-        return cross_entropy(self(batch), batch["label"])
 
 
 def embedding(n_features: int, widths: tuple[int, ...]) -> nn.Sequential:
