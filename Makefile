@@ -41,7 +41,8 @@ paper-figures: $(ENV)
 
 test: $(ENV)
 	@$(PY) -m ruff check jetfm tests benchmarks soak conftest.py
-	@$(PY) -m pytest --nbval-lax tests notebooks
+	@$(PY) -m pytest --nbval-lax --numprocesses logical --maxprocesses 8 --dist loadgroup \
+	  --no-loadscope-reorder tests notebooks
 
 bench: $(ENV)
 	@$(PY) -m benchmarks

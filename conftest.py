@@ -1,4 +1,8 @@
-"""Settings for all tests, the notebooks' included: a work folder of their own, no open ports."""
+"""Settings for all tests, the notebooks' included: a work folder of their own, no open ports.
+
+`make test` shares the tests out over the cores, one file at a time: tests of a file may share
+expensive fixtures, and the notebooks share the stages that they find done.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,23 @@ if os.name == "posix":
             super().__init__(**({"transport": "ipc", "ip": address} | options))
 
     nbval.kernel.KernelManager = SocketFileKernelManager
+
+
+# The longest first, so that no core waits for another at the end.
+_LONG = ("notebooks", "tests/test_resume.py", "tests/test_pipeline.py", "tests/test_cli.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bind each test to its group, and sort the groups."""
+
+    def group(item: pytest.Item) -> str:
+        file = item.nodeid.partition("::")[0]
+        return "notebooks" if file.startswith("notebooks/") else file
+
+    items.sort(key=lambda item: _LONG.index(group(item)) if group(item) in _LONG else len(_LONG))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

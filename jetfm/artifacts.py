@@ -111,7 +111,7 @@ def produce(
     if rank() > 0:
         return _beside_the_first(folder, make if together else None)
     make_folder(folder)
-    with _exclusive(folder, say):
+    with exclusive(folder, say):
         done = _read_record(folder)
         if done is not None:
             say(f"{stage}: done before, {folder.name}")
@@ -185,8 +185,8 @@ def _delivered(relative: Path) -> bool:
     return not hidden and SCRATCH not in relative.parts
 
 
-class _exclusive:
-    """Hold the folder's lock; wait for another process and say which one it is."""
+class exclusive:
+    """Hold a folder's lock in a ``with``; wait for another process, and `say` which one it is."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]):
         self.lock = FileLock(folder / ".lock")
@@ -197,7 +197,8 @@ class _exclusive:
             try:
                 self.lock.acquire(timeout=0)
             except Timeout:
-                holder = self.owner.read_text() if self.owner.exists() else "another process"
+                known = self.owner.exists()
+                holder = self.owner.read_text(encoding="utf-8") if known else "another process"
                 self.say(f"waiting for {holder} to finish {self.owner.parent.name}")
                 self.lock.acquire()
         try:

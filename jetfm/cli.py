@@ -513,6 +513,9 @@ def _version(
 
 def main() -> None:
     """Entry point: bad input ends in one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # the terminal's encoding may lack an alpha
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except JetfmError as error:

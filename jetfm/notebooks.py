@@ -17,15 +17,25 @@ from pathlib import Path
 import yaml
 
 import jetfm
-from jetfm.artifacts import as_json, fingerprint
+from jetfm.artifacts import as_json, exclusive, fingerprint
 from jetfm.config import Profile, available_profiles
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder, naming, read_json, sha256, write_json, write_text
+from jetfm.files import (
+    make_folder,
+    naming,
+    read_json,
+    remove_leftovers,
+    sha256,
+    write_json,
+    write_text,
+)
 from jetfm.paths import figures_folder, project_folder, work_folder
 
 
 def run_all(profile: Profile, say=print) -> list[str]:
     """Execute every notebook that is not up to date; return the names of those executed.
+
+    A second call for the same figures waits for the first.
 
     Raises
     ------
@@ -36,8 +46,14 @@ def run_all(profile: Profile, say=print) -> list[str]:
     if not sources:
         where = project_folder() / "notebooks"
         raise JetfmError(where, "no notebook", "a clone of the repository, with its notebooks")
-    name = _profile_argument(profile)
-    executed = []
+    folder = figures_folder(profile.name)
+    with exclusive(folder, say):
+        remove_leftovers(folder)
+        return _run_all(sources, profile, say)
+
+
+def _run_all(sources: list[Path], profile: Profile, say) -> list[str]:
+    name, executed = _profile_argument(profile), []
     for source in sources:
         request = {
             "notebook": sha256(source),
@@ -52,7 +68,7 @@ def run_all(profile: Profile, say=print) -> list[str]:
         seconds = _run(source, record_path.with_suffix(".ipynb"), name)
         figures = {
             path.name: sha256(path)
-            for path in sorted(figures_folder(profile.name).iterdir())
+            for path in sorted(figures_folder(profile.name).glob("[!.]*"))
             if before.get(path.name) != path.stat().st_mtime_ns
         }
         write_json(record_path, {"request": fingerprint(request), "figures": figures})

@@ -68,7 +68,7 @@ class Comparison:
 @lru_cache
 def reference() -> dict:
     """Published statistics, as in ``reference.yaml``."""
-    return yaml.safe_load(REFERENCE.read_text())
+    return yaml.safe_load(REFERENCE.read_text(encoding="utf-8"))
 
 
 def read_jets(files: Iterable[str | Path]) -> ak.Array:

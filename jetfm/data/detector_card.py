@@ -205,7 +205,7 @@ def load_card(name: str) -> DetectorCard:
     if not path.exists():
         raise JetfmError("detector", repr(str(name)), f"one of {', '.join(available_cards())}")
     try:
-        return DetectorCard.model_validate(yaml.safe_load(path.read_text()))
+        return DetectorCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         setting = ".".join(str(part) for part in first["loc"])

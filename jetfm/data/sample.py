@@ -36,7 +36,7 @@ def make_sample(out: str | Path, workers: int = 0, progress: bool = True) -> lis
             compression="lzma",  # small files; the default is JetClass's LZ4
         )
     lines = [f"{sha256(f)}  {f.relative_to(out).as_posix()}\n" for f in sorted(files)]
-    (out / CHECKSUMS).write_text("".join(lines))
+    (out / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
     return files
 
 
@@ -51,7 +51,7 @@ def check_sample(folder: str | Path) -> None:
     folder = Path(folder)
     if not (folder / CHECKSUMS).exists():
         raise JetfmError(folder / CHECKSUMS, "no such file", "the list of checksums of the sample")
-    for line in (folder / CHECKSUMS).read_text().splitlines():
+    for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
         checksum, name = line.split(maxsplit=1)
         path = folder / name
         if not path.exists() or sha256(path) != checksum:
