@@ -20,7 +20,7 @@ from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
 from jetfm.training import fit
 from tests.toys import training_settings
-from tests.two_processes import RANGER, settings_of, train
+from tests.two_processes import KILLED, RANGER, settings_of, train
 
 K = 32
 
@@ -63,15 +63,19 @@ talking = pytest.mark.skipif(
 )
 
 
+def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "tests.two_processes", str(folder), *arguments]
+    return subprocess.run(
+        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=280
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(store) -> Path:
     """Folder of the same trainings in one process, here, and in two under torchrun."""
     folder = store.folder.parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "tests.two_processes", str(folder)]
-    done = subprocess.run(
-        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=280
-    )
+    done = in_two_processes(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     train(folder, "ntp-one", settings_of("ntp"))
     train(folder, "joint-one", settings_of("joint"))
@@ -141,6 +145,20 @@ def test_a_shared_out_training_continues_after_its_end(trained, name):
     """
     assert_same_weights(trained, "cut-one", name)
     assert_same_history(trained, "cut-one", name)
+
+
+@talking
+def test_after_kill_9_of_one_process_both_continue_to_the_same_end(trained):
+    """Killed between checkpoints: torchrun ends the other; the same command continues."""
+    assert in_two_processes(trained, KILLED, "cut").returncode != 0
+    assert list((trained / KILLED / "training").glob("*.ckpt"))
+    assert not (trained / KILLED / "weights.pt").exists()
+    done = in_two_processes(trained, KILLED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_weights(trained, "ntp-ddp", KILLED)
+    assert_same_history(trained, "ntp-ddp", KILLED)
+    gradients = torch.load(trained / KILLED / "gradients.pt", weights_only=True)
+    assert len(gradients) == 5  # the steps after the checkpoint
 
 
 @talking
