@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from jetfm import cli
 
-def jetfm(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "jetfm", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+Answer = tuple[int, str, str]  # exit code, standard output and error
+
+
+@pytest.fixture
+def jetfm(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
+    """The command line within this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["jetfm", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return call
 
 
 OWN = ("--train", "t", "--test", "t", "--out", "x")
@@ -19,10 +34,16 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def test_help_names_every_command():
-    done = jetfm("--help")
-    assert done.returncode == 0
-    assert [name for name in COMMANDS if name not in done.stdout] == []
+def test_help_names_every_command(jetfm):
+    code, out, _ = jetfm("--help")
+    assert code == 0
+    assert [name for name in COMMANDS if name not in out] == []
+
+
+def test_as_a_program(tmp_path):
+    command = [sys.executable, "-m", "jetfm", "figures", "--profile", "desktop"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +85,9 @@ def test_help_names_every_command():
         (("finetune", *OWN, "--strategy", "best"), "one of main"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(arguments, expected, tmp_path):
-    done = jetfm(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
+def test_bad_input_is_one_line_and_code_2(jetfm, arguments, expected, tmp_path):
+    code, _, errors = jetfm(*arguments)
+    assert code == 2
+    lines = errors.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("jetfm: ") and expected in lines[0]
     assert not (tmp_path / "x").exists() or not list((tmp_path / "x").glob("*.root"))
