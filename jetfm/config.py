@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from jetfm.errors import JetfmError
 from jetfm.files import write_text
 from jetfm.settings import (
+    BASELINES,
     ContinuousSettings,
     DataSettings,
     FinetuningSettings,
@@ -57,6 +58,13 @@ class Profile(Settings):
             if settings.tokenizer not in tokenizers:
                 found = f"the tokenizer of '{name}' is '{settings.tokenizer}'"
                 raise ValueError(f"{found}: expected one of {', '.join(tokenizers)}")
+        models = dict.fromkeys(("main", *self.strategies, *BASELINES))
+        usual = {name for task in FinetuningSettings().tasks.values() for name in task.contenders}
+        for task, settings in self.finetuning.tasks.items():
+            for name in settings.contenders:
+                if name not in models and name not in usual:  # those may lack a pre-training here
+                    found = f"a contender of task '{task}' is '{name}'"
+                    raise ValueError(f"{found}: expected one of {', '.join(models)}")
         return self
 
 

@@ -69,6 +69,11 @@ def test_extends_changes_only_what_it_names(write):
             "part is a baseline",
         ),
         ("extends: smoke\npretraining: {tokenizer: mine}\n", "profile", "'mine'"),
+        (
+            "extends: smoke\nfinetuning: {tasks: {landscape: {contenders: {jiont: [fixed]}}}}\n",
+            "profile",
+            "'jiont'",
+        ),
         ("extends: smoke\ntokenizer: {n_codes: 1.5}\n", "tokenizer.n_codes", "1.5"),
         ("extends: smoke\ntokenizer: {n_kodes: 8}\n", "tokenizer.n_kodes", "8"),
         ("extends: smoke\ntokenizer: {beta: .nan}\n", "tokenizer.beta", "nan"),

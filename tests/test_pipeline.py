@@ -13,14 +13,17 @@ from jetfm.paths import sample_folder, work_folder
 from jetfm.pipeline import Pipeline
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
-    monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
-    return tmp_path / "work"
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """One folder for the whole file: what a test finds done, it need not do."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JETFM_WORK", str(folder / "work"))
+        patch.setenv("JETFM_FIGURES", str(folder / "figures"))
+        yield folder / "work"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny():
     """The smoke profile with fewer jets and steps."""
     return dry_run(load_profile("smoke"))
@@ -49,8 +52,13 @@ def test_gpu_has_the_networks_of_paper():
         assert settings.model_copy(update={"training": theirs.training}) == theirs
 
 
-def test_everything_is_found_the_second_time(work, tiny, capsys):
-    first = Pipeline(tiny, progress=False).ledger()
+@pytest.fixture(scope="module")
+def first(work, tiny):
+    """The ledger once every stage has run."""
+    return Pipeline(tiny, progress=False).ledger()
+
+
+def test_everything_is_found_the_second_time(first, tiny, capsys):
     capsys.readouterr()
     second = Pipeline(tiny, progress=False).ledger()
     said = [line for line in capsys.readouterr().out.splitlines() if ": " in line]
@@ -58,11 +66,10 @@ def test_everything_is_found_the_second_time(work, tiny, capsys):
     assert said and all("done before" in line for line in said)
 
 
-def test_a_changed_setting_reruns_its_stage_and_what_follows(work, tiny):
+def test_a_changed_setting_reruns_its_stage_and_what_follows(first, tiny):
     def finished() -> set[str]:
         return {path.parent.name for path in work_folder().glob("*/artifact.json")}
 
-    Pipeline(tiny, progress=False).ledger()
     before = finished()
     longer = tiny.pretraining.training.model_copy(update={"max_steps": 3})
     pretraining = tiny.pretraining.model_copy(update={"training": longer})
