@@ -66,7 +66,7 @@ def test_a_pretrained_model_needs_its_own_tokenizer(folder, tmp_path, weights):
     )
     assert metrics["n_train"] == 40 and metrics["auc"] > 0.5
     stranger = Contender("main", weights, "NTP", folder / "stranger")
-    with pytest.raises(JetfmError, match="a model of tokenizer 000000000000"):
+    with pytest.raises(JetfmError, match="a backbone trained with tokenizer 000000000000"):
         finetune_files(
             own(folder), stranger, SETTINGS, tmp_path / "no", 1, folder / "tokenizer",
             progress=False,

@@ -26,7 +26,7 @@ from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.study import Jets, train_and_test
 from jetfm.metrics import roc_curve
 from jetfm.models.classifier import JetClassifier
-from jetfm.models.jet_model import JetModel
+from jetfm.models.jet_model import load_backbone
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.tokenizers.files import tokenize_files
 from jetfm.tokenizers.interface import Tokenizer
@@ -86,16 +86,13 @@ def finetune_files(
         among the training jets, or a model of another tokenizer.
     """
     out = Path(out)
-    preprocessing = Preprocessing()
+    preprocessing, reads_ids = Preprocessing(), False
     if contender.model not in BASELINES:
         if tokenizer is None:
             raise JetfmError("tokenizer", "nothing", f"the folder of that of {contender.folder}")
         loaded = Tokenizer.load(tokenizer)
         preprocessing = loaded.preprocessing
-        found = JetModel.load(contender.folder).tokenizer_hash
-        if found != loaded.hash:
-            text = f"a model of tokenizer {found[:12] or 'unknown'}"
-            raise JetfmError(contender.folder, text, f"tokenizer {loaded.hash[:12]}")
+        reads_ids = load_backbone(contender.folder, loaded.hash).reads_ids
     files = {"train": own.train, "val": own.val, "test": own.test}
     stores = {
         split: store_of(path, out / "jets" / split, progress)
@@ -103,7 +100,6 @@ def finetune_files(
         if path is not None
     }
     classes = own.classes or _classes_of(stores["train"])
-    reads_ids = contender.model not in BASELINES and contender.backbone().reads_ids
     tokens: dict[str, Path] = {}
     if reads_ids:
         for split, store in stores.items():
