@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Pre-train on GPUs of a SLURM cluster. From the repository's folder:
 #
-#   sbatch examples/pretrain_slurm.sh [PROFILE] [STRATEGY]
+#   DATA=/path/to/JetClass sbatch examples/pretrain_slurm.sh [PROFILE] [STRATEGY]
 #
+# DRY_RUN=1 takes a few jets and steps, to see that everything is in place.
 # One task a GPU. Ask for GPUs by machine, as here: with --gpus-per-task a task would see one alone.
 # A job that ran out of time continues when it is submitted again.
 #SBATCH --job-name=jetfm
@@ -15,11 +16,12 @@ set -euo pipefail
 
 profile=${1:-paper}
 strategy=${2:-main}
+settings=(--profile "$profile" ${DATA:+--data "$DATA"})
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 
 # every stage before, once, in one process: without srun, jetfm is alone
-.venv/bin/python -m jetfm tokenize --profile "$profile"
+.venv/bin/python -m jetfm tokenize "${settings[@]}"
 
 # --sharding fsdp where weights, gradients and optimiser do not fit one GPU; the result is the same
 srun .venv/bin/python -m jetfm pretrain \
-  --profile "$profile" --strategy "$strategy" --sharding "${SHARDING:-ddp}"
+  "${settings[@]}" --strategy "$strategy" --sharding "${SHARDING:-ddp}"

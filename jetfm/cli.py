@@ -521,6 +521,7 @@ def main() -> None:
     except JetfmError as error:
         typer.echo(f"jetfm: {error}", err=True)
         sys.exit(getattr(error, "code", 2))  # several processes end with the code of one of them
-    except KeyboardInterrupt:
-        typer.echo("jetfm: interrupted; the same command continues from here", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C
+            typer.echo("jetfm: interrupted; the same command continues from here", err=True)
+        raise

@@ -91,3 +91,13 @@ def test_bad_input_is_one_line_and_code_2(jetfm, arguments, expected, tmp_path):
     lines = errors.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("jetfm: ") and expected in lines[0]
     assert not (tmp_path / "x").exists() or not list((tmp_path / "x").glob("*.root"))
+
+
+def test_ctrl_c_says_how_to_go_on(jetfm, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_profile", interrupted)
+    code, _, errors = jetfm("figures", "--profile", "smoke")
+    assert code == 130
+    assert "the same command continues" in errors

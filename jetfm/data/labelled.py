@@ -85,8 +85,8 @@ class LabelledJets:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(n_jets of the store,) int64, -1 for classes that are not of the task."""
-        of_class = np.full(len(CLASSES) + 1, -1)  # the last: unknown, label -1 in the store
+        """(n_jets of the store,) int8, 100 MB for JetClass; -1 for classes not of the task."""
+        of_class = np.full(len(CLASSES) + 1, -1, np.int8)  # the last: unknown, -1 in the store
         of_class[[class_by_name(n).index for n in self.class_names]] = range(len(self.class_names))
         return of_class[np.asarray(self.store.labels)]
 
@@ -120,7 +120,7 @@ class LabelledJets:
             "x": x,
             "mask": torch.as_tensor(mask),
             "n_constituents": torch.as_tensor(self.store.n_constituents[indices]),
-            "label": torch.as_tensor(self.labels[indices]),
+            "label": torch.as_tensor(self.labels[indices]).long(),
         }
 
     def hashes(self, indices: np.ndarray) -> set[bytes]:
@@ -176,7 +176,7 @@ class EncodedJets:
         return {
             "x": torch.from_numpy(x),
             "mask": torch.from_numpy(mask),
-            "label": torch.from_numpy(self._labels[places]),
+            "label": torch.from_numpy(self._labels[places]).long(),
         }
 
 

@@ -160,7 +160,7 @@ def _fit(
     metrics |= {"classes": classes, "contender": contender.text, "n_train": len(indices)}
     metrics |= {"n_val": len(jets.val.indices), "n_test": len(jets.test.indices), "seed": seed}
     write_json(out / METRICS, metrics)
-    labels = jets.test.labels[jets.test.indices]
+    labels = jets.test.labels[jets.test.indices].astype(np.int64)
     _write_scores(out / SCORES, labels, scores, classes)
     plotting.use_style()
     data = as_json(_roc_data(labels, scores, classes, contender.text))

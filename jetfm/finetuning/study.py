@@ -269,7 +269,7 @@ def train_and_test(
         say=lambda text: None,
     )
     scores = log_probabilities(module, sides["test"], jets.test)
-    labels = jets.test.labels[jets.test.indices]
+    labels = jets.test.labels[jets.test.indices].astype(np.int64)
     result = judged(labels, scores, settings.n_bootstrap)
     result |= {"best_step": outcome.best_step, "last_step": outcome.last_step}
     return result | {"history": outcome.history}, scores

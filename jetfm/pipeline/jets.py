@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +122,9 @@ class JetStages(Stages):
 
     def count_by_class(self, split: str) -> dict[str, int]:
         """Jets of each class in a split."""
-        counts = Counter(self.store(split).labels.tolist())
-        return {c.name: counts[c.index] for c in CLASSES if counts[c.index]}
+        labels = np.asarray(self.store(split).labels)
+        counts = {c.name: int((labels == c.index).sum()) for c in CLASSES}
+        return {name: n_jets for name, n_jets in counts.items() if n_jets}
 
     def calibration(self) -> list[calibration.Comparison]:
         """Statistics of all splits' jets beside the published ones of JetClass."""

@@ -1,0 +1,154 @@
+"""What the README says about real data, executed: on a small folder in JetClass's layout."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jetfm import cli
+from jetfm.config import dry_run, load_profile, with_folder
+from jetfm.data import download
+from jetfm.data.download import Archive
+from jetfm.ledger import VERDICTS
+from jetfm.paths import sample_folder
+from jetfm.pipeline import Pipeline
+from tests.data.faulty_server import serving
+from tests.data.toplandscape_files import toplandscape_file
+from tests.test_distributed import talking
+
+PROJECT = Path(__file__).parents[1]
+SPLITS = {"train": "train0", "val": "val", "test": "test"}
+
+
+def real_jetclass_commands() -> list[str]:
+    """The lines of the README's section, without comments."""
+    section = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## Real JetClass")[2]
+    block = re.search(r"```shell\n(.*?)```", section, re.DOTALL)[1]
+    return [line.partition("  #")[0].strip() for line in block.splitlines()]
+
+
+def archive(split: str) -> bytes:
+    """A tar like Zenodo's, with the sample's files."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for path in sorted((sample_folder() / split).glob("*.root")):
+            tar.add(path, f"JetClass_Pythia/{path.name}")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A server with both data sets, small, under their names; folders for work and figures."""
+    folder = tmp_path_factory.mktemp("readme")
+    files, known, landscape = {}, {}, {}
+    for seed, (split, part) in enumerate(SPLITS.items()):
+        entry = download.JETCLASS[part]
+        files[entry.name] = archive(split)
+        known[part] = Archive(entry.name, md5(files[entry.name]), entry.folder)
+        counts = np.random.default_rng(seed).integers(3, 60, 120)
+        path = toplandscape_file(folder / f"{split}.h5", counts, seed)
+        files[path.name] = path.read_bytes()
+        landscape[split] = Archive(path.name, md5(files[path.name]))
+    with serving(files) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "JETCLASS", known)
+        patch.setattr(download, "TOPLANDSCAPE", landscape)
+        patch.setenv(download.URL_VARIABLE, server.url)
+        patch.setenv("JETFM_WORK", str(folder / "work"))
+        patch.setenv("JETFM_FIGURES", str(folder / "figures"))
+        patch.setenv("DRY_RUN", "1")
+        yield folder
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def execute(command: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Run a line of the README; downloads in this process, which knows the small archives."""
+    command = command.replace("/path/to", str(folder))
+    words = shlex.split(command)
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # DRY_RUN=1, set for all of them here
+        words = words[1:]
+    if words[0] == "make":  # what make would do with the environment as it is
+        words[1:1] = ["--dry-run", "--assume-old=.venv/.complete"]
+        told = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
+        words = shlex.split(told.stdout)
+    assert words[:3] == [".venv/bin/python", "-m", "jetfm"]
+    if words[3] == "download":
+        patch.setattr(sys, "argv", ["jetfm", *words[3:]])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        return
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def executed(environment) -> Path:
+    """The folder after all five commands."""
+    commands = real_jetclass_commands()
+    assert len(commands) == 5
+    with pytest.MonkeyPatch.context() as patch:
+        for command in commands:
+            execute(command, environment, patch)
+    return environment
+
+
+@pytest.mark.timeout(1500)
+def test_the_five_commands_make_every_figure_from_the_files(executed):
+    """With the papers' own networks."""
+    settings = with_folder(load_profile("paper"), executed / "JetClass")
+    assert settings.landscape.source == "folder"
+    profile = dry_run(settings)
+    pipeline = Pipeline(profile, progress=False)
+    assert pipeline.tokenizer().n_codes == 8192
+    assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
+    study = pipeline.generation()
+    assert set(study.names) >= {"main", "joint", "continuous", "omnijet-combined", "epic-fm"}
+    for name in study.names:
+        assert study.metrics(name)["n_jets"]["sample"] == profile.generation.n_jets
+    assert {row["verdict"] for row in pipeline.ledger()} <= set(VERDICTS)
+    assert (pipeline.figures / "ledger.json").exists()
+    assert len(list(pipeline.figures.glob("fig0*.png"))) > 30
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "script", ["pretrain_slurm.sh", pytest.param("pretrain_torchrun.sh", marks=talking)]
+)
+def test_the_examples_train_on_a_folder_of_files(executed, tmp_path, script):
+    """Another strategy, in two processes under torchrun; ``srun`` is a stand-in for SLURM's."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nexec "$@"\n')
+    srun.chmod(0o755)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    strategy = {"pretrain_slurm.sh": "mpm", "pretrain_torchrun.sh": "joint"}[script]
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(PROJECT),
+        "DATA": str(executed / "JetClass"),
+        "GPUS": "2",
+        "OMP_NUM_THREADS": "1",
+        "JETFM_WORK": str(executed / f"work-{strategy}"),
+    }
+    done = subprocess.run(
+        ["bash", PROJECT / "examples" / script, "paper", strategy],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = Path(done.stdout.splitlines()[-1])
+    assert trained.parent == executed / f"work-{strategy}"
+    assert (trained / "artifact.json").exists()
