@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -98,6 +99,24 @@ def remove_leftovers(folder: str | Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def link_files(source: str | Path, target: str | Path, pattern: str) -> None:
+    """Let the files of a folder appear in another too, those of a name there excepted.
+
+    Hard links where the file system has them: files that jetfm wrote are replaced, never changed.
+    JSON comes last, as where it tells that the files beside it are complete.
+    """
+    paths = sorted(Path(source).glob(pattern), key=lambda path: (path.suffix == ".json", path))
+    for path in paths:
+        there = Path(target) / path.name
+        if there.exists():
+            continue
+        with replacing(there) as aside:
+            try:
+                os.link(path, aside)
+            except OSError:
+                shutil.copyfile(path, aside)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -1,6 +1,8 @@
-"""The stages hang together: the papers' own networks run dry, and only what changed runs again."""
+"""The stages hang together: what is done is found, and only what changed runs again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,7 @@ import pytest
 from jetfm.config import dry_run, load_profile, with_folder
 from jetfm.data.schema import CLASSES
 from jetfm.errors import JetfmError
-from jetfm.ledger import VERDICTS
-from jetfm.paths import sample_folder, work_folder
+from jetfm.paths import work_folder
 from jetfm.pipeline import Pipeline
 
 
@@ -27,21 +28,6 @@ def work(tmp_path_factory):
 def tiny():
     """The smoke profile with fewer jets and steps."""
     return dry_run(load_profile("smoke"))
-
-
-@pytest.mark.timeout(900)
-def test_dry_run_of_the_papers_networks_over_a_folder_of_files(work):
-    profile = dry_run(with_folder(load_profile("paper"), sample_folder()))
-    pipeline = Pipeline(profile, progress=False)
-    assert pipeline.tokenizer().n_codes == 8192
-    assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
-    study = pipeline.generation()
-    assert set(study.names) >= {"main", "joint", "continuous", "omnijet-combined", "epic-fm"}
-    for name in study.names:
-        assert study.metrics(name)["n_jets"]["sample"] == profile.generation.n_jets
-    entries = pipeline.ledger()
-    assert {row["verdict"] for row in entries} <= set(VERDICTS)
-    assert (pipeline.figures / "ledger.json").exists()
 
 
 def test_gpu_has_the_networks_of_paper():
@@ -76,6 +62,25 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(first, tiny):
     Pipeline(tiny.model_copy(update={"pretraining": pretraining}), progress=False).ledger()
     made = {name.rpartition("-")[0] for name in finished() - before}
     assert made == {"pretraining", "generated", "generative-quality", "finetuning"}
+
+
+def test_studies_share_the_fits_of_equal_contenders(first, tiny):
+    """Another choice of contenders costs no fit that was done; other steps cost every one."""
+    settings = tiny.finetuning
+    task = settings.tasks["ten-classes"]
+    fewer = task.model_copy(update={"contenders": {"main": ("scratch",), "part": ("scratch",)}})
+    tasks = settings.tasks | {"ten-classes": fewer}
+
+    def runs(**changed) -> dict[str, Path]:
+        finetuning = settings.model_copy(update=changed)
+        profile = tiny.model_copy(update={"finetuning": finetuning})
+        folder = Pipeline(profile, progress=False).finetuning().folder / "runs"
+        return {str(path.relative_to(folder)): path for path in folder.rglob("*.json")}
+
+    usual, other, longer = runs(), runs(tasks=tasks), runs(tasks=tasks, max_steps=3)
+    assert 0 < len(other) < len(usual) and longer.keys() == other.keys()
+    assert all(path.samefile(usual[name]) for name, path in other.items())
+    assert not any(path.samefile(usual[name]) for name, path in longer.items())
 
 
 def test_tokens_belong_to_their_jets(work, tiny):

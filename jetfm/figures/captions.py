@@ -43,7 +43,7 @@ CAPTIONS = {
     "fig03_pretraining": "Next-token prediction: loss and accuracy per predicted token.",
     "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy "
     "of predicted tokens by position and by pT, for next-token prediction (top) and masked "
-    "particles (bottom). Bars: binomial.",
+    "particles (bottom). Bars: binomial; bins of fewer than 50 tokens are left out.",
     "fig04_combined": "Jets of one model trained on q/g and t→bqq′ jets, against tokenised and "
     "decoded jets of both (after figure 6 of arXiv 2403.05618). Bands and bars: Poisson. "
     "Triangles: ratios beyond the panel.",

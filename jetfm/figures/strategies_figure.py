@@ -14,6 +14,7 @@ from jetfm.plotting import LABELS
 OBJECTIVES = {"ntp": "Next token", "mpm": "Masked particles"}
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
+FEW_TOKENS = 50  # bins with fewer are not drawn
 
 
 def strategies(rows: Sequence[Mapping]) -> Figure:
@@ -22,7 +23,8 @@ def strategies(rows: Sequence[Mapping]) -> Figure:
     Parameters
     ----------
     rows : ``label``, ``objective`` ('ntp' or 'mpm'), ``step`` and ``loss`` [nats] of the
-        validations; ``by_position`` and ``by_pt``: ``edges``, ``accuracy`` and ``n`` per bin
+        validations; ``by_position`` and ``by_pt``: ``edges``, ``accuracy`` and ``n`` per bin, of
+        which those of fewer than `FEW_TOKENS` tokens are not drawn
     """
     figure, axes = plt.subplots(2, 3, figsize=(12.4, 7.0))
     labels = list(dict.fromkeys(row["label"] for row in rows))
@@ -43,8 +45,10 @@ def strategies(rows: Sequence[Mapping]) -> Figure:
                 centres = (edges[1:] + edges[:-1]) / 2
                 if key == "by_pt":
                     centres = np.sqrt(edges[1:] * edges[:-1])
-                share = np.array([np.nan if x is None else x for x in row[key]["accuracy"]])
-                error = np.sqrt(share * (1 - share) / np.maximum(row[key]["n"], 1))
+                n_tokens = np.array(row[key]["n"])
+                share = np.array(row[key]["accuracy"], float)  # None, an empty bin, is nan
+                share[n_tokens < FEW_TOKENS] = np.nan
+                error = np.sqrt(share * (1 - share) / np.maximum(n_tokens, 1))
                 axis.errorbar(centres, share, error, lw=1.2, capsize=1.5, **style)
         line[0].set_xlabel("Training step")
         line[0].set_ylabel("Validation loss [nats per token]")

@@ -36,6 +36,7 @@ def training(history: Mapping, panels: Sequence[tuple[str, str]], best_step: int
             axis.set_yscale("log")
         else:
             axis.margins(y=0.15)
+        axis.margins(x=0.02)
         axis.set_xlabel("Training step")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

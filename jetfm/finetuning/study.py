@@ -55,10 +55,13 @@ class Runner:
     contender: Contender
     jets: Jets
 
+    def runs(self, folder: Path) -> Path:
+        """Where the task's results are kept."""
+        return folder / "runs" / self.task
+
     def path(self, folder: Path, size: int, repetition: int) -> Path:
         """Where the result of a fit is kept."""
-        name = f"{self.contender.name}_{size}_{repetition}.json"
-        return folder / "runs" / self.task / name
+        return self.runs(folder) / f"{self.contender.name}_{size}_{repetition}.json"
 
 
 def run_study(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jetfm
+from jetfm.artifacts import fingerprint
 from jetfm.data.labelled import LabelledJets
 from jetfm.data.schema import SPLITS
+from jetfm.files import link_files
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
+from jetfm.paths import work_folder
 from jetfm.pipeline.jets import JETCLASS
 from jetfm.pipeline.models import ModelStages
 from jetfm.pipeline.tokens import MAIN
@@ -46,8 +50,34 @@ class ClassifierStages(ModelStages):
 
     def _run(self, runners: list[Runner], folder: Path) -> dict:
         settings, seed = self.profile.finetuning, self.profile.seed
+        kept = [work_folder() / "fits" / self._fits(runner) for runner in runners]
+        for runner, fits in zip(runners, kept, strict=True):
+            link_files(fits, runner.runs(folder), f"{runner.contender.name}_*")
         result = run_study(runners, settings, folder, seed, self.progress)
+        for runner, fits in zip(runners, kept, strict=True):
+            link_files(runner.runs(folder), fits, f"{runner.contender.name}_*")
         return {name: {"sizes": task["sizes"]} for name, task in result.items()}
+
+    def _fits(self, runner: Runner) -> str:
+        """Hash of all that decides a contender's fits, so that studies share them.
+
+        Another strategy in the profile, or another size, then costs its own fits alone.
+        """
+        settings, model = self.profile.finetuning, runner.contender.model
+        task = settings.tasks[runner.task]
+        like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
+        request = {
+            "version": 1,
+            "jetfm": jetfm.__version__,
+            "seed": self.profile.seed,
+            "settings": like_these,
+            "classes": task.classes,
+            "max_constituents": self.profile.data.max_constituents,
+            "contender": runner.contender.name,
+            "model": None if model in BASELINES else self.pretraining(model).digest,
+            "stores": [self._store(split, task.jets).digest for split in SPLITS],
+        }
+        return fingerprint(request)
 
     def _contenders(self, task) -> dict[str, tuple[str, ...]]:
         """Weights by model, of those that the profile has."""
