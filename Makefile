@@ -41,7 +41,7 @@ paper-figures: $(ENV)
 
 test: $(ENV)
 	@$(PY) -m ruff check jetfm tests benchmarks soak conftest.py
-	@$(PY) -m pytest --nbval-lax --numprocesses logical --maxprocesses 8 --dist loadgroup \
+	@$(PY) -m pytest --nbval-lax --numprocesses logical --maxprocesses 8 \
 	  --no-loadscope-reorder tests notebooks
 
 bench: $(ENV)

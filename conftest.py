@@ -37,20 +37,40 @@ if os.name == "posix":
 
 
 # The longest first, so that no core waits for another at the end.
-_LONG = ("notebooks", "tests/test_resume.py", "tests/test_pipeline.py", "tests/test_cli.py")
+_LONG = (
+    "notebooks",
+    "tests/test_readme.py",
+    "tests/test_resume.py",
+    "tests/test_pipeline.py",
+    "tests/data/test_conversion.py",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return "notebooks" if file.startswith("notebooks/") else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bind each test to its group, and sort the groups."""
+    """Sort the groups."""
 
-    def group(item: pytest.Item) -> str:
-        file = item.nodeid.partition("::")[0]
-        return "notebooks" if file.startswith("notebooks/") else file
+    def place(item: pytest.Item) -> int:
+        group = _group(item.nodeid)
+        return _LONG.index(group) if group in _LONG else len(_LONG)
 
-    items.sort(key=lambda item: _LONG.index(group(item)) if group(item) in _LONG else len(_LONG))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Tests of one group to one process, in their order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
