@@ -36,7 +36,15 @@ strategies:
   mpm-pairs: {training: *few}
   ntp-300: {training: *few}
 generation: {n_jets: 50}
-finetuning: {n_seeds: 1, max_steps: 10}
+finetuning:
+  n_seeds: 1
+  max_steps: 10
+  tasks:
+    tagging: {sizes: [50]}
+    ten-classes: {contenders: &few_contenders {
+      main: [scratch, finetuned], ntp-token-id: [], mpm: [], mpm-causal: [], joint: [fixed],
+      ntp-full: [], mpm-pairs: [], ntp-300: [], deepsets: [], transformer: [], part: []}}
+    landscape: {contenders: *few_contenders}
 """
 LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).ledger()"
 # A sign that a stage is in the middle of its work, in the order of the stages.

@@ -97,6 +97,12 @@ class ClassifierStages(ModelStages):
         return found
 
     def _label(self, model: str) -> str:
+        """What it is, and its name where an earlier pre-training is of the same kind."""
+        label = self._kind(model)
+        first = next(name for name in self.pretraining_settings if self._kind(name) == label)
+        return label if first == model else f"{label} ({model})"
+
+    def _kind(self, model: str) -> str:
         """Objective and input, and what is special about this pre-training."""
         settings = self.pretraining_settings[model]
         label = settings.label
