@@ -16,6 +16,7 @@ from jetfm import launch
 from jetfm.config import dry_run, load_profile, save_profile
 from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
+from jetfm.settings import FinetuningSettings
 from tests.test_distributed import bare, talking  # noqa: F401
 
 CODE = Path(__file__).parent.parent
@@ -89,7 +90,9 @@ def environment(folder: Path) -> dict[str, str]:
 def tiny():
     """The smoke profile with fewer jets and steps, and one model beside the main one."""
     profile = dry_run(load_profile("smoke"))
-    return profile.model_copy(update={"strategies": {"joint": profile.strategies["joint"]}})
+    strategies = {"joint": profile.strategies["joint"]}
+    no_others = FinetuningSettings()  # whose contenders may be left out
+    return profile.model_copy(update={"strategies": strategies, "finetuning": no_others})
 
 
 @pytest.fixture(scope="module")
