@@ -24,10 +24,21 @@ data: {jets_per_class: {train: 30, val: 10, test: 40}}
 tokenizer:
   n_codes: 64
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
+token_quality:
+  tokenizers:
+    conditional-64: {training: &few {batch_size: 50, max_steps: 20, validate_every: 10}}
+    conditional-512: {training: *few}
+    unconditional-64: {training: *few}
+    fsq-64: {training: *few}
+    residual-64: {training: *few}
+    full-512: {training: *few}
+  n_seeds: 1
+  deepsets: {training: *few}
+  transformer: {training: *few}
 pretraining:
   training: {batch_size: 50, max_steps: 60, validate_every: 10}
 strategies:
-  ntp-token-id: {training: &few {batch_size: 50, max_steps: 20, validate_every: 10}}
+  ntp-token-id: {training: *few}
   omnijet: {training: *few}
   mpm: {training: *few}
   mpm-causal: {training: *few}
