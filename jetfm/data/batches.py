@@ -31,6 +31,8 @@ class LengthBucketedBatches:
 
     Each epoch shuffles all jets, cuts them into chunks of 64 batches, sorts a chunk by length,
     cuts it into batches, and shuffles the order of the batches. The last, partial batch is kept.
+    With chunks of one batch jets of any length are together: for classifiers, since length tells
+    the class, and a batch of nearly one class pulls the scores its way.
 
     Parameters
     ----------
@@ -39,6 +41,7 @@ class LengthBucketedBatches:
     seed : of all epochs
     indices : jets to draw from, default all
     shuffle : False keeps the given order of the jets and does not bucket
+    chunk_batches : batches in a chunk
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class LengthBucketedBatches:
         seed: int,
         indices: np.ndarray | None = None,
         shuffle: bool = True,
+        chunk_batches: int = CHUNK_BATCHES,
     ):
         self._lengths, pool = _checked(n_constituents, batch_size, indices)
         # 32 bits are enough for any store, and halve what an epoch keeps in memory
         self._pool = None if indices is None else pool.astype(np.int32)
         self.n_jets = len(pool)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.chunk_batches = chunk_batches
         self._epoch: int | None = None
 
     @property
@@ -67,7 +72,7 @@ class LengthBucketedBatches:
             self._begin(epoch)
         place = self._batches[batch]
         if self.shuffle:
-            self._sort(place // CHUNK_BATCHES)
+            self._sort(place // self.chunk_batches)
         start = place * self.batch_size
         return self._order[start : start + self.batch_size].astype(np.int64)
 
@@ -77,14 +82,14 @@ class LengthBucketedBatches:
         if self.shuffle:
             rng = np.random.default_rng([self.seed, epoch])
             self._order, self._batches = rng.permutation(pool), rng.permutation(self._batches)
-        self._sorted = np.zeros(-(-self.steps_per_epoch // CHUNK_BATCHES), bool)
+        self._sorted = np.zeros(-(-self.steps_per_epoch // self.chunk_batches), bool)
         self._epoch = epoch
 
     def _sort(self, chunk: int) -> None:
         """Sort a chunk by length when its first batch is asked for."""
         if self._sorted[chunk]:
             return
-        size = CHUNK_BATCHES * self.batch_size  # a whole number: only the last batch is partial
+        size = self.chunk_batches * self.batch_size  # whole: only the last batch is partial
         jets = self._order[chunk * size : (chunk + 1) * size]
         jets[:] = jets[np.argsort(self._lengths[jets], kind="stable")]
         self._sorted[chunk] = True

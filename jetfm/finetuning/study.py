@@ -251,7 +251,7 @@ def train_and_test(
     small = len(indices) <= settings.small_size
     batch_size = min(settings.small_batch_size if small else settings.batch_size, len(indices))
     lengths = jets.train.store.n_constituents
-    schedule = LengthBucketedBatches(lengths, batch_size, seed, indices)
+    schedule = LengthBucketedBatches(lengths, batch_size, seed, indices, chunk_batches=1)
     epochs = max(1, math.ceil(settings.validate_every / schedule.steps_per_epoch))
     training = TrainingSettings(
         batch_size=batch_size,

@@ -45,6 +45,7 @@ class ClassifierStages(ModelStages):
                 "contenders": [(runner.task, runner.contender.name) for runner in runners],
             },
             inputs=inputs,
+            version=2,
         )
         return Finetuning(artifact.folder)
 
@@ -67,7 +68,7 @@ class ClassifierStages(ModelStages):
         task = settings.tasks[runner.task]
         like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
         request = {
-            "version": 1,
+            "version": 2,  # 1 had batches of one length
             "jetfm": jetfm.__version__,
             "seed": self.profile.seed,
             "settings": like_these,

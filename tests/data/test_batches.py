@@ -54,6 +54,19 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert not np.array_equal(np.sort(first), np.sort(second))  # epochs differ
 
 
+def test_chunks_of_one_batch_do_not_sort_by_length():
+    """Two classes, one of long jets: every batch has its share of both."""
+    lengths = np.repeat([20, 60], 3000)
+    bucketed, mixed = (
+        LengthBucketedBatches(lengths, 32, seed=3, **options)
+        for options in ({}, {"chunk_batches": 1})
+    )
+    share = np.array([(lengths[mixed.indices(step)] == 60).mean() for step in range(187)])
+    assert 0.1 < share.min() and share.max() < 0.9
+    pure = [len(set(lengths[bucketed.indices(step)])) == 1 for step in range(187)]
+    assert np.mean(pure) > 0.9
+
+
 def test_chosen_jets_only():
     chosen = np.array([7, 3, 900, 41])
     batches = LengthBucketedBatches(lengths_of(1000), 3, seed=0, indices=chosen)
