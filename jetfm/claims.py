@@ -289,6 +289,5 @@ TAGGING = (
     "open-beats-fixed",
 )  # fmt: skip
 TRANSFER = tuple(
-    claim.id
-    for claim in CLAIMS[[claim.id for claim in CLAIMS].index("input-ten-classes") :]
+    claim.id for claim in CLAIMS[[claim.id for claim in CLAIMS].index("input-ten-classes") :]
 )

@@ -98,7 +98,7 @@ def classifier_test(
     order = rng.permutation(2 * n_each)
     cuts = np.cumsum([int(share * len(order)) for share in SHARES[:2]])
     train, val, test = np.split(order, cuts)
-    schedule = LengthBucketedBatches(lengths, batch_size, seed, train)
+    schedule = LengthBucketedBatches(lengths, batch_size, seed, train, chunk_batches=1)
     torch.manual_seed(seed)
     judge = NETWORKS[network](flat.shape[1])
     validation = InOrderBatches(lengths, 2000, val)

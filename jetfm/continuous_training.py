@@ -147,9 +147,7 @@ def train_continuous(
             max_constituents,
             (seed, stream) if settings.order == "random" else None,
         )
-        for stream, (store, schedule) in enumerate(
-            zip((train, validation), schedules, strict=True)
-        )
+        for stream, (store, schedule) in enumerate(zip((train, validation), schedules, strict=True))
     )
     result = fit(
         model,

@@ -37,9 +37,7 @@ class Visible(NamedTuple):
         return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
 
 
-def draw_masked(
-    mask: Tensor, fraction: float, generator: torch.Generator | None = None
-) -> Tensor:
+def draw_masked(mask: Tensor, fraction: float, generator: torch.Generator | None = None) -> Tensor:
     """Which constituents are masked, (B, T).
 
     Every jet of N loses floor(fraction N) or one more, so that the share is exact on average even

@@ -122,6 +122,24 @@ def test_missing_and_damaged_json(tmp_path):
         files.read_json(tmp_path / "half.json")
 
 
+def test_linked_files_outlive_either_folder_and_keep_what_is_there(tmp_path, monkeypatch):
+    """With hard links and without; JSON last, since it tells that its neighbours are complete."""
+    for kind in ("linked", "copied"):
+        source, target = tmp_path / kind / "source", tmp_path / kind / "target"
+        for name in ("a_1.json", "a_1.npy", "b_1.json"):
+            files.write_text(source / name, name)
+        files.write_text(target / "a_1.npy", "there before")
+        if kind == "copied":
+            monkeypatch.setattr(files.os, "link", lambda *paths: files.os.stat("/no such file"))
+        files.link_files(source, target, "a_*")
+        assert sorted(path.name for path in target.iterdir()) == ["a_1.json", "a_1.npy"]
+        assert (target / "a_1.npy").read_text() == "there before"
+        files.write_text(source / "a_1.json", "replaced")
+        assert (target / "a_1.json").read_text() == "a_1.json"
+    files.link_files(tmp_path / "missing", tmp_path / "nowhere", "*")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"jets" * 1000)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"jets" * 1000).hexdigest()

@@ -89,9 +89,7 @@ def token_jets(jets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     return Jets(
         **{
-            name: LabelledJets(
-                side.folder, CLASSES, tokens=toy_tokens(side.store, folder / name)
-            )
+            name: LabelledJets(side.folder, CLASSES, tokens=toy_tokens(side.store, folder / name))
             for name, side in vars(jets).items()
         }
     )
@@ -281,6 +279,22 @@ def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
     run_study(runners(leaky, pretrained, ("scratch",)), SHORT, tmp_path, 1, False, workers=1)
     assert Finetuning(tmp_path).n_leaked == len(jets.val.indices)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "interval"),
+    [
+        (1, 20),  # tiny sets: several epochs, at least `validate_every` steps
+        (7, 21),
+        (20, 20),
+        (99, 99),  # whole epochs, as in the papers
+        (100, 20),  # within a single epoch, by steps
+        (10_000, 20),
+    ],
+)
+def test_trainings_are_validated_by_epochs_or_within_their_only_one(steps_per_epoch, interval):
+    settings = FinetuningSettings(max_steps=100, validate_every=20)
+    assert study.validation_interval(settings, steps_per_epoch) == interval
 
 
 def test_a_missing_class_is_named(tmp_path):

@@ -61,9 +61,7 @@ def test_scores_belong_to_their_jets(folder, tmp_path):
 def test_a_pretrained_model_needs_its_own_tokenizer(folder, tmp_path, weights):
     contender = Contender("main", weights, "NTP", folder / "model")
     arguments = (own(folder, n_train=40), contender, SETTINGS)
-    metrics = finetune_files(
-        *arguments, tmp_path / "out", 1, folder / "tokenizer", progress=False
-    )
+    metrics = finetune_files(*arguments, tmp_path / "out", 1, folder / "tokenizer", progress=False)
     assert metrics["n_train"] == 40 and metrics["auc"] > 0.5
     stranger = Contender("main", weights, "NTP", folder / "stranger")
     with pytest.raises(JetfmError, match="a backbone trained with tokenizer 000000000000"):

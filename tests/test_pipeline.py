@@ -67,7 +67,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(first, tiny):
 def test_two_of_a_kind_are_told_apart(work, tiny):
     strategies = tiny.strategies | {"mpm-long": tiny.strategies["mpm"]}
     pipeline = Pipeline(tiny.model_copy(update={"strategies": strategies}), progress=False)
-    labels = [pipeline._label(name) for name in pipeline.pretraining_settings]
+    labels = [pipeline.label(name) for name in pipeline.pretraining_settings]
     assert len(set(labels)) == len(labels)
     assert labels[-1] == "MPM (mpm-long)" and "MPM" in labels
 

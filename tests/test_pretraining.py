@@ -260,6 +260,8 @@ def test_limits_draw_jets_at_random_and_grow_by_adding(tmp_path):
         pretrain(store, store, options, tmp_path / "training", seed=1, progress=False)
     seven = set(some_jets(store, 7, seed=1).tolist())
     assert set().union(*seen) == set(few.tolist()) | seven
+
+
 @pytest.fixture(scope="module")
 def token_store(tmp_path_factory) -> TokenStore:
     folder = tmp_path_factory.mktemp("tokens")

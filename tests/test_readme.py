@@ -81,7 +81,10 @@ def execute(command: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         words = words[1:]
     if words[0] == "make":  # what make would do with the environment as it is
         words[1:1] = ["--dry-run", "--assume-old=.venv/.complete"]
-        told = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
+        fresh = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        told = subprocess.run(
+            words, cwd=PROJECT, env=fresh, capture_output=True, text=True, check=True
+        )
         words = shlex.split(told.stdout)
     assert words[:3] == [".venv/bin/python", "-m", "jetfm"]
     if words[3] == "download":
@@ -90,9 +93,7 @@ def execute(command: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
             cli.main()
         assert not ended.value.code
         return
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=PROJECT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *words[1:]], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 

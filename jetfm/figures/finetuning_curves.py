@@ -88,9 +88,7 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
     axis.set_ylabel(_METRICS[panel["metric"]])
     if panel["missing_sizes"]:
         text = "not at this scale: " + ", ".join(f"{n:,}" for n in panel["missing_sizes"])
-        axis.text(
-            0.97, 0.02, text, transform=axis.transAxes, ha="right", fontsize=6.5, color="0.4"
-        )
+        axis.text(0.97, 0.02, text, transform=axis.transAxes, ha="right", fontsize=6.5, color="0.4")
 
 
 def _colors(lines: Sequence[Mapping]) -> dict[tuple[str, str], str]:

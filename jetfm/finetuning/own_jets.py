@@ -104,9 +104,7 @@ def finetune_files(
     if reads_ids:
         for split, store in stores.items():
             tokens[split] = out / "tokens" / split
-            tokenize_files(
-                tokenizer, store.folder, tokens[split], seed, max_constituents, progress
-            )
+            tokenize_files(tokenizer, store.folder, tokens[split], seed, max_constituents, progress)
 
     def side(split: str) -> LabelledJets:
         return LabelledJets(

@@ -224,6 +224,18 @@ def one_fit(
     write_json(path, result)
 
 
+def validation_interval(settings: FinetuningSettings, steps_per_epoch: int) -> int:
+    """Steps from one validation to the next: whole epochs, as in the papers, where several fit in.
+
+    A training that ends within its first epoch is validated every ``settings.validate_every``
+    steps, so that it too keeps its best weights and not its last (our choice).
+    """
+    if steps_per_epoch >= settings.max_steps:
+        return min(settings.validate_every, settings.max_steps)
+    epochs = math.ceil(settings.validate_every / steps_per_epoch)
+    return min(epochs * steps_per_epoch, settings.max_steps)
+
+
 def train_and_test(
     module: nn.Module,
     sides: Mapping[str, LabelledJets | EncodedJets],
@@ -252,12 +264,13 @@ def train_and_test(
     batch_size = min(settings.small_batch_size if small else settings.batch_size, len(indices))
     lengths = jets.train.store.n_constituents
     schedule = LengthBucketedBatches(lengths, batch_size, seed, indices, chunk_batches=1)
-    epochs = max(1, math.ceil(settings.validate_every / schedule.steps_per_epoch))
+    interval = validation_interval(settings, schedule.steps_per_epoch)
+    patience = settings.patience(len(indices)) * schedule.steps_per_epoch  # in steps
     training = TrainingSettings(
         batch_size=batch_size,
         max_steps=settings.max_steps,
-        validate_every=min(epochs * schedule.steps_per_epoch, settings.max_steps),
-        patience=max(1, math.ceil(settings.patience(len(indices)) / epochs)),
+        validate_every=interval,
+        patience=math.ceil(patience / interval),
         optimizer=settings.optimizer,
     )
     val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)

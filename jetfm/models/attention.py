@@ -81,9 +81,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return _Dropout.apply(x, p)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None) -> Tensor:
     """(softmax(q k^T + bias) * keep) v; no factor of 1/sqrt(D) or 1/(1-p).
 
     Parameters

@@ -76,9 +76,7 @@ class ContinuousModel(SavedModule):
             found = f"features {', '.join(preprocessing.features)}"
             raise JetfmError("continuous model", found, f"{', '.join(KINEMATICS)} alone")
         self.n_features = preprocessing.n_features
-        self.backbone = Backbone(
-            settings.backbone, self.n_features, preprocessing=preprocessing
-        )
+        self.backbone = Backbone(settings.backbone, self.n_features, preprocessing=preprocessing)
         self.head = DensityHead(
             settings.backbone.dim,
             settings.backbone.n_heads,

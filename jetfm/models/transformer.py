@@ -114,9 +114,7 @@ class Block(nn.Module):
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x)))
         return x + self.mlp_scale * self.mlp_out(dropout(hidden, self.p, self.training))
 
-    def _on_cpu(
-        self, x: Tensor, mask: Tensor | None, causal: bool, bias: Tensor | None
-    ) -> Tensor:
+    def _on_cpu(self, x: Tensor, mask: Tensor | None, causal: bool, bias: Tensor | None) -> Tensor:
         x = x.contiguous()
         wide = torch.promote_types(x.dtype, torch.float32)
         bias = score_bias(mask, causal, x.shape[1], x.shape[1], x.device, wide, bias)

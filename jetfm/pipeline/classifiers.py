@@ -16,6 +16,10 @@ from jetfm.pipeline.models import ModelStages
 from jetfm.pipeline.tokens import MAIN
 from jetfm.settings import BASELINES
 
+# Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
+# sets once, at the end.
+FITS_VERSION = 3
+
 
 class ClassifierStages(ModelStages):
     """From pre-trained models to classifiers."""
@@ -45,7 +49,7 @@ class ClassifierStages(ModelStages):
                 "contenders": [(runner.task, runner.contender.name) for runner in runners],
             },
             inputs=inputs,
-            version=2,
+            version=FITS_VERSION,
         )
         return Finetuning(artifact.folder)
 
@@ -68,7 +72,7 @@ class ClassifierStages(ModelStages):
         task = settings.tasks[runner.task]
         like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
         request = {
-            "version": 2,  # 1 had batches of one length
+            "version": FITS_VERSION,
             "jetfm": jetfm.__version__,
             "seed": self.profile.seed,
             "settings": like_these,
@@ -90,14 +94,14 @@ class ClassifierStages(ModelStages):
         found = []
         for model, starts in self._contenders(task).items():
             is_baseline = model in BASELINES
-            label = "" if is_baseline else self._label(model)
+            label = "" if is_baseline else self.label(model)
             folder = None if is_baseline else self.pretraining(model).folder
             jets = self._labelled(name, None if is_baseline else model)
             for weights in starts:
                 found.append(Runner(name, Contender(model, weights, label, folder), jets))
         return found
 
-    def _label(self, model: str) -> str:
+    def label(self, model: str) -> str:
         """What it is, and its name where an earlier pre-training is of the same kind."""
         label = self._kind(model)
         first = next(name for name in self.pretraining_settings if self._kind(name) == label)

@@ -217,6 +217,7 @@ class GeneratorStages(ModelStages):
             },
             inputs={"jets": generated.digest}
             | {split: self._found[found.format(split)].digest for split in splits},
+            version=2,  # 1 had classifiers' batches of one length
         )
 
     def _truth(self, split: str, generator: Generator, n_jets: int) -> JetSample:

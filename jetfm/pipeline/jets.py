@@ -105,9 +105,7 @@ class JetStages(Stages):
                     files, folder, workers, jets_per_class=limit, progress=self.progress
                 )
             elif files[0].suffix == ".h5":
-                store = build_toplandscape_store(
-                    files, folder, self.progress, jets_per_class=limit
-                )
+                store = build_toplandscape_store(files, folder, self.progress, jets_per_class=limit)
             else:
                 store = build_store(files, folder, self.progress, jets_per_class=limit)
             return {"n_jets": len(store)}

@@ -262,6 +262,7 @@ class TokenStages(JetStages):
                 include={"classified", "n_train", "n_seeds", "deepsets", "transformer"},
             ),
             inputs=inputs,
+            version=2,  # 1 had batches of one length
         )
         return TokenClassifiers(artifact.folder)
 

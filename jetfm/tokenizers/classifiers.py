@@ -154,7 +154,9 @@ def one_fit(
     train, val = jets["train"], jets["val"]
     network = make_classifier(classifier, chosen, len(train.classes), run_seed)
     indices = training_jets(train, settings, seed)
-    schedule = LengthBucketedBatches(train.lengths, chosen.training.batch_size, run_seed, indices)
+    schedule = LengthBucketedBatches(
+        train.lengths, chosen.training.batch_size, run_seed, indices, chunk_batches=1
+    )
     outcome = fit(
         network,
         lambda step: train.batch(schedule.indices(step)),
