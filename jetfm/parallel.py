@@ -29,6 +29,8 @@ def run_tasks(
 ) -> None:
     """Call ``function(*task)`` for every task; an exception of one ends them all.
 
+    Ctrl-C ends the workers at once, also where it reaches this process alone.
+
     Parameters
     ----------
     function : importable by name; what it makes, it writes to files
@@ -46,15 +48,18 @@ def run_tasks(
                     function(*task)
                     bar.update()
             return
-        context = multiprocessing.get_context("spawn")
+        context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
         with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
             futures = [pool.submit(function, *task) for task in tasks]
             try:
                 for future in as_completed(futures):
                     future.result()
                     bar.update()
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(error, KeyboardInterrupt):
+                    for worker in set(multiprocessing.active_children()) - set(others):
+                        worker.terminate()
                 raise
 
 
