@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.pretraining import plain_layers
+from benchmarks._plain import plain_layers
 from jetfm.cores import n_cores
 from jetfm.data.labelled import LabelledJets
 from jetfm.data.store import build_store

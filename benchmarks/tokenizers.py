@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks._plain import plain_layers
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.token_store import TokenStore
-from jetfm.models import normformer, transformer
 from jetfm.settings import OptimizerSettings, TokenizerSettings
 from jetfm.tokenizers import make_tokenizer
 from jetfm.tokenizers.encoding import jet_batch, tokenize
@@ -109,7 +109,7 @@ def _plain_tokens(tokenizer: VQVAE, store: JetStore, chosen: np.ndarray) -> list
     """The plain loop, there and back; the ids of every jet."""
     found: list[np.ndarray] = []
     codes = tokenizer.quantizer.codes()
-    with _plain_layers():
+    with _plain():
         for start in range(0, len(chosen), PLAIN_BATCH):
             batch = _padded_batch(store, tokenizer, chosen[start : start + PLAIN_BATCH])
             x, mask = batch["x"], batch["mask"]
@@ -156,7 +156,7 @@ def _training(preset: str, store: JetStore) -> dict:
     value = _rate(tokenizer, ours, VQVAE.loss)
     tokenizer = make_tokenizer(settings, seed=0)
     padded = [_padded_batch(store, tokenizer, part) for part in np.split(chosen, 4)]
-    with _plain_layers():
+    with _plain():
         reference = _rate(tokenizer, padded[:1], _plain_loss)
     size = f"{settings.dim} wide, {settings.n_codes} codes"
     return _row(f"training step: {settings.network}, {size}", value, reference, "jets/s")
@@ -192,24 +192,13 @@ def _plain_loss(model: VQVAE, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
 
 
 @contextmanager
-def _plain_layers() -> Iterator[None]:
-    """Torch's own dropout, one explicit mask for padding and future, distances by `cdist`."""
-
-    def attention(q, k, v, mask=None, causal=False, p=0.0):
-        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
-        seen = seen.tril() if causal else seen
-        if mask is not None:
-            seen = seen & mask[:, None, None, :]
-        return F.scaled_dot_product_attention(q, k, v, seen, p)
+def _plain() -> Iterator[None]:
+    """Plain layers, and distances by `cdist`."""
 
     def nearest(self, z):
         return torch.cdist(z, self.codes().detach()).argmin(1)
 
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(transformer, "attention", attention))
-        stack.enter_context(patch.object(transformer, "dropout", F.dropout))
-        stack.enter_context(patch.object(normformer, "dropout", F.dropout))
-        stack.enter_context(patch.object(VectorQuantizer, "nearest", nearest))
+    with plain_layers(), patch.object(VectorQuantizer, "nearest", nearest):
         yield
 
 
