@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from jetfm.errors import JetfmError
 from jetfm.files import naming, replacing
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -34,13 +36,24 @@ def write_checkpoint(path: Path, content: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> Any | None:
-    """Content of a checkpoint on the CPU; None if the file is missing or damaged."""
+    """Content of a checkpoint on the CPU; None if the file is missing or damaged.
+
+    Raises
+    ------
+    JetfmError
+        An undamaged file with anything in it that `write_checkpoint` does not write, such as a
+        call of a function. Nothing of it is executed.
+    """
     if not path.exists():
         return None
     data = path.read_bytes()
     if hashlib.sha256(data[32:]).digest() != data[:32]:
         return None
-    return torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        found = "something other than tensors, numbers and strings"
+        raise JetfmError(path, found, "a checkpoint that jetfm wrote; delete it") from error
 
 
 def save_newest(folder: Path, content: Any) -> None:

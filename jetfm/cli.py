@@ -225,7 +225,12 @@ def tokenize(
     from jetfm.tokenizers.files import tokenize_files
 
     tokens = tokenize_files(
-        tokenizer, jets, out, seed or 1, workers=workers, dask_address=dask_address
+        tokenizer,
+        jets,
+        out,
+        1 if seed is None else seed,
+        workers=workers,
+        dask_address=dask_address,
     )
     typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 

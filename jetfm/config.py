@@ -139,7 +139,8 @@ def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
 def with_folder(profile: Profile, folder: str | Path) -> Profile:
     """The same profile over the JetClass files of a folder with train*/, val*/ and test*/.
 
-    With ``TopLandscape/`` inside, top tagging on other jets takes its h5 files, too.
+    With ``TopLandscape/`` inside, top tagging on other jets takes its h5 files, too; where there
+    are none, neither here nor where the profile looks, such jets are simulated.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -151,6 +152,9 @@ def with_folder(profile: Profile, folder: str | Path) -> Profile:
     if (folder / TOPLANDSCAPE).is_dir():
         real = {"source": "folder", "path": (folder / TOPLANDSCAPE).resolve()}
         changes["landscape"] = profile.landscape.model_copy(update=real)
+    elif profile.landscape.path is not None and not profile.landscape.path.is_dir():
+        simulated = {"source": "simulate", "path": None}
+        changes["landscape"] = profile.landscape.model_copy(update=simulated)
     return profile.model_copy(update=changes)
 
 

@@ -207,9 +207,14 @@ class GenerativeStudy:
             found = self.metrics(name)["wasserstein"]
             rows[self.generators[name].label] = {
                 quantity: {
-                    "value": one["value"] / one["floor"]["value"],
-                    "error": one["uncertainty"] / one["floor"]["value"],
+                    "value": _over(one["value"], one["floor"]["value"]),
+                    "error": _over(one["uncertainty"], one["floor"]["value"]),
                 }
                 for quantity, one in found.items()
             }
         return {"rows": rows, "quantities": [*JET_QUANTITIES, *KINEMATICS]}
+
+
+def _over(value: float | None, floor: float | None) -> float | None:
+    """Their ratio; None where a quantity is that of no jet, or the truth does not vary."""
+    return value / floor if value is not None and floor else None

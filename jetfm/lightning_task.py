@@ -174,7 +174,8 @@ class Task(L.LightningModule):
         return optimizer
 
     def on_train_batch_start(self, batch, batch_idx):
-        _seed_all(self.seed, self.state.step)
+        # every process its own dropout, the first the same as if it were alone
+        _seed_all(self.seed, self.state.step, *([rank()] if rank() else []))
         factor = rate_factor(self.settings, self.state.step)
         groups = self.trainer.optimizers[0].param_groups
         for group, rate in zip(groups, self._learning_rates, strict=True):
@@ -186,9 +187,15 @@ class Task(L.LightningModule):
         if world_size() > 1:
             # DDP averages gradients over processes. What is wanted is the mean over all that they
             # predict together, so that each counts with its share.
-            weight = _on(loss.device, metrics["weight"])
-            loss = loss * (world_size() * weight / summed(weight).clamp(min=1))
+            parts = metrics.get("parts", [(loss, metrics["weight"])])
+            loss = sum(self._shared(part, weight) for part, weight in parts)
         return loss
+
+    @staticmethod
+    def _shared(mean: Tensor, weight) -> Tensor:
+        """This process's part of a mean over what all predict."""
+        weight = _on(mean.device, weight)
+        return mean * (world_size() * weight / summed(weight).clamp(min=1))
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if hasattr(self.module, "after_step"):
@@ -340,7 +347,7 @@ class _Means:
     """Weighted means of loss and metrics, kept on the device until they are asked for.
 
     A metric that is a pair is a sum and the number of things in it; others are means, and count
-    with the batch's 'weight'.
+    with the batch's 'weight'. A loss of 'parts' is the sum of their means.
     """
 
     def __init__(self) -> None:
@@ -348,8 +355,10 @@ class _Means:
 
     def add(self, loss: Tensor, metrics: dict[str, Any]) -> None:
         weight = metrics.get("weight", 1.0)
-        for key, value in {"loss": loss, **metrics}.items():
-            if key == "weight":
+        parts = metrics.get("parts", [(loss, weight)])
+        losses = {f"loss {i}": (_double(mean) * n, n) for i, (mean, n) in enumerate(parts)}
+        for key, value in (losses | metrics).items():
+            if key in ("weight", "parts"):
                 continue
             if isinstance(value, tuple):
                 total, n = _double(value[0]), _double(value[1])
@@ -366,7 +375,8 @@ class _Means:
         sums, weights = summed(torch.tensor(both, dtype=torch.float64)).tolist()
         self.__init__()
         values = {key: s / max(w, 1e-300) for key, s, w in zip(keys, sums, weights, strict=True)}
-        return {"loss": values.pop("loss"), **values}
+        loss = sum(values.pop(key) for key in keys if key.startswith("loss "))
+        return {"loss": loss, **values}
 
 
 def _on(device: torch.device, value) -> Tensor:
@@ -397,9 +407,9 @@ def quiet():
             logger.setLevel(level)
 
 
-def _seed_all(seed: int, step: int) -> None:
-    """Seed torch's generators from (seed, step)."""
-    number = seed_of(seed, step)
+def _seed_all(*numbers: int) -> None:
+    """Seed torch's generators from the numbers."""
+    number = seed_of(*numbers)
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():  # torch.manual_seed would queue a call per step without a GPU
         torch.cuda.manual_seed_all(number)

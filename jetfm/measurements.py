@@ -199,6 +199,9 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
         if values is None:
             book.out_of_reach[claim] = "the profile lacks one of these generators"
             return
+        if any(number is None for pair in values for number in pair):
+            book.out_of_reach[claim] = "too few generated jets have the quantity"
+            return
         n_jets = min(study.metrics(name)["n_jets"]["sample"] for name in names)
         steps = sorted({study.generators[name].steps for name in names})
         trained = f"trained for {' and '.join(map(str, steps))} steps"
@@ -232,9 +235,12 @@ def _model_of(study: GenerativeStudy, *classes: str) -> str | None:
     return found[0] if found else None
 
 
-def _excess(measured: dict) -> tuple[float, float]:
-    """A distance above its floor, and the uncertainty of the distance."""
-    return measured["value"] - measured["floor"]["value"], measured["uncertainty"]
+def _excess(measured: dict) -> tuple[float | None, float | None]:
+    """A distance above its floor, and the uncertainty of the distance; None if undefined."""
+    value, floor = measured["value"], measured["floor"]["value"]
+    if value is None or floor is None:
+        return None, None
+    return value - floor, measured["uncertainty"]
 
 
 def _tails(book: Ledger, study: GenerativeStudy, tops: str | None, put) -> None:
@@ -369,7 +375,8 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
         book.out_of_reach[claim] = "the profile lacks one of these models"
         return
     passed = [np.mean(row["rejection30_passed"]) for row in rows]
-    if min(passed) < FEW_PASSED:
+    unbounded = any(None in row["rejection30"] for row in rows)  # a seed that none passed
+    if min(passed) < FEW_PASSED or unbounded:
         found = " and ".join(f"{n:.0f}" for n in passed)
         text = f"limited: {found} background jets passed, of {study.n_test // 2}"
         book.out_of_reach[claim] = text

@@ -140,8 +140,10 @@ def with_ratio(
     ratio_steps : ratios as steps without error bars, for more entries than points can tell apart;
         bins with fewer than ten reference entries, mere noise, are left out
 
-    Bands and bars are Poisson, one standard deviation. The share of entries outside the range is
-    written into the panel when it exceeds one in a thousand, so that nothing is cut unnoticed.
+    Bands and bars are Poisson, one standard deviation. Where the reference has an empty bin and an
+    entry does not, the ratio is infinite: a triangle at the upper edge. The share of entries
+    outside the range is written into the panel when it exceeds one in a thousand, so that nothing
+    is cut unnoticed.
     """
     main, ratio = axes
     lines = lines or {}
@@ -152,6 +154,7 @@ def with_ratio(
         density, error = normalised(data)
         base, base_error = normalised(entries[references[text]])
         safe = np.where(base > 0, base, np.nan)
+        ratios = np.where((base == 0) & (density > 0), np.inf, density / safe)
         line = lines.get(text, "-")
         if text in bases:
             first = text == bases[0]  # filled; a second one would hide it
@@ -169,10 +172,9 @@ def with_ratio(
             )
             if ratio_steps:
                 enough = np.asarray(entries[references[text]]["counts"]) >= 10
-                filled = np.where(enough, safe, np.nan)
-                _ratio_steps(ratio, edges, density / filled, colors[text], line)
+                _ratio_steps(ratio, edges, np.where(enough, ratios, np.nan), colors[text], line)
             else:
-                _ratio_points(ratio, edges, density / safe, error / safe, colors[text])
+                _ratio_points(ratio, edges, ratios, error / safe, colors[text])
     note_outside(main, entries, colors)
     if edges[0] > 0 and np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0])):
         main.set_xscale("log")

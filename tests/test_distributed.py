@@ -79,6 +79,7 @@ def trained(store) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     train(folder, "ntp-one", settings_of("ntp"))
     train(folder, "joint-one", settings_of("joint"))
+    train(folder, "equal-one", settings_of("joint", weighting="per-objective"))
     train(folder, "cut-one", settings_of("ntp", RANGER))
     train(folder, "cut-continued-by-one", settings_of("ntp", RANGER))
     return folder
@@ -100,8 +101,10 @@ def assert_same_history(folder: Path, first: str, second: str) -> None:
 
 
 @talking
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-@pytest.mark.parametrize("objective", ["ntp", "joint"])
+@pytest.mark.parametrize(
+    ("objective", "sharding"),
+    [(one, how) for one in ("ntp", "joint") for how in ("ddp", "fsdp")] + [("equal", "ddp")],
+)
 def test_gradients_of_two_processes_are_those_of_one(trained, objective, sharding):
     """With the joined batch, at every step; jets, and so predictions, are shared unevenly."""
     one, two = (
@@ -117,8 +120,10 @@ def test_gradients_of_two_processes_are_those_of_one(trained, objective, shardin
 
 
 @talking
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-@pytest.mark.parametrize("objective", ["ntp", "joint"])
+@pytest.mark.parametrize(
+    ("objective", "sharding"),
+    [(one, how) for one in ("ntp", "joint") for how in ("ddp", "fsdp")] + [("equal", "ddp")],
+)
 def test_two_processes_take_the_steps_of_one(trained, objective, sharding):
     """Ten steps of AdamW end at the same weights, and every logged mean is the same."""
     one, two = f"{objective}-one", f"{objective}-{sharding}"

@@ -87,6 +87,28 @@ def test_paper_2s_claims_compare_the_right_models():
     assert set(found) == set(TRANSFER)
 
 
+def test_rejections_and_gains_have_the_right_sign():
+    """The joint model rejects four times the background, and gains most with few labels."""
+    studies = [_study(name, SHIFTS) for name in ("ten-classes", "landscape")]
+    for row in studies[1].result["rows"]:
+        if row["model"] == "joint":
+            row["rejection30"] = [400.0, 400.0]
+            row["accuracy"] = [x + 10 / row["size"] for x in row["accuracy"]]
+    book = Ledger("test")
+    _transfer(book, *studies)
+    assert book.measured["joint-rejection"].value == pytest.approx(np.log(4))
+    assert book.measured["fewer-labels-larger-gain"].value == pytest.approx(0.1 - 0.01)
+
+
+def test_a_seed_that_no_background_passes_is_a_limit_and_no_crash():
+    studies = [_study(name, SHIFTS) for name in ("ten-classes", "landscape")]
+    for row in studies[1].result["rows"]:
+        row |= {"rejection30_passed": [0, 40], "rejection30": [None, 100.0]}
+    book = Ledger("test")
+    _transfer(book, *studies)
+    assert "limited" in book.out_of_reach["joint-rejection"]
+
+
 def test_a_missing_model_or_too_little_background_is_out_of_reach():
     without = {key: shift for key, shift in SHIFTS.items() if key[0] != "mpm"}
     book = _transferred(without)

@@ -73,6 +73,31 @@ def test_a_pretrained_model_needs_its_own_tokenizer(folder, tmp_path, weights):
         finetune_files(own(folder), contender, SETTINGS, tmp_path / "no", 1, progress=False)
 
 
+def test_another_question_in_the_same_folder_is_trained_anew(folder, tmp_path):
+    """And the same one is found, with the answers that a folder of its own gives."""
+    weights = ("finetuned", "fixed", "scratch")
+    contenders = [Contender("main", one, "NTP", folder / "model") for one in weights]
+
+    def answer(contender, out):
+        finetune_files(
+            own(folder, n_train=40), contender, SETTINGS, out, 1, folder / "tokenizer",
+            progress=False,
+        )  # fmt: skip
+        return (out / SCORES).read_bytes()
+
+    shared = [answer(one, tmp_path / "shared") for one in (*contenders, *contenders)]
+    assert shared[:3] == shared[3:] and len(set(shared)) == 3
+    assert shared[:3] == [answer(one, tmp_path / one.weights) for one in contenders]
+
+
+@pytest.mark.parametrize("n_train", [-5, 0, 1, 181])
+def test_a_training_set_that_there_is_not_is_refused(folder, tmp_path, n_train):
+    with pytest.raises(JetfmError, match=f"{n_train} training jets"):
+        finetune_files(
+            own(folder, n_train=n_train), DEEPSETS, SETTINGS, tmp_path, 1, progress=False
+        )
+
+
 def test_one_class_is_refused(folder, tmp_path):
     jets = own(folder, train=folder / "one-class", classes=())
     with pytest.raises(JetfmError, match="jets of QCD alone"):

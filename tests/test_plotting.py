@@ -46,6 +46,20 @@ def test_ratio_panel_shows_every_bin_and_what_is_outside():
     plt.close(figure)
 
 
+def test_entries_where_the_reference_has_none_are_shown():
+    plotting.use_style()
+    figure, [(main, ratio)] = plotting.ratio_panels(1)
+    counts = {"a": [10.0, 0.0, 0.0], "b": [10.0, 3.0, 0.0]}
+    entries = {
+        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": 0.0}
+        for name, values in counts.items()
+    }
+    plotting.with_ratio((main, ratio), entries, "a", "x [GeV]", {"a": "k", "b": "r"})
+    (up,) = [line for line in ratio.lines if line.get_marker() == "^"]
+    assert up.get_xdata().tolist() == [(EDGES[1] + EDGES[2]) / 2]
+    plt.close(figure)
+
+
 def test_every_entry_is_divided_by_its_own_reference():
     plotting.use_style()
     figure, [(main, ratio)] = plotting.ratio_panels(1)

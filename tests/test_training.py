@@ -18,7 +18,14 @@ import pytest
 import torch
 from torch import nn
 
-from jetfm.checkpoints import LAST, PREVIOUS, load_newest, read_checkpoint, save_newest
+from jetfm.checkpoints import (
+    LAST,
+    PREVIOUS,
+    load_newest,
+    read_checkpoint,
+    save_newest,
+    write_checkpoint,
+)
 from jetfm.errors import JetfmError
 from jetfm.models.attention import dropout
 from jetfm.settings import OptimizerSettings
@@ -190,6 +197,23 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path, monkeypat
     assert result.resumed_from == 30 and same(whole, resumed)
     assert (damage == "removed") == (messages == [])
     assert all("last.ckpt" in text and "damaged" in text for text in messages)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_malicious_checkpoint_is_refused_and_not_executed(tmp_path):
+    """With the right checksum, which anyone can compute."""
+    path, trace = tmp_path / LAST, tmp_path / "executed"
+    write_checkpoint(path, {"module": Malicious(trace)})
+    with pytest.raises(JetfmError, match="something other than tensors"):
+        load_newest(tmp_path)
+    assert not trace.exists()
 
 
 def test_no_checkpoint_left_means_from_the_beginning(tmp_path):

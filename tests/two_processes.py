@@ -32,12 +32,13 @@ class Cut(Exception):
     """The end of an interrupted training."""
 
 
-def settings_of(objective: str, optimizer: dict | None = None) -> PretrainingSettings:
+def settings_of(objective: str, optimizer: dict | None = None, **more) -> PretrainingSettings:
     plan = {"batch_size": 8, "max_steps": 10, "validate_every": 5}
     plan["optimizer"] = optimizer or ADAMW
     backbone = {"dim": 16, "n_blocks": 2, "n_heads": 2, "n_registers": 2, "dropout": 0.0}
     return PretrainingSettings.model_validate(
         {"objective": objective, "backbone": backbone, "training": plan, "head": {"n_blocks": 1}}
+        | more
     )
 
 
@@ -85,6 +86,7 @@ def all_trainings(folder: Path) -> None:
     """What two processes train in one go, since starting them takes longest."""
     train(folder, "ntp-ddp", settings_of("ntp"))
     train(folder, "joint-ddp", settings_of("joint"))
+    train(folder, "equal-ddp", settings_of("joint", weighting="per-objective"))
     os.environ[SHARDING] = "fsdp"
     train(folder, "ntp-fsdp", settings_of("ntp"))
     train(folder, "joint-fsdp", settings_of("joint"))

@@ -124,13 +124,17 @@ class LabelledJets:
         }
 
     def hashes(self, indices: np.ndarray) -> set[bytes]:
-        """A hash of each jet's constituents: the same jet in two splits has the same one."""
+        """A hash of each jet's constituents: the same jet in two splits has the same one.
+
+        Jets without constituents have none, since they are all the same.
+        """
         store = self.store
         return {
             blake2b(
                 store.constituents[store.offsets[jet] : store.offsets[jet + 1]], digest_size=16
             ).digest()
             for jet in indices
+            if store.offsets[jet] < store.offsets[jet + 1]
         }
 
     def training_order(self, seed: int) -> np.ndarray:

@@ -151,7 +151,7 @@ def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[st
     Parameters
     ----------
     lines : 'size' of the labelled training jets, 'n_pretraining', 'mean', 'spread' and 'jets'; and
-        'scratch', mean and spread without pre-training
+        'scratch', mean and spread without pre-training, empty where it did not run
     """
     figure, axis = plt.subplots(figsize=(5.4, 4.2))
     for line, color in zip(lines, _COLORS, strict=False):
@@ -161,7 +161,8 @@ def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[st
         text = f"{line['size']:,} labelled jets"
         axis.errorbar(x, mean, jets, color=color, marker="o", markersize=4, label=text, lw=1.4)
         axis.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
-        axis.axhline(line["scratch"][0], color=color, ls=":", lw=1.2)
+        if line["scratch"]:
+            axis.axhline(line["scratch"][0], color=color, ls=":", lw=1.2)
     axis.set_xscale("log")
     axis.set_xlabel("Number of jets in pre-training")
     axis.set_ylabel("Accuracy after fine-tuning")

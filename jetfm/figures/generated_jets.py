@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +11,9 @@ from matplotlib.figure import Figure
 
 from jetfm.plotting import COLORS, LABELS, ratio_panels, with_ratio
 
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")
 _TRUTHS = (COLORS["truth"], "#777777")
-_MARKERS = "osD^vP"
+_MARKERS = "osD^vPXp*"
 
 
 def generation(
@@ -39,7 +40,7 @@ def generation(
     names = {truth: f"{truth} ({n:,} jets)" for truth, n in truths.items()}
     colors = {names[truth]: color for truth, color in zip(truths, _TRUTHS, strict=False)}
     references = {name: name for name in names.values()}
-    for one, color in zip(generators, _COLORS, strict=False):
+    for one, color in zip(generators, cycle(_COLORS), strict=False):
         names[one["label"]] = f"{one['label']} ({one['n_jets']:,} jets)"
         colors[names[one["label"]]] = color
         references[names[one["label"]]] = names[one["truth"]]
@@ -98,17 +99,20 @@ def generator_distances(rows: Mapping[str, Mapping], quantities: Sequence[str]) 
 
     Parameters
     ----------
-    rows : by generator's label and quantity: 'value' and 'error', both divided by the floor
+    rows : by generator's label and quantity: 'value' and 'error', both divided by the floor, None
+        where no jet has the quantity
     quantities : from left to right
     """
     figure, axis = plt.subplots(figsize=(9.5, 4.2))
     x = np.arange(len(quantities))
     shifts = (np.arange(len(rows)) - (len(rows) - 1) / 2) * 0.7 / max(len(rows), 1)
     for (label, found), shift, color, marker in zip(
-        rows.items(), shifts, _COLORS, _MARKERS, strict=False
+        rows.items(), shifts, cycle(_COLORS), cycle(_MARKERS), strict=False
     ):
-        values = [found[quantity]["value"] for quantity in quantities]
-        errors = [found[quantity]["error"] for quantity in quantities]
+        values, errors = (
+            np.array([found[quantity][key] for quantity in quantities], float)  # None becomes nan
+            for key in ("value", "error")
+        )
         axis.errorbar(
             x + shift, values, errors, fmt=marker, color=color, ms=5, capsize=2, label=label
         )

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from safetensors.torch import save_model
 
 from jetfm import plotting
-from jetfm.artifacts import as_json
+from jetfm.artifacts import as_json, fingerprint
 from jetfm.data.jet_files import store_of
 from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.data.schema import CLASSES
@@ -26,7 +26,7 @@ from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.study import Jets, train_and_test
 from jetfm.metrics import roc_curve
 from jetfm.models.classifier import JetClassifier
-from jetfm.models.jet_model import load_backbone
+from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.tokenizers.files import tokenize_files
 from jetfm.tokenizers.interface import Tokenizer
@@ -119,14 +119,32 @@ def finetune_files(
         val = _Chosen(train, val_indices)
     else:
         val = side("val")
-    indices = order if own.n_train is None else order[: own.n_train]
-    if len(indices) < len(classes):
-        raise JetfmError(own.train, f"{len(indices)} training jets", f"at least {len(classes)}")
+    n_train = len(order) if own.n_train is None else own.n_train
+    if not len(classes) <= n_train <= len(order):
+        expected = f"at least {len(classes)}, one of each class"
+        if n_train > len(order):
+            expected = f"at most {len(order)}, equally many of each class beside the validation's"
+        raise JetfmError(own.train, f"{n_train} training jets", expected)
+    indices = order[:n_train]
     leaked = test.hashes(test.indices) & (train.hashes(indices) | val.hashes(val.indices))
     if leaked:
         found = f"{len(leaked)} jets that are training or validation jets, too"
         raise JetfmError(own.test, found, "test jets of their own")
-    return _fit(Jets(train, val, test), contender, settings, out, seed, indices, progress)
+    # What was trained before counts only for the same question: another model, weights to start
+    # from, files or classes have their own checkpoints in the same folder.
+    question = fingerprint(
+        {
+            "contender": [contender.model, contender.weights],
+            "model": None if contender.folder is None else JetModel.load(contender.folder).hash,
+            "preprocessing": preprocessing.to_dict(),
+            "classes": list(classes),
+            "stores": {split: store.info["sha256"] for split, store in stores.items()},
+            "max_constituents": max_constituents,
+            "n_train": n_train,
+        }
+    )
+    jets = Jets(train, val, test)
+    return _fit(jets, contender, settings, out, question, seed, indices, progress)
 
 
 def _fit(
@@ -134,6 +152,7 @@ def _fit(
     contender: Contender,
     settings: FinetuningSettings,
     out: Path,
+    question: str,
     seed: int,
     indices: np.ndarray,
     progress: bool,
@@ -146,10 +165,10 @@ def _fit(
         classifier = JetClassifier(contender.backbone(preprocessing))
         wanted = {"train": indices, "val": jets.val.indices, "test": jets.test.indices}
         for split, some in wanted.items():
-            where = out / "encoded" / split
+            where = out / f"encoded-{question}" / split
             encode(classifier.backbone, sides[split], some, where, classifier.causal)
             sides[split] = EncodedJets(where)
-    folder = out / "training"
+    folder = out / f"training-{question}"
     metrics, scores = train_and_test(
         module, sides, jets, indices, settings, folder, seed, progress=progress
     )

@@ -185,7 +185,8 @@ class JetModel(SavedModule):
         Returns
         -------
         the loss; for each objective its mean 'ntp', 'mpm' and the '_accuracy' of the most likely
-        token, as (sum, number) pairs; 'weight', the number of predictions that the loss is per
+        token, as (sum, number) pairs; 'weight', the number of predictions that the loss is per;
+        'parts', (mean, number) pairs, where the loss is a sum of means over different numbers
         """
         batch = self._planned(batch)
         results = {name: self.head(name).loss(*self.asked(name, batch)) for name in self.objectives}
@@ -200,6 +201,8 @@ class JetModel(SavedModule):
         masked_mean, n_masked, _ = results["mpm"]
         if self.settings.weighting == "per-token":
             masked_mean = masked_mean * (n_masked / max(n, 1))
+        else:
+            metrics["parts"] = [(mean, n), (masked_mean, n_masked)]
         return mean + masked_mean, metrics
 
     @property

@@ -47,6 +47,7 @@ class ClassifierStages(ModelStages):
                 "finetuning": settings,
                 "max_constituents": self.profile.data.max_constituents,
                 "contenders": [(runner.task, runner.contender.name) for runner in runners],
+                "preprocessing": self.preprocessing.to_dict(),  # of those that no model stands for
             },
             inputs=inputs,
             version=FITS_VERSION,
@@ -79,6 +80,7 @@ class ClassifierStages(ModelStages):
             "classes": task.classes,
             "max_constituents": self.profile.data.max_constituents,
             "contender": runner.contender.name,
+            "preprocessing": runner.jets.train.preprocessing.to_dict(),
             "model": None if model in BASELINES else self.pretraining(model).digest,
             "stores": [self._store(split, task.jets).digest for split in SPLITS],
         }
@@ -100,22 +102,6 @@ class ClassifierStages(ModelStages):
             for weights in starts:
                 found.append(Runner(name, Contender(model, weights, label, folder), jets))
         return found
-
-    def label(self, model: str) -> str:
-        """What it is, and its name where an earlier pre-training is of the same kind."""
-        label = self._kind(model)
-        first = next(name for name in self.pretraining_settings if self._kind(name) == label)
-        return label if first == model else f"{label} ({model})"
-
-    def _kind(self, model: str) -> str:
-        """Objective and input, and what is special about this pre-training."""
-        settings = self.pretraining_settings[model]
-        label = settings.label
-        if settings.tokenizer != MAIN:
-            label += f", {self.preprocessing_of(settings.tokenizer).n_features} features"
-        if settings.limit_train_jets:
-            label += f", {settings.limit_train_jets:,} jets"
-        return label
 
     def _labelled(self, name: str, model: str | None) -> Jets:
         """The splits of a task as a pre-trained model reads them."""
@@ -161,12 +147,13 @@ class ClassifierStages(ModelStages):
             ]
             at = results.sizes.index(size)
             found = [(n, curves[0]) for n, curves in points if curves]
-            (scratch,) = results.curves("accuracy", [(results.scratch_of(model), "scratch")])
+            scratch = results.curves("accuracy", [(results.scratch_of(model), "scratch")])
             line = {"size": size, "n_pretraining": [n for n, _ in found]}
             line |= {
                 key: [curve[key][at] for _, curve in found] for key in ("mean", "spread", "jets")
             }
-            lines.append(line | {"scratch": [scratch["mean"][at], scratch["spread"][at]]})
+            line["scratch"] = [one[key][at] for one in scratch for key in ("mean", "spread")]
+            lines.append(line)
         return {
             "lines": lines,
             "n_test": results.n_test,

@@ -36,7 +36,7 @@ class GeneratorStages(ModelStages):
             whole = settings.tokenizer == MAIN and not settings.limit_train_jets
             if settings.predicts_next and whole:
                 steps = settings.training.max_steps
-                found.append(Generator(name, settings.label, (), True, steps))
+                found.append(Generator(name, self.label(name), (), True, steps))
         density = profile.continuous.training.max_steps
         found.append(Generator(CONTINUOUS, "No tokens (density)", (), False, density))
         quality, model = profile.generative_quality, profile.generative_quality.model

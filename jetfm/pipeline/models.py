@@ -28,6 +28,22 @@ class ModelStages(TokenStages):
         """Settings of every pre-training of the profile, the main one first."""
         return {MAIN: self.profile.pretraining, **self.profile.strategies}
 
+    def label(self, model: str) -> str:
+        """What it is, and its name where an earlier pre-training is of the same kind."""
+        label = self._kind(model)
+        first = next(name for name in self.pretraining_settings if self._kind(name) == label)
+        return label if first == model else f"{label} ({model})"
+
+    def _kind(self, model: str) -> str:
+        """Objective and input, and what is special about this pre-training."""
+        settings = self.pretraining_settings[model]
+        label = settings.label
+        if settings.tokenizer != MAIN:
+            label += f", {self.preprocessing_of(settings.tokenizer).n_features} features"
+        if settings.limit_train_jets:
+            label += f", {settings.limit_train_jets:,} jets"
+        return label
+
     def pretraining(self, name: str = MAIN, processes: int | None = None) -> Artifact:
         """Folder of a pre-trained model; 'main' is the one that the later stages use.
 
@@ -95,7 +111,7 @@ class ModelStages(TokenStages):
         jets, by position and by pt: other codebooks have other losses."""
         self.pretrain_all()
         chosen = {
-            name: settings.label
+            name: self.label(name)
             for name, settings in self.pretraining_settings.items()
             if settings.tokenizer == MAIN and not settings.limit_train_jets
         }

@@ -73,9 +73,10 @@ def tokenize(
     workers, dask_address : processes that take a part each, or a Dask cluster with this file system
     info : more entries for ``store.json``
     """
+    info = {"seed": list(seed), "max_constituents": max_constituents} | info
     if not store.parts:
         options = (seed, max_constituents, batch_size, progress)
-        return _tokenize(tokenizer, store, folder, *options, {"seed": list(seed)} | info)
+        return _tokenize(tokenizer, store, folder, *options, info)
     from jetfm.data.workers import run_distributed, run_local
 
     everywhere = workers != 1 or dask_address is not None

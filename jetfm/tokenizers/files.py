@@ -46,9 +46,15 @@ def tokenize_files(
     source = store.info["sha256"]
     if (Path(out) / MANIFEST).exists():
         done = TokenStore(out)
-        if (done.info["tokenizer"], done.info.get("source")) == (tokenizer.hash, source):
+        wanted = {
+            "tokenizer": tokenizer.hash,
+            "source": source,
+            "seed": [seed],
+            "max_constituents": max_constituents,
+        }
+        if wanted == {key: done.info.get(key) for key in wanted}:
             return done
-        expected = "an empty folder, or the token store of the same jets and tokenizer"
+        expected = "an empty folder, or the tokens of the same jets, tokenizer, seed and length"
         raise JetfmError(out, "a token store of other jets or another tokenizer", expected)
     tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
     return tokenize(
