@@ -1,10 +1,10 @@
 """Fine-tuning on 1000 jets at the paper's size: jetfm's way on a CPU against the plain loop.
 
 Plain: every jet padded to 128, blocks as torch's layers make them, and with a fixed backbone every
-batch goes through it again, in training and in validation. Ours: jets of similar length together,
-blocks computed in cachefuls, jets of a fixed backbone encoded once (its time is in the row), and
-one core each for as many seeds as there are cores: 'seconds per fit' is the wall time of one fit
-per core, over their number.
+batch goes through it again, in training and in validation. Ours: batches padded to their longest
+jet, validation in order of length, blocks computed in cachefuls, jets of a fixed backbone encoded
+once (its time is in the row), and one core each for as many seeds as there are cores: 'seconds per
+fit' is the wall time of one fit per core, over their number.
 
 Both take `EPOCHS` epochs of 1000 jets, batches of 100, each followed by a validation on 400 jets.
 """

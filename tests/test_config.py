@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from jetfm.config import (
@@ -13,6 +15,8 @@ from jetfm.config import (
     with_folder,
 )
 from jetfm.errors import JetfmError
+
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -123,6 +127,19 @@ def test_with_folder_replaces_the_source(tmp_path):
     (tmp_path / "TopLandscape").mkdir()
     landscape = with_folder(load_profile("laptop"), tmp_path).landscape
     assert (landscape.source, landscape.path) == ("folder", tmp_path / "TopLandscape")
+
+
+def test_without_a_top_landscape_such_jets_are_simulated(tmp_path):
+    """As the README says of a real run."""
+    assert load_profile("paper").landscape.source == "folder"
+    landscape = with_folder(load_profile("paper"), tmp_path).landscape
+    assert (landscape.source, landscape.path) == ("simulate", None)
+
+
+def test_the_example_profile_is_valid():
+    profile = load_profile(PROJECT / "examples/mpm_remedies.yaml")
+    wanted = profile.finetuning.tasks["landscape"].contenders
+    assert {name for name in profile.strategies if name.startswith("mpm-")} <= set(wanted)
 
 
 @pytest.mark.parametrize("name", available_profiles())

@@ -47,11 +47,15 @@ SETTINGS = FinetuningSettings(
 SHORT = SETTINGS.model_copy(update={"sizes": (20,), "n_seeds": 2, "max_steps": 20})
 
 
-def toy_store(folder, n_jets, seed, labels=(0, 8, 1)) -> JetStore:
-    """QCD jets are narrow, Tbqq jets wide; Hbb jets are there to be ignored."""
+def toy_store(folder, n_jets, seed, labels=(0, 8, 1), empty=0) -> JetStore:
+    """QCD jets are narrow, Tbqq jets wide; Hbb jets are there to be ignored.
+
+    The first `empty` jets have no constituents.
+    """
     rng = np.random.default_rng(seed)
     label = np.resize(labels, n_jets)
     counts = rng.integers(5, 30, n_jets)
+    counts[:empty] = 0
     width = np.where(label == 8, 0.35, 0.05)
     angles = rng.normal(0, np.repeat(width, counts)[:, None], (counts.sum(), 2))
     pt = rng.exponential(20, counts.sum()) + 0.5
@@ -279,6 +283,34 @@ def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
     run_study(runners(leaky, pretrained, ("scratch",)), SHORT, tmp_path, 1, False, workers=1)
     assert Finetuning(tmp_path).n_leaked == len(jets.val.indices)
+
+
+def test_the_papers_optimiser_and_patience():
+    """2403.05618, appendix A 4: 20 epochs up to 10k jets, 10 up to a million, 5 beyond."""
+    settings = FinetuningSettings()
+    sizes = (100, 1000, 10_000, 100_000, 1_000_000, 2_000_000, 10_000_000)
+    assert [settings.patience(size) for size in sizes] == [20, 20, 20, 10, 10, 5, 5]
+    optimizer = settings.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("adamw", 1e-4, 1e-2)
+
+
+def test_a_fit_stops_after_so_many_epochs_without_improvement(jets, monkeypatch):
+    """Twenty jets in batches of ten, validated every fourth step: 3 epochs are 6 steps, two
+    validations."""
+    asked = {}
+
+    def spy(module, batches, training, **rest):
+        asked["training"] = training
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "fit", spy)
+    settings = SETTINGS.model_copy(
+        update={"small_batch_size": 10, "validate_every": 3, "patience_epochs": ((100, 3),)}
+    )
+    indices = jets.train.training_order(1)[:20]
+    with pytest.raises(KeyboardInterrupt):
+        study.train_and_test(None, vars(jets), jets, indices, settings, None, 1)
+    assert asked["training"].validate_every == 4 and asked["training"].patience == 2
 
 
 @pytest.mark.parametrize(

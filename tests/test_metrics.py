@@ -162,3 +162,38 @@ def test_impossible_requests():
         metrics.roc_auc(np.array([0, 1]), np.zeros((2, 1)))
     with pytest.raises(JetfmError, match="efficiency"):
         metrics.rejection(np.array([0, 1]), np.arange(2.0), 0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_pairwise_auc_is_scikit_learns_and_its_uncertainty_that_of_resampling(ties):
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(4), [150, 80, 60, 110])
+    logits = rng.normal(0, 1, (400, 4)) + np.eye(4)[labels]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    if ties:
+        p = np.round(p, 1) + 0.01
+        p /= p.sum(1, keepdims=True)
+    found = metrics.pairwise_auc(labels, p)
+    expected = roc_auc_score(labels, p, multi_class="ovo")
+    assert found.value == pytest.approx(expected, abs=1e-12)
+    resampled = []
+    for _ in range(300):  # within classes
+        some = np.concatenate([rng.choice(np.flatnonzero(labels == k), (labels == k).sum())
+                               for k in range(4)])  # fmt: skip
+        resampled.append(metrics.pairwise_auc(labels[some], p[some]).value)
+    assert found.uncertainty == pytest.approx(np.std(resampled), rel=0.15)
+
+
+def test_pairwise_auc_of_two_classes_is_the_auc():
+    rng = np.random.default_rng(4)
+    labels = np.arange(600) % 2
+    score = rng.normal(1.2 * labels, 1)
+    p = 1 / (1 + np.exp(-score))
+    found, plain = metrics.pairwise_auc(labels, np.stack([1 - p, p], 1)), metrics.roc_auc(labels, p)
+    assert found.value == pytest.approx(plain.value, abs=1e-12)
+    assert found.uncertainty == pytest.approx(plain.uncertainty, rel=0.2)
+
+
+def test_pairwise_auc_needs_all_classes():
+    with pytest.raises(JetfmError, match="no jet of class 1"):
+        metrics.pairwise_auc(np.array([0, 2]), np.eye(3)[[0, 2]])

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
+from typer.testing import CliRunner
 
+from jetfm import cli
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.finetuning import Contender
 from jetfm.finetuning.own_jets import METRICS, SCORES, WEIGHTS, OwnJets, finetune_files
 from jetfm.metrics import roc_auc
 from jetfm.models.jet_model import JetModel
+from jetfm.paths import sample_folder
 from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.tokenizers import make_tokenizer
+from tests.data.toplandscape_files import toplandscape_file
 from tests.test_finetuning import SETTINGS, SMALL, toy_store
 
 DEEPSETS = Contender("deepsets", "scratch")
@@ -98,10 +102,56 @@ def test_a_training_set_that_there_is_not_is_refused(folder, tmp_path, n_train):
         )
 
 
+def test_the_command_scores_root_and_h5_files(tmp_path):
+    """Trained on JetClass files, tested on a Top Landscape file, as a user would call it."""
+    files = {
+        "train": [*(sample_folder() / "train").glob("*.root")],
+        "val": [*(sample_folder() / "val").glob("*.root")],
+    }
+    for split, paths in files.items():
+        (tmp_path / split).mkdir()
+        for path in paths:
+            if path.name.startswith(("TTBar_", "ZJetsToNuNu_")):
+                (tmp_path / split / path.name).symlink_to(path)
+    test = toplandscape_file(tmp_path / "test.h5", np.random.default_rng(1).integers(3, 60, 30))
+    done = CliRunner().invoke(
+        cli.app,
+        ["finetune", "--profile", "smoke", "--train", str(tmp_path / "train"),
+         "--val", str(tmp_path / "val"), "--test", str(test), "--classes", "QCD,Tbqq",
+         "--baseline", "deepsets", "--out", str(tmp_path / "out")],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    table = parquet.read_table(tmp_path / "out" / SCORES).to_pydict()
+    assert table["label"] == [i % 2 for i in range(30)]  # as toplandscape_file alternates them
+    assert table["class"] == ["QCD", "Tbqq"] * 15
+    metrics = json.loads((tmp_path / "out" / METRICS).read_text())
+    assert metrics["n_test"] == 30 and metrics["n_val"] == len(JetStore(tmp_path / "out/jets/val"))
+
+
+def test_fewer_jets_than_a_batch(folder, tmp_path):
+    settings = SETTINGS.model_copy(update={"small_batch_size": 500, "max_steps": 5})
+    metrics = finetune_files(
+        own(folder, n_train=7), DEEPSETS, settings, tmp_path, 1, progress=False
+    )
+    assert metrics["n_train"] == 7 and 0 <= metrics["accuracy"] <= 1
+
+
 def test_one_class_is_refused(folder, tmp_path):
     jets = own(folder, train=folder / "one-class", classes=())
     with pytest.raises(JetfmError, match="jets of QCD alone"):
         finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
+
+
+def test_test_jets_of_one_class_are_refused(folder, tmp_path):
+    jets = own(folder, test=folder / "one-class")
+    with pytest.raises(JetfmError, match="one-class.*Tbqq"):
+        finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
+
+
+def test_empty_jets_do_not_count_as_leaked(tmp_path):
+    for name, seed in (("train", 1), ("test", 3)):
+        toy_store(tmp_path / name, 80, seed, empty=2)
+    finetune_files(own(tmp_path), DEEPSETS, SETTINGS, tmp_path / "out", 1, progress=False)
 
 
 def test_test_jets_among_the_training_jets_are_refused(folder, tmp_path):

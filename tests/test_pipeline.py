@@ -72,6 +72,14 @@ def test_two_of_a_kind_are_told_apart(work, tiny):
     assert labels[-1] == "MPM (mpm-long)" and "MPM" in labels
 
 
+def test_generators_of_a_kind_are_told_apart(work, tiny):
+    strategies = tiny.strategies | {"joint-again": tiny.strategies["joint"]}
+    pipeline = Pipeline(tiny.model_copy(update={"strategies": strategies}), progress=False)
+    labels = [(one.label, one.classes) for one in pipeline.generators.values()]
+    assert len(set(labels)) == len(labels)
+    assert ("NTP + MPM (joint-again)", ()) in labels
+
+
 def test_studies_share_the_fits_of_equal_contenders(first, tiny):
     """Another choice of contenders costs no fit that was done; other steps cost every one."""
     settings = tiny.finetuning

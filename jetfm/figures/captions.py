@@ -63,7 +63,9 @@ CAPTIONS = {
     "fig05_finetuning": "Top tagging by number of labelled jets (after figure 7 of arXiv "
     "2403.05618): OmniJet-α from scratch, with the pre-trained backbone fixed, and fine-tuned. "
     "Here and below, bands are the standard deviation over seeds, bars the uncertainty from the "
-    "test jets.",
+    "test jets: binomial for accuracies, bootstrap for the AUC of two classes, DeLong's for that "
+    "of ten, Clopper-Pearson for rejections; a hollow point rests on fewer than ten background "
+    "jets.",
     "fig05_inputs": "Next-token models that read token ids or continuous vectors (after figure 4 "
     "of arXiv 2512.04149): ten classes, and top tagging on jets of another generator set-up and "
     "detector.",

@@ -92,7 +92,11 @@ class TaskResults:
 
     def curves(self, metric: str, contenders: Sequence[tuple[str, str]]) -> list[dict]:
         """Lines of a figure: 'text', 'model', 'weights', 'sizes', 'mean', 'spread' over seeds,
-        and 'jets', the mean uncertainty from the test jets, None where the metric has none."""
+        and 'jets', the mean uncertainty from the test jets, None where the metric has none.
+
+        Of rejections also 'limited', where fewer than `FEW_PASSED` background jets passed, and
+        'low', the lower end of the interval, which exists where a seed let none pass.
+        """
         lines = []
         for model, weights in contenders:
             rows = [self.row(model, weights, size) for size in self.sizes]
@@ -110,6 +114,7 @@ class TaskResults:
                     "spread": [_or_none(seed_spread(v)) for v in values],
                     "jets": [_from_jets(row, metric) for row in rows],
                 }
+                | (_limits(rows, metric) if metric.startswith("rejection") else {})
             )
         return lines
 
@@ -231,6 +236,13 @@ def _cell(row: dict, metric: str) -> str:
     errors = row[f"{metric}_error"]
     jets = "" if errors[0] is None else f" +- {np.mean(errors):.4f}"
     return f"{values.mean():.4f} +- {_number(seed_spread(values), 4)}{jets}"
+
+
+def _limits(rows: list[dict], metric: str) -> dict:
+    return {
+        "limited": [np.mean(row[f"{metric}_passed"]) < FEW_PASSED for row in rows],
+        "low": [_or_none(np.array(row[f"{metric}_low"], float).mean()) for row in rows],
+    }
 
 
 def _from_jets(row: dict, metric: str) -> float | None:

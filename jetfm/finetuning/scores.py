@@ -6,9 +6,8 @@ import math
 from itertools import pairwise
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
-from jetfm.metrics import accuracy, rejection, roc_auc
+from jetfm.metrics import accuracy, pairwise_auc, rejection, roc_auc
 
 #: Signal efficiencies of background rejection: paper 2's, and the other one the field quotes.
 EFFICIENCIES = (0.3, 0.5)
@@ -26,11 +25,11 @@ def judged(labels: np.ndarray, scores: np.ndarray, n_bootstrap: int) -> dict:
 
     Returns
     -------
-    'accuracy', 'auc', 'calibration_error', each with an '_error' from the test jets (binomial, or
-    bootstrap over jets); of two classes 'rejection30' and 'rejection50', None where no background
-    jet passed, with '_low' and '_high' (Clopper-Pearson, 68.3 %; None is unbounded) and '_passed',
-    the number of background jets; 'reliability', see `reliability`. The AUC of more classes is the
-    mean over pairs of classes (Hand and Till).
+    'accuracy', 'auc', 'calibration_error', each with an '_error' from the test jets (binomial;
+    bootstrap over jets, of more than two classes DeLong's; bootstrap). The AUC of more classes is
+    the mean over pairs of classes (Hand and Till). Of two classes 'rejection30' and 'rejection50',
+    None where no background jet passed, with '_low' and '_high' (Clopper-Pearson, 68.3 %; None is
+    unbounded) and '_passed', the number of background jets. 'reliability', see `reliability`
     """
     share = accuracy(labels, scores.argmax(1))
     found: dict = {"accuracy": share.value, "accuracy_error": share.uncertainty}
@@ -45,9 +44,8 @@ def judged(labels: np.ndarray, scores: np.ndarray, n_bootstrap: int) -> dict:
             found[f"{name}_low"], found[f"{name}_high"] = _finite(one.low), _finite(one.high)
             found[f"{name}_passed"] = one.n_passed
     else:
-        probabilities /= probabilities.sum(1, keepdims=True)  # float32's rounding
-        area = roc_auc_score(labels, probabilities, multi_class="ovo")
-        found |= {"auc": float(area), "auc_error": None}
+        area = pairwise_auc(labels, probabilities)
+        found |= {"auc": area.value, "auc_error": _finite(area.uncertainty)}
     error, spread = calibration_error(labels, probabilities, n_bootstrap)
     found |= {"calibration_error": error, "calibration_error_error": spread}
     return found | {"reliability": reliability(labels, probabilities)}
