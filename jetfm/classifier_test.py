@@ -99,8 +99,9 @@ def classifier_test(
     cuts = np.cumsum([int(share * len(order)) for share in SHARES[:2]])
     train, val, test = np.split(order, cuts)
     schedule = LengthBucketedBatches(lengths, batch_size, seed, train, chunk_batches=1)
-    torch.manual_seed(seed)
-    judge = NETWORKS[network](flat.shape[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = NETWORKS[network](flat.shape[1])
     validation = InOrderBatches(lengths, 2000, val)
     settings = TrainingSettings(
         batch_size=batch_size,

@@ -259,9 +259,10 @@ def pretrain(
 ) -> None:
     """Pre-train a model, with every stage before it.
 
-    Several processes each take their share of every batch; the result is that of one process with
-    the whole batch. --processes starts them here. Across machines run `jetfm tokenize` once, then
-    this under torchrun or srun, see examples/.
+    Several processes each take their share of every batch; the step is that of one process with
+    the whole batch, but for masks and dropout, which each draws for itself. --processes starts
+    them here. Across machines run `jetfm tokenize` once, then this under torchrun or srun, see
+    examples/.
     """
     if sharding is not None:
         os.environ[SHARDING] = sharding  # its processes have to know, too
@@ -358,9 +359,13 @@ def generate(
         if held_out is None:
             held_out = pipeline.tokens("val", known.tokenizer).n_constituents
     model, tokenizer, _ = _pretrained(settings, strategy, model, tokenizer)
-    n_written = generate_file(request, model, tokenizer, held_out)
-    empty = request.n_jets - n_written
-    typer.echo(f"{n_written} jets in {out}" + (f"; {empty} had no constituents" if empty else ""))
+    written = generate_file(request, model, tokenizer, held_out)
+    typer.echo(f"{written.n_jets} jets in {out}")
+    if written.n_left_out or written.n_empty:
+        typer.echo(
+            f"left out: {written.n_left_out} constituents without pt or outside what JetClass has, "
+            f"and {written.n_empty} jets without constituents"
+        )
 
 
 @app.command()

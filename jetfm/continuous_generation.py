@@ -10,7 +10,7 @@ stream with key (seed, j). The jets are thus the same for every batch size up to
 the network, which passes through the constituents that are fed back.
 
 A smooth density leaks over the edges of what a detector can see. Nothing is cut or drawn again;
-`out_of_acceptance` counts it.
+`jetfm.generative_metrics.evaluate_sample` counts it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing, within_cuts
+from jetfm.generation import check_request
 from jetfm.models.continuous_model import ContinuousModel
 from jetfm.progress import Progress
 from jetfm.sampling import uniforms
@@ -48,30 +48,6 @@ class ContinuousJets:
         return np.diff(self.offsets)
 
 
-def out_of_acceptance(network: np.ndarray, preprocessing: Preprocessing) -> dict[str, int]:
-    """Count constituents that no jet has, or few.
-
-    Parameters
-    ----------
-    network : (n, 3) network space
-
-    Returns
-    -------
-    'n_constituents'; 'n_not_finite'; 'n_without_pt', whose pt would not be above zero
-    (`Preprocessing.inverse` clamps them to zero); 'n_wide', outside |eta_rel|, |phi_rel| < 0.8 (the
-    cut of 2403.05618, II.A; some 0.3% of the simulated constituents are)
-    """
-    network = np.asarray(network, np.float64)
-    finite = np.isfinite(network).all(1)
-    physical = preprocessing.inverse(network[finite])
-    return {
-        "n_constituents": len(network),
-        "n_not_finite": int((~finite).sum()),
-        "n_without_pt": int((physical[:, 0] <= 0).sum()),
-        "n_wide": int((~within_cuts(physical)).sum()),
-    }
-
-
 @torch.inference_mode()
 def generate_continuous(
     model: ContinuousModel,
@@ -88,7 +64,7 @@ def generate_continuous(
     Parameters
     ----------
     n_constituents : (n_jets,) int, requested multiplicities, e.g. those of validation jets
-    seed : non-negative; one seed, the same jets, whatever the batch size
+    seed : non-negative; one seed, the same jets up to rounding, whatever the batch size
     max_constituents : a jet that has not stopped by then is cut and marked unfinished
     device : where to run; default where the model is
 
@@ -98,7 +74,9 @@ def generate_continuous(
         No jets, a multiplicity below 1 or above `max_constituents`, another kind of model.
     """
     requested = np.asarray(n_constituents)
-    _check(model, requested, seed, batch_size, max_constituents)
+    if not isinstance(model, ContinuousModel):
+        raise JetfmError("model", type(model).__name__, "a ContinuousModel")
+    check_request(requested, seed, max_constituents, batch_size=batch_size)
     home, was_training = next(model.parameters()).device, model.training
     device = torch.device(device) if device is not None else home
     model.to(device).eval()
@@ -157,19 +135,3 @@ def _batch(model: ContinuousModel, requested: np.ndarray, numbers: Tensor, bar: 
     bar.update(n_cut, n_cut)
     mask = torch.arange(n_positions - 1, device=device) < lengths[:, None]
     return jets[mask].cpu().numpy(), lengths.cpu().numpy(), finished.cpu().numpy()
-
-
-def _check(model, requested, seed, batch_size, max_constituents) -> None:
-    if not isinstance(model, ContinuousModel):
-        raise JetfmError("model", type(model).__name__, "a ContinuousModel")
-    if requested.ndim != 1 or len(requested) == 0:
-        raise JetfmError("n_constituents", f"shape {requested.shape}", "at least one jet")
-    if not np.issubdtype(requested.dtype, np.integer):
-        raise JetfmError("n_constituents", f"{requested.dtype}", "integers")
-    if requested.min() < 1 or requested.max() > max_constituents:
-        found = f"multiplicities from {requested.min()} to {requested.max()}"
-        raise JetfmError("n_constituents", found, f"1 to {max_constituents} (max_constituents)")
-    if batch_size < 1:
-        raise JetfmError("batch_size", str(batch_size), "a positive number")
-    if seed < 0:
-        raise JetfmError("seed", str(seed), "zero or more")

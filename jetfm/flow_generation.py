@@ -71,7 +71,7 @@ def generate_flow(
     Parameters
     ----------
     n_constituents : (n_jets,) int, e.g. those of validation jets
-    seed : non-negative; one seed, the same jets, whatever the batch size
+    seed : non-negative; one seed, the same jets up to rounding, whatever the batch size
     n_steps : of the solver, default that of the model's settings
     max_constituents : the largest multiplicity that the model was trained for
     device : where to run; default where the model is

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jetfm.data.generated_file import check_suffix, write_generated
+from jetfm.data.generated_file import Written, check_suffix, write_generated
 from jetfm.data.store import MANIFEST, JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
@@ -68,7 +68,7 @@ def generate_file(
     tokenizer: str | Path,
     held_out: np.ndarray | None = None,
     progress: bool = True,
-) -> int:
+) -> Written:
     """Generate jets and write them; see `generate` and `write_generated`.
 
     Parameters
@@ -78,7 +78,7 @@ def generate_file(
 
     Returns
     -------
-    number of jets in the file: those without constituents are left out
+    jets in the file, and what was left out
 
     Raises
     ------

@@ -73,7 +73,7 @@ def as_text(
     ]
     if speed is not None:
         columns = {"seconds per 1000 jets": [f"{speed[name]:.2g}" for name in entries]}
-        tables.append(aligned("Sampling, one core", list(entries), columns))
+        tables.append(aligned("Sampling (on a CPU: one core)", list(entries), columns))
     return "\n\n".join(tables)
 
 

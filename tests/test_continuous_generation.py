@@ -8,9 +8,8 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
-from jetfm.continuous_generation import generate_continuous, out_of_acceptance
+from jetfm.continuous_generation import generate_continuous
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.continuous_model import ContinuousModel
 from jetfm.settings import BackboneSettings, ContinuousSettings
 from tests.toys import randomise
@@ -121,21 +120,6 @@ def test_modes_are_given_back_and_dropout_is_off():
     made = small_model(dropout=0.5).train()
     a, b = (sample(made, np.full(8, 5)) for _ in range(2))
     assert np.array_equal(a.decoded, b.decoded) and made.training
-
-
-@pytest.mark.parametrize("pt_map", ["log1p", "log"])
-def test_what_no_detector_sees_is_counted(pt_map):
-    preprocessing = Preprocessing(pt_map=pt_map)
-    physical = np.array([[5.0, 0.1, -0.1], [1.0, 0.9, 0.0], [2.0, 0.0, -0.81], [0.5, 0.79, 0.79]])
-    network = preprocessing.forward(physical)
-    soft = np.array([[-3.0, 0.0, 0.0], [-1.9, 3.0, 0.0]])  # ln(1 + pt) below 0; the second is wide
-    broken = np.array([[np.nan, 0.0, 0.0], [0.0, np.inf, 0.0]])
-    found = out_of_acceptance(np.concatenate([network, soft, broken]), preprocessing)
-    n_without_pt = 2 if pt_map == "log1p" else 0  # a logarithm's inverse is positive
-    assert found == {"n_constituents": 8, "n_not_finite": 2, "n_without_pt": n_without_pt,
-                     "n_wide": 3}  # fmt: skip
-    none = out_of_acceptance(np.zeros((0, 3), np.float32), preprocessing)
-    assert set(none.values()) == {0}
 
 
 @pytest.mark.parametrize(

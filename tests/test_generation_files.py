@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import awkward as ak
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from jetfm.data import jetclass
 from jetfm.data.generated_file import generated_columns, write_generated
@@ -43,7 +46,8 @@ def generated(physical: np.ndarray, offsets: np.ndarray, preprocessing=None) -> 
 
 def test_a_root_file_reads_back_as_what_was_generated(tmp_path):
     physical, offsets = physical_jets()
-    assert write_generated(tmp_path / "g.root", generated(physical, offsets), Preprocessing()) == 5
+    written = write_generated(tmp_path / "g.root", generated(physical, offsets), Preprocessing())
+    assert written == (5, 0, 0)
     jets = jetclass.read(tmp_path / "g.root")
     assert ak.num(jets.constituents).tolist() == COUNTS.tolist()
     assert jets.label.tolist() == [-1] * 5
@@ -113,7 +117,8 @@ def test_what_jetclass_would_not_have_is_left_out(tmp_path):
     """Constituents without pt or too forward, and jets without constituents."""
     physical = np.array([[600, 0.1, 0.1], [0, 0, 0], [10, 6.0, 0], [0, 0, 0], [700, 0.0, -0.2]])
     offsets = np.array([0, 0, 3, 4, 5])
-    assert write_generated(tmp_path / "g.root", generated(physical, offsets), Preprocessing()) == 2
+    written = write_generated(tmp_path / "g.root", generated(physical, offsets), Preprocessing())
+    assert written == (2, 2, 3)
     jets = jetclass.read(tmp_path / "g.root")
     np.testing.assert_allclose(jets.axis.pt, [600, 700], rtol=1e-5)
     none = generated(np.zeros((0, 3)), np.array([0, 0, 0]))
@@ -124,9 +129,12 @@ def test_what_jetclass_would_not_have_is_left_out(tmp_path):
 
 
 def test_parquet_holds_the_same_columns(tmp_path):
-    pytest.importorskip("pyarrow")
     physical, offsets = physical_jets()
-    write_generated(tmp_path / "g.parquet", generated(physical, offsets), Preprocessing())
+    write_generated(
+        tmp_path / "g.parquet", generated(physical, offsets), Preprocessing(), {"seed": 4}
+    )
+    told = parquet.read_schema(tmp_path / "g.parquet").metadata[b"jetfm"]
+    assert json.loads(told) == {"seed": 4, "unlabelled": True}
     found = ak.from_parquet(tmp_path / "g.parquet")
     expected = generated_columns(
         Preprocessing().inverse(generated(physical, offsets).decoded.astype(float)),
@@ -163,9 +171,9 @@ def test_a_model_and_a_tokenizer_make_a_file(folders, tmp_path):
         request = Request(
             tmp_path / f"{name}.root", 50, seed=3, choice=Choice(top_k=60, top_p=0.99)
         )
-        n_written = generate_file(request, *folders, held_out=np.arange(1, 40), progress=False)
+        written = generate_file(request, *folders, held_out=np.arange(1, 40), progress=False)
         made.append(jetclass.read(request.out, pt_range=None))
-        assert 30 < n_written == len(made[-1]) <= 50
+        assert 30 < written.n_jets == len(made[-1]) == 50 - written.n_empty
     assert ak.array_equal(made[0].constituents.px, made[1].constituents.px)
 
 

@@ -16,10 +16,13 @@ beside, in its own definitions:
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import awkward as ak
 import numpy as np
+from pyarrow import parquet
 
 from jetfm.data.clustering import momenta, substructure
 from jetfm.data.jetclass import FEATURE_BRANCHES
@@ -35,6 +38,14 @@ SUFFIXES = (".root", ".parquet")
 _CHUNK = 20_000  # jets clustered at once
 
 
+class Written(NamedTuple):
+    """Jets in a file, and what was generated but is not there: empty jets, constituents."""
+
+    n_jets: int
+    n_empty: int
+    n_left_out: int
+
+
 def check_suffix(path: str | Path) -> None:
     """Refuse a file name that `write_generated` has no format for."""
     if Path(path).suffix not in SUFFIXES:
@@ -43,17 +54,18 @@ def check_suffix(path: str | Path) -> None:
 
 def write_generated(
     path: str | Path, jets: GeneratedJets, preprocessing: Preprocessing, info: dict | None = None
-) -> int:
+) -> Written:
     """Write jets to `path`, a ``.root`` or ``.parquet`` file that appears only when complete.
 
     Parameters
     ----------
     preprocessing : of the tokenizer
-    info : how the jets were made, JSON values; in a ROOT file beside the tree
+    info : how the jets were made, JSON values; in a ROOT file beside the tree, in a parquet file
+        under the key 'jetfm' of its metadata
 
     Returns
     -------
-    number of jets written: less than generated where some had no constituents
+    what was written, and what was left out
 
     Raises
     ------
@@ -64,12 +76,16 @@ def write_generated(
     check_suffix(path)
     physical = preprocessing.inverse(jets.decoded.astype(np.float64))
     columns = generated_columns(physical, jets.offsets, preprocessing.features)
+    info = (info or {}) | {UNLABELLED: True}
     if path.suffix == ".root":
-        write_jetclass_file(path, columns, (info or {}) | {UNLABELLED: True})
+        write_jetclass_file(path, columns, info)
     else:
+        table = ak.to_arrow_table(ak.Array(columns), extensionarray=False)
+        metadata = (table.schema.metadata or {}) | {"jetfm": json.dumps(info)}
         with replacing(path) as aside:
-            ak.to_parquet(ak.Array(columns), aside)
-    return len(columns["jet_pt"])
+            parquet.write_table(table.replace_schema_metadata(metadata), aside)
+    n_jets, n_written = len(columns["jet_pt"]), int(columns["jet_nparticles"].sum())
+    return Written(n_jets, len(jets.offsets) - 1 - n_jets, len(physical) - n_written)
 
 
 def generated_columns(

@@ -13,7 +13,7 @@ from jetfm.figures.index import PAPER_FIGURES, index_as_text
 from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.roc import roc
-from jetfm.figures.strategies_figure import strategies
+from jetfm.figures.strategies_figure import strategies, strategy_losses
 from jetfm.figures.tokenised_jets import by_class, resolutions, token_classifiers, token_quality
 from jetfm.figures.tokens import codebook_usage, constituent_errors, token_map
 from jetfm.figures.training_curves import LOGARITHMIC, training
@@ -40,6 +40,7 @@ __all__ = [
     "resolutions",
     "roc",
     "strategies",
+    "strategy_losses",
     "token_classifiers",
     "token_map",
     "token_quality",

@@ -44,6 +44,7 @@ CAPTIONS = {
     "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy "
     "of predicted tokens by position and by pT, for next-token prediction (top) and masked "
     "particles (bottom). Bars: binomial; bins of fewer than 50 tokens are left out.",
+    "fig03_losses": "The same strategies: loss of a predicted token by position and by pT.",
     "fig04_combined": "Jets of one model trained on q/g and t→bqq′ jets, against tokenised and "
     "decoded jets of both (after figure 6 of arXiv 2403.05618). Bands and bars: Poisson. "
     "Triangles: ratios beyond the panel.",
