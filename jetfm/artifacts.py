@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -27,12 +26,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 import jetfm
 from jetfm.distributed import rank
-from jetfm.files import make_folder, naming, read_json, sha256, write_json, write_text
+from jetfm.files import make_folder, read_json, sha256, write_json
+from jetfm.locks import exclusive
 
 RECORD = "artifact.json"
 RECORDED_PACKAGES = (
@@ -183,33 +182,6 @@ def _read_record(folder: Path) -> dict | None:
 def _delivered(relative: Path) -> bool:
     hidden = relative.name.startswith(".") or relative.name in (RECORD, "request.json")
     return not hidden and SCRATCH not in relative.parts
-
-
-class exclusive:
-    """Hold a folder's lock in a ``with``; wait for another process, and `say` which one it is."""
-
-    def __init__(self, folder: Path, say: Callable[[str], None]):
-        self.lock = FileLock(folder / ".lock")
-        self.owner, self.say = folder / ".owner", say
-
-    def __enter__(self):
-        with naming(self.owner.parent):
-            try:
-                self.lock.acquire(timeout=0)
-            except Timeout:
-                known = self.owner.exists()
-                holder = self.owner.read_text(encoding="utf-8") if known else "another process"
-                self.say(f"waiting for {holder} to finish {self.owner.parent.name}")
-                self.lock.acquire()
-        try:
-            write_text(self.owner, f"process {os.getpid()} on {platform.node()}")
-        except BaseException:
-            self.lock.release()
-            raise
-
-    def __exit__(self, *_):
-        self.owner.unlink(missing_ok=True)
-        self.lock.release()
 
 
 def _installed(package: str) -> str | None:

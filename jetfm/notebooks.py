@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 import jetfm
-from jetfm.artifacts import as_json, exclusive, fingerprint
+from jetfm.artifacts import as_json, fingerprint
 from jetfm.config import Profile, available_profiles
 from jetfm.errors import JetfmError
 from jetfm.files import (
@@ -29,6 +29,7 @@ from jetfm.files import (
     write_json,
     write_text,
 )
+from jetfm.locks import exclusive
 from jetfm.paths import figures_folder, project_folder, work_folder
 
 

@@ -229,14 +229,14 @@ def wait_until_still(folder: Path) -> dict[str, bytes]:
 def test_a_second_call_for_the_same_figures_waits(tmp_path, monkeypatch):
     """It says for whom, and goes on when that process is gone."""
     from jetfm import notebooks
-    from jetfm.artifacts import exclusive
+    from jetfm.locks import exclusive
 
     monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
     monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
     folder = tmp_path / "figures" / "smoke"
     folder.mkdir(parents=True)
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom jetfm.artifacts import exclusive\n"
+        "import sys, time\nfrom pathlib import Path\nfrom jetfm.locks import exclusive\n"
         "with exclusive(Path(sys.argv[1]), print):\n    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -1,4 +1,4 @@
-"""What is said of pre-trained models: every prediction in its bin, and the leak on the same masks."""
+"""What is said of pre-trained models: each prediction in its bin, the leak on the same masks."""
 
 from __future__ import annotations
 

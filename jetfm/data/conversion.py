@@ -18,7 +18,6 @@ from pathlib import Path
 
 import awkward as ak
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from jetfm.data import jetclass, toplandscape
@@ -28,6 +27,7 @@ from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
 from jetfm.files import make_folder, naming, read_json, sha256, write_json
+from jetfm.locks import exclusive
 
 PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
 _LONG_FILE = 2**29  # bytes; ROOT files below are one part, and not opened to plan
@@ -93,13 +93,7 @@ def convert(
     if features is None:
         h5 = any(path.suffix == ".h5" for path in files)
         features = KINEMATICS if h5 else CONSTITUENT_FEATURES
-    lock = FileLock(folder / ".convert.lock")
-    with naming(folder):
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            raise JetfmError(folder, "another conversion at work", "one at a time") from None
-    with held:
+    with exclusive(folder, None, "convert."):
         parts = plan(files, folder, tuple(features), jets_per_class)
         parts = [_named_apart(part, append) for part in parts]
         before = _listed(folder)

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import requests
 import urllib3
-from filelock import FileLock, Timeout
 
 import jetfm
 from jetfm.errors import JetfmError
 from jetfm.files import make_folder, naming
+from jetfm.locks import exclusive
 from jetfm.progress import ByteProgress
 
 USER_AGENT = f"jetfm/{jetfm.__version__}"  # Zenodo slows down libraries' default names
@@ -243,7 +243,7 @@ def fetch(
     path, bar = Path(path), bar or ByteProgress(show=False)
     part = part_of(path)
     make_folder(path.parent)
-    with _alone(path):
+    with exclusive(path.parent, None, f"{path.name}."):  # two would append to the same part
         if path.exists():  # another process was faster
             return path
         have = part.stat().st_size if part.exists() else 0
@@ -288,21 +288,6 @@ def check_md5(path: Path, expected: str) -> None:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != expected:
         raise JetfmError(path, f"md5 {found}", f"md5 {expected}")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time: two would append to the same part."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        expected = "one download at a time"
-        raise JetfmError(path, "a download of it by another process", expected) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _bounds(response: requests.Response) -> tuple[int | None, int | None, int | None]:

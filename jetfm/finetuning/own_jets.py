@@ -21,9 +21,10 @@ from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.figures.roc import roc
-from jetfm.files import replacing, write_json
+from jetfm.files import make_folder, replacing, write_json
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.study import Jets, train_and_test
+from jetfm.locks import exclusive
 from jetfm.metrics import roc_curve
 from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone
@@ -65,7 +66,7 @@ def finetune_files(
     max_constituents: int = 128,
     progress: bool = True,
 ) -> dict:
-    """One fit; interrupted, it continues where it was.
+    """One fit; interrupted, it continues where it was. Another process at `out` is waited for.
 
     Parameters
     ----------
@@ -85,7 +86,22 @@ def finetune_files(
         Unreadable or unsuitable files, fewer than two classes or a class without jets, a test jet
         among the training jets, or a model of another tokenizer.
     """
-    out = Path(out)
+    with exclusive(make_folder(out), print):
+        return _finetune_files(
+            own, contender, settings, Path(out), seed, tokenizer, max_constituents, progress
+        )
+
+
+def _finetune_files(
+    own: OwnJets,
+    contender: Contender,
+    settings: FinetuningSettings,
+    out: Path,
+    seed: int,
+    tokenizer: str | Path | None,
+    max_constituents: int,
+    progress: bool,
+) -> dict:
     preprocessing, reads_ids = Preprocessing(), False
     if contender.model not in BASELINES:
         if tokenizer is None:

@@ -23,6 +23,7 @@ from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.data.workers import run_local
 from jetfm.errors import JetfmError
+from jetfm.locks import exclusive
 from tests.data.jetclass_files import jetclass_file
 from tests.data.toplandscape_files import toplandscape_file
 
@@ -328,11 +329,8 @@ def wait_for(condition, seconds=60.0):
 
 
 def test_two_conversions_of_one_store_do_not_mix(sources, tmp_path):
-    from filelock import FileLock
-
-    tmp_path.mkdir(exist_ok=True)
-    with FileLock(tmp_path / ".convert.lock"):
-        with pytest.raises(JetfmError, match="another conversion at work"):
+    with exclusive(tmp_path, None, "convert."):
+        with pytest.raises(JetfmError, match=f"process {os.getpid()} on .* at work"):
             convert(sources, tmp_path, 1, progress=False)
     convert(sources, tmp_path, 1, progress=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from email.utils import format_datetime
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 import jetfm
 from jetfm.config import load_profile, with_folder
@@ -29,6 +29,7 @@ from jetfm.data.download import (
 from jetfm.data.http import Patience, Remote, check_md5, fetch
 from jetfm.data.remote_tar import RemoteFile
 from jetfm.errors import JetfmError
+from jetfm.locks import exclusive
 from tests.data.faulty_server import serving
 from tests.data.jetclass_files import jetclass_file
 
@@ -277,8 +278,8 @@ def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path):
 
 
 def test_two_processes_at_one_file(server, tmp_path):
-    with FileLock(tmp_path / ".train.h5.lock"):
-        with pytest.raises(JetfmError, match="by another process"):
+    with exclusive(tmp_path, None, "train.h5."):
+        with pytest.raises(JetfmError, match=f"process {os.getpid()} on .* at work"):
             get(server, tmp_path)
 
 
