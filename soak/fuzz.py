@@ -121,8 +121,8 @@ def _work(kind: str, original: Path, numbers: range, side: Path) -> None:
             try:
                 _READERS[kind](path)
                 outcome = "read"
-            except JetfmError:
-                outcome = "refused"
+            except JetfmError as error:
+                outcome = "out of memory" if _was_memory(error) else "refused"
             except MemoryError:
                 outcome = "out of memory"
             except Exception as error:
@@ -131,6 +131,15 @@ def _work(kind: str, original: Path, numbers: range, side: Path) -> None:
             signal.alarm(0)
             outcomes.write(outcome + "\n")
             outcomes.flush()
+
+
+def _was_memory(error: BaseException | None) -> bool:
+    """Whether a refusal came only from the limit that is set here."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 # Damage ------------------------------------------------------------------------------------------
@@ -211,7 +220,6 @@ _TEXT_DAMAGES = (_swap_digits, _swap_digits, _swap_digits, _swap_digits, _drop, 
 
 def _root_file(path: Path) -> Path:
     """A JetClass file of 20 jets, uncompressed, so that damage reaches the numbers."""
-    import awkward as ak
     import uproot
 
     from jetfm.data.schema import BRANCHES, TREE_NAME
@@ -222,11 +230,8 @@ def _root_file(path: Path) -> Path:
         columns = {name: file[TREE_NAME][name].array(entry_stop=20) for name in BRANCHES}
     path = path.with_suffix(".root")
     with uproot.recreate(path, compression=None) as file:
-        lengths = ak.num(columns["part_px"])
-        tree = {name: value for name, value in columns.items()}
-        file.mktree(TREE_NAME, {name: value.type.content for name, value in tree.items()})
-        file[TREE_NAME].extend(tree)
-        assert len(lengths) == 20
+        file.mktree(TREE_NAME, {name: value.type.content for name, value in columns.items()})
+        file[TREE_NAME].extend(columns)
     return path
 
 
