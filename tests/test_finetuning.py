@@ -363,3 +363,16 @@ def test_scores_are_in_the_order_of_the_jets(jets):
     scores = study.log_probabilities(Oracle(), jets.test, jets.test)
     n = jets.test.store.n_constituents[jets.test.indices]
     np.testing.assert_allclose(scores[:, 0] - scores[:, 1], n / 10, rtol=1e-5)
+
+
+def test_a_panel_says_what_the_papers_have_and_it_has_not(jets, pretrained, tmp_path):
+    settings = SHORT.model_copy(update={"tasks": {"landscape": SETTINGS.tasks["tagging"]}})
+    run_study(
+        [Runner("landscape", Contender("main", "scratch", "NTP", pretrained), jets)],
+        settings, tmp_path, 1, progress=False, workers=1,
+    )  # fmt: skip
+    panel = Finetuning(tmp_path).panel("landscape", "accuracy", "main *", "part *")
+    wanted = ["NTP, backbone fixed", "NTP, fine-tuned", "Transformer, pair bias (ParT)"]
+    assert panel["missing_contenders"] == wanted
+    assert panel["missing_sizes"] == [100, 1000, 10_000, 100_000, 1_200_000]
+    assert [line["text"] for line in panel["lines"]] == ["NTP, from scratch"]

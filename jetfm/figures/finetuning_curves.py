@@ -92,11 +92,13 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     if panel["metric"].startswith("rejection"):
         axis.set_yscale("log")
+        axis.set_ylim(bottom=1)  # no classifier is worse; a band may reach below zero
     axis.set_xlabel("Number of labelled training jets")
     axis.set_ylabel(_METRICS[panel["metric"]])
-    if panel["missing_sizes"]:
-        text = "not at this scale: " + ", ".join(f"{n:,}" for n in panel["missing_sizes"])
-        axis.text(0.97, 0.02, text, transform=axis.transAxes, ha="right", fontsize=6.5, color="0.4")
+    missing = ["; ".join(panel["missing_contenders"])]
+    missing += [", ".join(f"{n:,}" for n in panel["missing_sizes"])]
+    text = "\n".join(f"not at this scale: {one}" for one in missing if one)
+    axis.text(0.97, 0.02, text, transform=axis.transAxes, ha="right", fontsize=6.5, color="0.4")
 
 
 def _colors(lines: Sequence[Mapping]) -> dict[tuple[str, str], str]:
@@ -174,5 +176,6 @@ def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[st
     axis.set_xscale("log")
     axis.set_xlabel("Number of jets in pre-training")
     axis.set_ylabel("Accuracy after fine-tuning")
-    axis.legend(title=f"{len(classes)} classes, {n_test:,} test jets; dotted: from scratch")
+    title = f"{len(classes)} classes, {n_test:,} test jets; dotted: from scratch"
+    figure.legend(loc="outside upper center", ncols=min(len(lines), 3), title=title)
     return figure

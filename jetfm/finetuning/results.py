@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.files import read_json
+from jetfm.finetuning.contenders import STARTS
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
 from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.finetuning.study import STUDY
 from jetfm.plotting import seed_spread
-from jetfm.settings import FinetuningSettings
+from jetfm.settings import BASELINES, FinetuningSettings
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Finetuning:
         Parameters
         ----------
         patterns : contenders, as 'model weights', e.g. 'main scratch' or '* finetuned'; in the
-            order of the legend. Those that the profile lacks are left out.
+            order of the legend. Those of the papers' settings that the profile lacks are named.
         """
         results = self.tasks[task]
         contenders = [
@@ -210,6 +211,14 @@ class Finetuning:
         ]
         paper = FinetuningSettings()
         missing = paper.sizes_of(task) if task in paper.tasks else ()
+        wanted = paper.tasks[task].contenders if task in paper.tasks else {}
+        lacking = [
+            BASELINES.get(model) or f"{self._text(model)}, {STARTS[weights]}"
+            for model, starts in wanted.items()
+            for weights in starts
+            if (model, weights) not in results.contenders
+            and any(fnmatchcase(f"{model} {weights}", pattern) for pattern in patterns)
+        ]
         return {
             "metric": metric,
             "classes": list(results.result["classes"]),
@@ -217,7 +226,16 @@ class Finetuning:
             "n_test": results.n_test,
             "lines": results.curves(metric, list(dict.fromkeys(contenders))),
             "missing_sizes": [size for size in missing if size not in results.sizes],
+            "missing_contenders": lacking,
         }
+
+    def _text(self, model: str) -> str:
+        """What a model is called where any task has it, else its name."""
+        for task in self.tasks.values():
+            for row in task.result["rows"]:
+                if row["model"] == model:
+                    return row["text"].removesuffix(f", {STARTS[row['weights']]}")
+        return model
 
     def as_text(self) -> str:
         """The tables of all tasks."""
