@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
 
 import pytest
@@ -17,6 +18,9 @@ _SCRATCH = tempfile.TemporaryDirectory(prefix="jetfm-tests-")
 os.environ["JETFM_WORK"] = f"{_SCRATCH.name}/work"
 os.environ["JETFM_FIGURES"] = f"{_SCRATCH.name}/figures"
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if os.name == "posix":
     # Kernels talk through sockets in the file system, so that the tests need no network at all.
