@@ -96,6 +96,12 @@ def test_a_curve_ten_times_as_fast_saves_ten_times_the_labels():
     assert halfway.low < halfway.ratio < halfway.high
 
 
+def test_an_accuracy_below_scratchs_first_is_an_upper_limit():
+    scratch = [np.full(3, value) for value in (0.7, 0.8)]
+    saving = label_saving([100, 1000], scratch, 1000, np.full(3, 0.6), n_test=1000)
+    assert saving.is_upper_limit and saving.as_text() == "< 0.1"
+
+
 def test_an_accuracy_beyond_scratch_is_a_limit():
     scratch = [np.full(3, value) for value in (0.6, 0.7)]
     saving = label_saving([100, 1000], scratch, 100, np.full(3, 0.9), n_test=1000)

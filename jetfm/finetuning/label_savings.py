@@ -28,6 +28,7 @@ class LabelSaving:
         that its sizes can show
     is_limit : scratch does not get there with its most labels in more than half of the draws, and
         `ratio` is a lower limit
+    is_upper_limit : scratch does as well with its fewest labels in more than half of the draws
     size : labels used after pre-training
     """
 
@@ -35,12 +36,13 @@ class LabelSaving:
     low: float
     high: float
     is_limit: bool
+    is_upper_limit: bool
     size: int
 
     def as_text(self) -> str:
-        """E.g. '7.2 (5.1 to 9.8)', or '> 60'."""
-        if self.is_limit:
-            return f"> {self.ratio:.3g}"
+        """E.g. '7.2 (5.1 to 9.8)', '> 60', or '< 0.1'."""
+        if self.is_limit or self.is_upper_limit:
+            return f"{'>' if self.is_limit else '<'} {self.ratio:.3g}"
         return f"{self.ratio:.2g} ({self.low:.2g} to {self.high:.2g})"
 
 
@@ -68,10 +70,11 @@ def label_saving(
     curve = np.maximum.accumulate(curve, axis=0)
     wanted = _draws(rng, reached, n_test)
     needed = np.array([_crossing(logs, curve[:, i], wanted[i]) for i in range(N_DRAWS)])
-    beyond = np.isinf(needed)
+    beyond, before = np.isinf(needed), needed == logs[0]
     ratios = np.exp(np.minimum(needed, logs[-1])) / size
     low, middle, high = np.quantile(ratios, [0.1587, 0.5, 0.8413])
-    return LabelSaving(float(middle), float(low), float(high), bool(beyond.mean() > 0.5), size)
+    limits = (bool(side.mean() > 0.5) for side in (beyond, before))
+    return LabelSaving(float(middle), float(low), float(high), *limits, size)
 
 
 def _draws(rng: np.random.Generator, values: np.ndarray, n_test: int) -> np.ndarray:
