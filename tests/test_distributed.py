@@ -19,6 +19,7 @@ from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
 from jetfm.training import fit
+from tests.data.faulty_server import has_loopback
 from tests.toys import training_settings
 from tests.two_processes import KILLED, RANGER, settings_of, train
 
@@ -45,21 +46,8 @@ ENVIRONMENT = {
 }
 
 
-def _has_loopback() -> bool:
-    """Whether two processes of this machine can talk; not where the network is cut off whole."""
-    with socket.socket() as server, socket.socket() as client:
-        try:
-            server.bind(("127.0.0.1", 0))
-            server.listen()
-            client.settimeout(5)
-            client.connect(server.getsockname())
-        except OSError:
-            return False
-    return True
-
-
 talking = pytest.mark.skipif(
-    not _has_loopback(), reason="no loopback interface for processes to meet on"
+    not has_loopback(), reason="no loopback interface for processes to meet on"
 )
 
 

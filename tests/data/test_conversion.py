@@ -26,6 +26,7 @@ from jetfm.errors import JetfmError
 from jetfm.locks import exclusive
 from tests.data.jetclass_files import jetclass_file
 from tests.data.toplandscape_files import toplandscape_file
+from tests.test_distributed import talking
 
 FILES = {"HToBB_000": 7, "TTBar_000": 30, "HToBB_001": 9, "TTBar_001": 3}  # jets
 
@@ -358,6 +359,7 @@ def test_two_workers_on_one_part_end_with_one(sources, undisturbed, tmp_path):
 # --- a cluster in miniature ---
 
 
+@talking
 def test_a_cluster_loses_a_worker(sources, undisturbed, tmp_path):
     """A scheduler and two workers, processes each; one is killed with a part in its hands."""
     from distributed import Client
