@@ -15,6 +15,7 @@ products of large matrices at the same precision on the same cores.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,7 @@ def _share(rank: int, settings: PretrainingSettings, world: int, folder: Path) -
         (folder / "rate.json").write_text(json.dumps(BATCH * len(batches) / sum(best)))
     torch.distributed.barrier()  # who leaves first would tear the other's threads down
     torch.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads sometimes abort an orderly end
 
 
 def _largest(values: list[float]) -> list[float]:
