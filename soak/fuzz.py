@@ -135,9 +135,11 @@ def _work(kind: str, original: Path, numbers: range, side: Path) -> None:
 
 def _was_memory(error: BaseException | None) -> bool:
     """Whether a refusal came only from the limit that is set here."""
-    while error is not None:
+    seen = set()  # chains may end in a circle
+    while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError):
             return True
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 
