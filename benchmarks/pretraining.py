@@ -171,12 +171,19 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _flops_per_jet(model: JetModel, batches: list[dict]) -> float:
+    def steps() -> None:
+        for batch in batches:
+            model.loss(batch)[0].backward()
+
+    return _flops(steps) / (BATCH * len(batches))
+
+
+def _flops(call: Callable[[], object]) -> int:
     # torch does not know this one, by which the blocks and heads add up their weights' gradients
     known = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        for batch in batches:
-            model.loss(batch)[0].backward()
-    return counter.get_total_flops() / (BATCH * len(batches))
+        call()
+    return counter.get_total_flops()
 
 
 def _matmul_rate(precision: str) -> float:

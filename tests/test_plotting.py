@@ -27,15 +27,22 @@ def test_no_value_is_lost_and_densities_integrate_to_the_share_in_range(values):
     np.testing.assert_allclose(error**2 * max(len(defined), 1) * np.diff(EDGES), density)
 
 
-def test_ratio_panel_shows_every_bin_and_what_is_outside():
+def drawn_panel(counts, reference, overflow=0.0):
+    """Figure, main and ratio panel of histograms with these counts."""
     plotting.use_style()
     figure, [(main, ratio)] = plotting.ratio_panels(1)
-    counts = {"a": [10.0, 10.0, 10.0], "b": [10.0, 1.0, 40.0]}
     entries = {
-        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": 5.0}
+        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": overflow}
         for name, values in counts.items()
     }
-    plotting.with_ratio((main, ratio), entries, "a", "x [GeV]", {"a": "k", "b": "r"})
+    colors = dict.fromkeys(entries, "k")
+    plotting.with_ratio((main, ratio), entries, reference, "x [GeV]", colors)
+    return figure, main, ratio
+
+
+def test_ratio_panel_shows_every_bin_and_what_is_outside():
+    counts = {"a": [10.0, 10.0, 10.0], "b": [10.0, 1.0, 40.0]}
+    figure, main, ratio = drawn_panel(counts, "a", overflow=5.0)
     drawn = sum(len(line.get_xdata()) for line in ratio.lines if line.get_marker() in "o^v")
     assert drawn == 3
     low, high = plotting.RATIO_RANGE
@@ -47,29 +54,16 @@ def test_ratio_panel_shows_every_bin_and_what_is_outside():
 
 
 def test_entries_where_the_reference_has_none_are_shown():
-    plotting.use_style()
-    figure, [(main, ratio)] = plotting.ratio_panels(1)
-    counts = {"a": [10.0, 0.0, 0.0], "b": [10.0, 3.0, 0.0]}
-    entries = {
-        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": 0.0}
-        for name, values in counts.items()
-    }
-    plotting.with_ratio((main, ratio), entries, "a", "x [GeV]", {"a": "k", "b": "r"})
+    figure, _, ratio = drawn_panel({"a": [10.0, 0.0, 0.0], "b": [10.0, 3.0, 0.0]}, "a")
     (up,) = [line for line in ratio.lines if line.get_marker() == "^"]
     assert up.get_xdata().tolist() == [(EDGES[1] + EDGES[2]) / 2]
     plt.close(figure)
 
 
 def test_every_entry_is_divided_by_its_own_reference():
-    plotting.use_style()
-    figure, [(main, ratio)] = plotting.ratio_panels(1)
     counts = {"a": [10.0, 20.0, 30.0], "b": [30.0, 20.0, 10.0]}
-    entries = {
-        name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": 0.0}
-        for name, values in (counts | {"of a": counts["a"], "of b": counts["b"]}).items()
-    }
-    references = {"a": "a", "b": "b", "of a": "a", "of b": "b"}
-    plotting.with_ratio((main, ratio), entries, references, "x", dict.fromkeys(entries, "k"))
+    counts |= {"of a": counts["a"], "of b": counts["b"]}
+    figure, _, ratio = drawn_panel(counts, {"a": "a", "b": "b", "of a": "a", "of b": "b"})
     points = [line.get_ydata() for line in ratio.lines if line.get_marker() == "o"]
     assert len(points) == 2
     np.testing.assert_allclose(points, 1)
