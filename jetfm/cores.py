@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -18,6 +19,18 @@ def watch_parent(parent: int) -> None:
     A worker whose parent was killed must not go on writing beside its successor.
     """
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """The same for processes that `multiprocessing` started, whoever their parent is to the OS."""
+    threading.Thread(
+        target=_end_after, args=(multiprocessing.parent_process(),), daemon=True
+    ).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _end_with(parent: int) -> None:

@@ -178,7 +178,7 @@ notebooks.project_folder = lambda: Path(sys.argv[1])
 print(*notebooks.run_all(load_profile("smoke"), say=lambda text: None), sep=",")
 """
 CELL = """
-import time
+import os, time
 from matplotlib.figure import Figure
 from jetfm import plotting
 from jetfm.paths import figures_folder
@@ -186,11 +186,12 @@ for number in range(6):
     figure = Figure()
     figure.add_subplot().plot(range(number + 2))
     plotting.save(figure, {"number": number}, f"figure{number}", figures_folder(profile))
-    time.sleep(0.2)
+    if number == 2 and "WAIT_TO_BE_KILLED" in os.environ:
+        time.sleep(600)
 """
 
 
-def test_kill_9_while_figures_are_made(tmp_path):
+def test_kill_9_while_figures_are_made(tmp_path, monkeypatch):
     """Every figure there is whole; the same command makes the rest, and the same bytes."""
     project = tmp_path / "project"
     (project / "notebooks").mkdir(parents=True)
@@ -204,8 +205,10 @@ def test_kill_9_while_figures_are_made(tmp_path):
     finish(start(whole, "-c", FIGURES, project))
     expected = contents(whole / "figures")
     assert len(expected) == 18
+    monkeypatch.setenv("WAIT_TO_BE_KILLED", "1")
     process = start(cut, "-c", FIGURES, project)
     assert kill_at(process, cut / "figures", "*/figure2.json")
+    monkeypatch.delenv("WAIT_TO_BE_KILLED")
     left = wait_until_still(cut / "figures")
     assert 0 < len(left) < len(expected)
     assert all(expected[name] == data for name, data in left.items())

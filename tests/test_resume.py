@@ -18,44 +18,62 @@ import uproot
 from jetfm.data.schema import BRANCHES, TREE_NAME
 from tests.data.toplandscape_files import toplandscape_file
 
+# One of each kind of stage: what a second tokenizer or strategy does, the first has done.
 TINY = """
-extends: smoke
-data: {jets_per_class: {train: 30, val: 10, test: 40}}
+data: {source: sample, jets_per_class: {train: 30, val: 10, test: 40}}
 tokenizer:
   n_codes: 64
-  training: {batch_size: 50, max_steps: 60, validate_every: 10}
+  dim: 32
+  n_blocks: 1
+  n_heads: 4
+  replace_after: 20
+  training: &more
+    batch_size: 50
+    max_steps: 60
+    validate_every: 10
+    optimizer: &adamw {name: adamw, lr: 3.0e-3, warmup_steps: 5}
 token_quality:
   tokenizers:
-    conditional-64: {training: &few {batch_size: 50, max_steps: 20, validate_every: 10}}
-    conditional-512: {training: *few}
-    unconditional-64: {training: *few}
-    fsq-64: {training: *few}
-    residual-64: {training: *few}
-    full-512: {training: *few}
+    conditional-64:
+      preset: omnijet
+      n_codes: 64
+      dim: 32
+      n_blocks: 1
+      n_heads: 4
+      training: &few {batch_size: 50, max_steps: 20, validate_every: 10, optimizer: *adamw}
+  n_reconstructions: 10
+  n_conditioning: 10
+  classified: [conditional-64]
+  n_train: 0
   n_seeds: 1
   deepsets: {training: *few}
-  transformer: {training: *few}
+  transformer: {dim: 32, n_blocks: 1, n_heads: 4, training: *few}
 pretraining:
-  training: {batch_size: 50, max_steps: 60, validate_every: 10}
+  backbone: &small {dim: 32, n_blocks: 2, n_heads: 4, n_registers: 2}
+  head: {n_blocks: 1}
+  training: *more
 strategies:
-  ntp-token-id: {training: *few}
-  omnijet: {training: *few}
-  mpm: {training: *few}
-  mpm-causal: {training: *few}
-  joint: {training: *few}
-  ntp-full: {training: *few}
-  mpm-pairs: {training: *few}
-  ntp-300: {training: *few}
+  joint: {objective: joint, backbone: *small, head: {n_blocks: 1}, training: *few}
+flow: {n_layers: 2, dim: 32, global_dim: 8, n_steps: 10, training: *few}
+continuous: {order: pt, backbone: *small, head: {n_blocks: 1}, n_components: 4, training: *few}
 generation: {n_jets: 50}
+generative_quality:
+  model: {preset: omnijet, backbone: {dim: 32, n_blocks: 2, n_heads: 4}, training: *few}
+  classifier_epochs: {deepsets: 2, transformer: 1}
+  n_bootstrap: 10
+  n_training: 100
 finetuning:
-  n_seeds: 1
-  max_steps: 10
   tasks:
     tagging: {sizes: [50]}
-    ten-classes: {contenders: &few_contenders {
-      main: [scratch, finetuned], ntp-token-id: [], mpm: [], mpm-causal: [], joint: [fixed],
-      ntp-full: [], mpm-pairs: [], ntp-300: [], deepsets: [], transformer: [], part: []}}
-    landscape: {contenders: *few_contenders}
+    ten-classes: {sizes: [50], contenders: &some {main: [scratch, finetuned], joint: [fixed]}}
+    landscape: {sizes: [50], contenders: *some}
+  n_seeds: 1
+  batch_size: 50
+  small_batch_size: 50
+  max_steps: 10
+  n_bootstrap: 10
+  optimizer: *adamw
+  baselines: {dim: 32, n_blocks: 2, n_heads: 4}
 """
 LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).ledger()"
 # A sign that a stage is in the middle of its work, in the order of the stages.

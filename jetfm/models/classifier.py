@@ -11,12 +11,17 @@ the stop token, too, which our backbone never reads).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import ClassHead
+
+GROUPS, GROUP_JETS = 4, 10  # measured: a group has its cost, too
+PER_CONSTITUENT = ("x", "mask")  # what of a batch has an axis of constituents
 
 
 class SumHead(nn.Module):
@@ -44,7 +49,7 @@ class BatchClassifier(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of 'label' (B,)."""
-        return cross_entropy(self(batch), batch["label"])
+        return cross_entropy(by_length(self, batch), batch["label"])
 
 
 class JetClassifier(BatchClassifier):
@@ -102,6 +107,36 @@ class SetClassifier(BatchClassifier):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits (B, n_classes) of 'x' (B, T, F) and 'mask' (B, T)."""
         return self.network(batch["x"], batch["mask"])
+
+
+def by_length(network: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """The same as ``network(batch)``, up to rounding, with less padding.
+
+    A classifier's batches have jets of any length (`jetfm.data.batches`), and are as long as the
+    longest of them. On a CPU a few groups of similar length, each as long as *its* longest jet,
+    take two thirds of the time, with pair features half; on a GPU several small ones would take
+    longer.
+
+    Parameters
+    ----------
+    network : maps a batch to one row a jet, (B, ...); each depends on its jet alone
+    batch : right-padded; every tensor (B, ...), those of `PER_CONSTITUENT` (B, T, ...)
+    """
+    mask = batch["mask"]
+    groups = min(GROUPS, len(mask) // GROUP_JETS)
+    if groups < 2 or mask.device.type != "cpu":
+        return network(batch)
+    lengths = mask.sum(1)
+    order = lengths.argsort(stable=True)
+    rows = []
+    for jets in order.tensor_split(groups):
+        longest = max(int(lengths[jets[-1]]), 1)
+        group = {
+            name: tensor[jets, :longest] if name in PER_CONSTITUENT else tensor[jets]
+            for name, tensor in batch.items()
+        }
+        rows.append(network(group))
+    return torch.cat(rows)[order.argsort()]
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

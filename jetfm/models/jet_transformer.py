@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jetfm.models.classifier import cross_entropy
+from jetfm.models.classifier import by_length, cross_entropy
 from jetfm.models.heads import ClassAttentionBlock
 from jetfm.models.normformer import NormFormer
 
@@ -88,4 +88,5 @@ class JetTransformer(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of 'label' (B,) given 'x' (B, T, F) and 'mask' (B, T)."""
-        return cross_entropy(self(batch["x"], batch["mask"]), batch["label"])
+        logits = by_length(lambda group: self(group["x"], group["mask"]), batch)
+        return cross_entropy(logits, batch["label"])

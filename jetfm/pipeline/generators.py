@@ -217,7 +217,7 @@ class GeneratorStages(ModelStages):
             },
             inputs={"jets": generated.digest}
             | {split: self._found[found.format(split)].digest for split in splits},
-            version=2,  # 1 had classifiers' batches of one length
+            version=3,  # classifiers: 1 had batches of one length, 2 padded all jets alike
         )
 
     def _truth(self, split: str, generator: Generator, n_jets: int) -> JetSample:

@@ -262,7 +262,7 @@ class TokenStages(JetStages):
                 include={"classified", "n_train", "n_seeds", "deepsets", "transformer"},
             ),
             inputs=inputs,
-            version=2,  # 1 had batches of one length
+            version=3,  # 1 had batches of one length, 2 padded all jets of a batch alike
         )
         return TokenClassifiers(artifact.folder)
 

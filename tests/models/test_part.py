@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from jetfm.data.schema import CONSTITUENT_FEATURES
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.models.classifier import SetClassifier
+from jetfm.models.backbone import Backbone
+from jetfm.models.classifier import JetClassifier, SetClassifier, by_length
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.part import ParticleTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.settings import BackboneSettings
 from tests.toys import randomise, toy_jets
 
 SIZES = dict(n_classes=3, dim=16, n_blocks=2, n_heads=4)
@@ -25,6 +27,9 @@ NETWORKS = {
     "deepsets": lambda: SetClassifier(DeepSets(3, 3)),
     "jet transformer": lambda: SetClassifier(JetTransformer(3, 3, 16, 2, 4)),
 }
+
+
+SMALL_BACKBONE = BackboneSettings(dim=16, n_blocks=2, n_heads=4, n_registers=2, dropout=0.0)
 
 
 def network_of(name: str):
@@ -145,3 +150,32 @@ def test_told_no_angles_it_knows_distances_from_pairs_alone(name):
     change[:, 1:] = 0  # the first constituent alone moves
     difference = (network(batch | {"x": batch["x"] + change}) - before).abs().amax(1)
     assert (difference > 1e-6).all() if name == "pairs" else (difference < 1e-9).all()
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "backbone"])
+@pytest.mark.parametrize("n_jets", [1, 19, 20, 47])
+def test_groups_of_similar_length_give_the_same_loss_and_gradients(name, n_jets):
+    torch.manual_seed(0)
+    makers = NETWORKS | {"backbone": lambda: JetClassifier(Backbone(SMALL_BACKBONE), 3)}
+    network = randomise(makers[name]()).double().eval()
+    counts = torch.randint(0, 60, (n_jets,)).tolist()
+    counts[:4] = [100, 0, 1, 2][:n_jets]
+    batch = batch_of(counts, extra_padding=3)
+    batch["x"] = batch["x"].double()
+    lengths = []
+
+    def noted(group):
+        lengths.append(group["mask"].shape[1])
+        assert group["x"].shape[:2] == group["mask"].shape
+        return network(group)
+
+    results = []
+    for logits in (network(batch), by_length(noted, batch)):
+        network.zero_grad()
+        F.cross_entropy(logits, batch["label"]).backward()
+        results.append([logits, *(p.grad for p in network.parameters() if p.grad is not None)])
+    torch.testing.assert_close(*results)
+    n_groups = min(n_jets // 10, 4) if n_jets >= 20 else 1
+    assert len(lengths) == n_groups
+    if n_groups > 1:
+        assert lengths == sorted(lengths) and lengths[-1] == 100 and lengths[0] < 50
