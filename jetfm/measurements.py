@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -13,9 +14,12 @@ from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.generative_metrics import QUANTITIES
 from jetfm.generative_study import GenerativeStudy
 from jetfm.ledger import Ledger, Measurement
+from jetfm.metrics import standard_error
+from jetfm.settings import COMBINED
 from jetfm.tokenizers.classifiers import TokenClassifiers
 from jetfm.tokenizers.quality import TokenQuality, TokenQualityStudy
 
+ONE_PRETRAINING = "one pre-training each, whose own spread is not known"
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
 
 
@@ -30,15 +34,19 @@ def measure(
     _token_quality(book, quality)
     _token_classifiers(book, classifiers, quality)
     _generation(book, generated)
-    lacks = "the profile has no such task"
-    if "tagging" in study.tasks:
-        _tagging(book, study["tagging"])
-    else:
-        book.out_of_reach |= dict.fromkeys(TAGGING, lacks)
-    if {"ten-classes", "landscape"} <= set(study.tasks):
-        _transfer(book, study["ten-classes"], study["landscape"])
-    else:
-        book.out_of_reach |= dict.fromkeys(TRANSFER, lacks)
+    for claims, tasks, fill in (
+        (TAGGING, ("tagging",), _tagging),
+        (TRANSFER, ("ten-classes", "landscape"), _transfer),
+    ):
+        if not set(tasks) <= set(study.tasks):
+            book.out_of_reach |= dict.fromkeys(claims, "the profile has no such task")
+            continue
+        leaked = sum(study[task].n_leaked for task in tasks)
+        if leaked:
+            text = f"{leaked} test jets are training or validation jets, too"
+            book.out_of_reach |= dict.fromkeys(claims, text)
+        else:
+            fill(book, *(study[task] for task in tasks))
 
 
 def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
@@ -68,7 +76,7 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
     plain = unconditional.get(512)
     put("mass-resolution-512", [fit(small, "jet_mass", "sigma")], lambda x: x)
     put("mass-resolution-8192", [fit(large, "jet_mass", "sigma")], lambda x: x)
-    put("unconditional-shift", [fit(plain, "jet_mass", "mean")], abs)
+    put("unconditional-shift", [fit(plain, "jet_mass", "mean")], lambda x: -x)
     put("tau32-bias", [fit(large, "tau32", "bias")], lambda x: -x, "mean of all residuals")
     sizes = sorted(conditional)
     first, last = (conditional[sizes[0]], conditional[sizes[-1]]) if sizes else (None, None)
@@ -287,26 +295,39 @@ def _inputs(book: Ledger, study: GenerativeStudy, put, auc) -> None:
 
 def _tagging(book: Ledger, study: TaskResults) -> None:
     """Paper 1's claims on its own model."""
-    largest = max(study.sizes)
+    sizes = study.sizes
+
+    def measured(*points: tuple[str, int], note: str = "") -> Measurement | str:
+        """The first point, or that minus the second (and so on); points are weights and size."""
+        runs = [study.runs(COMBINED, weights, size, "accuracy") for weights, size in points]
+        if any(run is None for run in runs):
+            return "this training size is not in the profile"
+        if len(runs[0]) < 2:
+            return "one seed has no spread"
+        text = _joined(note, _unfinished(study, [(COMBINED, *point) for point in points]))
+        return _over_seeds(runs, study.n_test, text)
 
     def put(claim: str, *points: tuple[str, int], note: str = "") -> None:
-        """Measure the first point, or the first minus the second; points are weights and size."""
-        runs = [study.runs("omnijet", weights, size, "accuracy") for weights, size in points]
-        if any(run is None for run in runs):
-            book.out_of_reach[claim] = "this training size is not in the profile"
-        elif len(runs[0]) < 2:
-            book.out_of_reach[claim] = "one seed has no spread"
-        else:
-            where = [("omnijet", *point) for point in points]
-            text = _joined(note, _unfinished(study, where))
-            book.measured[claim] = _over_seeds(runs, study.n_test, text)
+        _keep(book, claim, measured(*points, note=note))
+
+    def gain(size: int) -> tuple[tuple[str, int], tuple[str, int]]:
+        return ("finetuned", size), ("scratch", size)
 
     put("finetune-100", ("finetuned", 100))
     put("finetune-1000", ("finetuned", 1000))
     put("scratch-1000", ("scratch", 1000))
-    put("gain-100", ("finetuned", 100), ("scratch", 100))
-    put("gain-1000", ("finetuned", 1000), ("scratch", 1000))
-    put("gain-largest", ("finetuned", largest), ("scratch", largest), note=f"at {largest} jets")
+    put("gain-100", *gain(100))
+    put("gain-1000", *gain(1000))
+    gains = [measured(*gain(size), note=f"{size} jets") for size in sizes]
+    _keep(book, "gain-up-to", _largest(gains))
+    put("labels-100", ("finetuned", 100), ("scratch", 10_000))
+    put("fixed-beats-scratch", ("fixed", 1000), ("scratch", 1000))
+    if len(sizes) > 1:
+        note = f"{sizes[0]} against {sizes[-1]} jets"
+        put("gain-falls", *gain(sizes[0]), *gain(sizes[-1]), note=note)
+    else:
+        book.out_of_reach["gain-falls"] = "one training size"
+    put("gain-2M", *gain(2_000_000))
     put("open-beats-fixed", ("finetuned", 1000), ("fixed", 1000))
 
 
@@ -328,7 +349,7 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
         else:
             where = [(*point, size) for point in points for size in study.sizes]
             text = f"mean over {', '.join(map(str, study.sizes))} jets"
-            text = _joined(note, text, _unfinished(study, where))
+            text = _joined(note, text, _unfinished(study, where), ONE_PRETRAINING)
             means = [one.mean(0) for one in curves]
             book.measured[claim] = _over_seeds(means, study.n_test, text)
 
@@ -359,12 +380,29 @@ def _largest_gain(book: Ledger, studies) -> None:
             continue
         for i, size in enumerate(study.sizes):
             runs = [one[i] for one in pair]
-            note = f"{study.name}, {size} jets; the largest of all tasks and sizes"
-            found.append(_over_seeds(runs, study.n_test, note))
-    if found:
-        book.measured["input-gain"] = max(found, key=lambda one: one.value)
-    else:
-        book.out_of_reach["input-gain"] = "the profile lacks one of these models"
+            found.append(_over_seeds(runs, study.n_test, f"{study.name}, {size} jets"))
+    _keep(book, "input-gain", _largest(found or ["the profile lacks one of these models"]))
+
+
+def _keep(book: Ledger, claim: str, found: Measurement | str) -> None:
+    """A measurement, or why there is none."""
+    (book.out_of_reach if isinstance(found, str) else book.measured)[claim] = found
+
+
+def _largest(found: list[Measurement | str]) -> Measurement | str:
+    """The largest of several, any of which may have come out large by chance.
+
+    Its uncertainty is widened so that all n of them together exceed two of it with the probability
+    with which a single one does, if they are independent and there is nothing to find.
+    """
+    measured = [one for one in found if isinstance(one, Measurement)]
+    if not measured:
+        return found[0]
+    largest = max(measured, key=lambda one: one.value)
+    wider = stats.norm.ppf(stats.norm.cdf(2) ** (1 / len(measured))) / 2
+    text = f"the largest of {len(measured)}, for which its uncertainty is {wider:.2f} times as wide"
+    error, note = largest.uncertainty * wider, _joined(largest.note, text)
+    return replace(largest, uncertainty=error, note=note)
 
 
 def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None:
@@ -390,10 +428,11 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
         np.mean(np.log(row["rejection30_high"]) - np.log(row["rejection30_low"])) / 2
         for row in rows
     ]
-    error = math.hypot(_standard_error(difference), *jets)
+    error = math.hypot(standard_error(difference), *jets)
     note = _joined(
         f"{size} jets; {passed[0]:.0f} and {passed[1]:.0f} background jets passed",
         "uncertainty: seeds (Student) and background jets (binomial)",
+        ONE_PRETRAINING,
     )
     value, n_seeds = float(difference.mean()), len(difference)
     book.measured[claim] = Measurement(value, error, study.n_test, n_seeds, note)
@@ -412,7 +451,8 @@ def _gain_falls(book: Ledger, study: TaskResults) -> None:
     elif len(runs[0]) < 2 or ends[0] == ends[1]:
         book.out_of_reach[claim] = "one seed, or one training size"
     else:
-        note = _joined(f"{ends[0]} against {ends[1]} jets", _unfinished(study, points))
+        text = f"{ends[0]} against {ends[1]} jets"
+        note = _joined(text, _unfinished(study, points), ONE_PRETRAINING)
         book.measured[claim] = _over_seeds(runs, study.n_test, note)
 
 
@@ -421,17 +461,11 @@ def _unfinished(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
     if not unfinished:
         return ""
     total = sum(len(study.row(*point)["accuracy"]) for point in points)
-    return f"{unfinished} of {total} fits were still improving when their steps ran out"
+    return f"{unfinished} of {total} fits were best when their steps ran out"
 
 
 def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
-
-
-def _standard_error(values: np.ndarray) -> float:
-    """Of the mean, widened to the one-sigma quantile of Student's t, since seeds are few."""
-    student = stats.t.ppf(stats.norm.cdf(1), len(values) - 1)
-    return float(student * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def _over_seeds(runs: list[np.ndarray], n_test: int, note: str) -> Measurement:
@@ -447,7 +481,7 @@ def _over_seeds(runs: list[np.ndarray], n_test: int, note: str) -> Measurement:
     jets = np.sqrt((means * (1 - means)).sum() / n_test)
     return Measurement(
         float(values.mean()),
-        math.hypot(_standard_error(values), jets),
+        math.hypot(standard_error(values), jets),
         n_test,
         len(values),
         _joined(note, "uncertainty: seeds (Student) and test jets (binomial)"),

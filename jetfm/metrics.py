@@ -29,6 +29,12 @@ class Estimate:
     n_undefined: int = 0  # NaN left out
 
 
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of a few values, widened to the one-sigma quantile of Student's t."""
+    student = stats.t.ppf(stats.norm.cdf(1), len(values) - 1)
+    return float(student * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
 @dataclass(frozen=True)
 class Resolution:
     """Normal distribution fitted to a histogram of residuals, in the residuals' unit.

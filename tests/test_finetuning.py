@@ -279,6 +279,39 @@ def test_two_workers_and_an_interruption_change_nothing(jets, pretrained, tmp_pa
     assert resumed == whole
 
 
+@pytest.mark.parametrize("weights", ["finetuned", "fixed"])
+def test_a_fit_is_given_training_jets_to_learn_and_validation_jets_to_stop(
+    jets, pretrained, tmp_path, monkeypatch, weights
+):
+    """Test jets are read once, when the weights are final."""
+    (runner,) = runners(jets, pretrained, (weights,))
+    asked: dict[str, list] = {"train": [], "val": [], "test": []}
+    kind = EncodedJets if weights == "fixed" else LabelledJets
+    if weights == "fixed":
+        study._encode(runner, 20, SHORT, tmp_path, 1)
+    original, score = kind.batch, study.log_probabilities
+    order = []
+
+    def spy(side, indices):
+        split = side.folder.name
+        asked[split].extend(map(int, indices))
+        order.append(split)
+        return original(side, indices)
+
+    def scored(*args):
+        order.append("final")
+        return score(*args)
+
+    monkeypatch.setattr(kind, "batch", spy)
+    monkeypatch.setattr(study, "log_probabilities", scored)
+    study.one_fit(runner, 20, 0, SHORT, tmp_path, 1)
+    assert set(asked["train"]) == set(jets.train.training_order(1000)[:20].tolist())
+    assert set(asked["val"]) == set(jets.val.indices.tolist())
+    assert sorted(asked["test"]) == jets.test.indices.tolist()
+    assert set(order[: order.index("final")]) == {"train", "val"}
+    assert set(order[order.index("final") + 1 :]) == {"test"}
+
+
 def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
     run_study(runners(leaky, pretrained, ("scratch",)), SHORT, tmp_path, 1, False, workers=1)

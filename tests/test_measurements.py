@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jetfm.claims import TRANSFER
+from jetfm import measurements
+from jetfm.claims import TAGGING, TRANSFER
 from jetfm.finetuning import TaskResults
-from jetfm.ledger import Ledger
-from jetfm.measurements import _over_seeds, _transfer
+from jetfm.ledger import Ledger, Measurement
+from jetfm.measurements import _largest, _over_seeds, _tagging, _transfer, measure
 
 N_TEST = 2000
 
@@ -85,6 +86,59 @@ def test_paper_2s_claims_compare_the_right_models():
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-12)
     assert set(found) == set(TRANSFER)
+
+
+TAGGERS = {
+    ("scratch", 100): 0.70, ("fixed", 100): 0.82, ("finetuned", 100): 0.85,
+    ("scratch", 1000): 0.75, ("fixed", 1000): 0.88, ("finetuned", 1000): 0.90,
+    ("scratch", 10_000): 0.84, ("fixed", 10_000): 0.89, ("finetuned", 10_000): 0.91,
+}  # fmt: skip
+
+
+def test_paper_1s_claims_compare_the_right_points():
+    rows = [
+        _row("omnijet-combined", weights, size, [accuracy, accuracy])
+        for (weights, size), accuracy in TAGGERS.items()
+    ]
+    sizes = [100, 1000, 10_000]
+    result = {"rows": rows, "sizes": sizes, "classes": ["QCD", "Tbqq"], "n_test": 1000}
+    book = Ledger("test")
+    _tagging(book, TaskResults("tagging", result))
+    expected = {
+        "finetune-100": 0.85, "finetune-1000": 0.90, "scratch-1000": 0.75, "gain-100": 0.15,
+        "gain-1000": 0.15, "gain-up-to": 0.15, "labels-100": 0.01, "fixed-beats-scratch": 0.13,
+        "gain-falls": 0.15 - 0.07, "open-beats-fixed": 0.02,
+    }  # fmt: skip
+    found = {claim: one.value for claim, one in book.measured.items()}
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert set(book.out_of_reach) == {"gain-2M"}
+    assert set(found) | set(book.out_of_reach) == set(TAGGING)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_the_largest_of_several_exceeds_two_of_its_uncertainty_as_rarely_as_one(n):
+    values = np.random.default_rng(3).normal(size=(100_000, n))
+    one = _largest([Measurement(x, 1.0, 10) for x in values[0]])
+    assert one.value == values[0].max()
+    share = (values.max(1) > 2 * one.uncertainty).mean()
+    assert share == pytest.approx(0.02275, abs=0.0016)  # three standard deviations
+
+
+def test_leaked_test_jets_leave_nothing_to_judge(monkeypatch):
+    class Study:
+        tasks = dict.fromkeys(("tagging", "ten-classes", "landscape"))
+
+        def __getitem__(self, task):
+            return TaskResults(task, {"n_leaked": 3 if task == "landscape" else 0})
+
+    book, filled = Ledger("test"), []
+    for name in ("_token_quality", "_token_classifiers", "_generation"):
+        monkeypatch.setattr(measurements, name, lambda *_: None)
+    for name in ("_tagging", "_transfer"):
+        monkeypatch.setattr(measurements, name, lambda *_, name=name: filled.append(name))
+    measure(book, None, None, None, Study())
+    assert filled == ["_tagging"] and set(book.out_of_reach) == set(TRANSFER)
+    assert set(book.out_of_reach.values()) == {"3 test jets are training or validation jets, too"}
 
 
 def test_rejections_and_gains_have_the_right_sign():

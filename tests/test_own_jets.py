@@ -51,6 +51,8 @@ def test_scores_belong_to_their_jets(folder, tmp_path):
     table = parquet.read_table(tmp_path / SCORES).to_pydict()
     labels = JetStore(folder / "test").labels
     kept = labels[np.isin(labels, (0, 8))]
+    assert 0 < len(kept) < len(labels)
+    assert table["jet"] == np.flatnonzero(np.isin(labels, (0, 8))).tolist()
     assert table["class"] == ["Tbqq" if label == 8 else "QCD" for label in kept]
     total = np.array(table["p_QCD"]) + np.array(table["p_Tbqq"])
     np.testing.assert_allclose(total, 1, rtol=1e-5)
@@ -139,6 +141,13 @@ def test_fewer_jets_than_a_batch(folder, tmp_path):
 def test_one_class_is_refused(folder, tmp_path):
     jets = own(folder, train=folder / "one-class", classes=())
     with pytest.raises(JetfmError, match="jets of QCD alone"):
+        finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
+
+
+@pytest.mark.parametrize("classes", [("QCD",), ("QCD", "QCD"), ("QCD", "Tbqq", "QCD")])
+def test_classes_that_are_not_two_different_ones_are_refused(folder, tmp_path, classes):
+    jets = own(folder, classes=classes)
+    with pytest.raises(JetfmError, match="classes.*QCD.*expected two different ones or more"):
         finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jetfm.metrics import standard_error
+
 N_DRAWS = 2000
 
 
@@ -61,8 +63,8 @@ def label_saving(
     sizes : labels of the curve from scratch, ascending
     scratch : accuracies at each of them, one a seed
     size, reached : labels and accuracies of the pre-trained model
-    n_test : test jets; their binomial error and that of the mean over seeds are drawn from, all
-        independent normals. Too wide where they share the test jets.
+    n_test : test jets; their binomial error and that of the mean over seeds (Student) are drawn
+        from, all independent normals. Too wide where they share the test jets.
     """
     rng = np.random.default_rng(seed)
     logs = np.log([float(n) for n in sizes])
@@ -79,7 +81,7 @@ def label_saving(
 
 def _draws(rng: np.random.Generator, values: np.ndarray, n_test: int) -> np.ndarray:
     mean = float(np.mean(values))
-    seeds = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    seeds = standard_error(values) if len(values) > 1 else 0.0
     jets = math.sqrt(mean * (1 - mean) / n_test)
     return rng.normal(mean, math.hypot(seeds, jets), N_DRAWS)
 

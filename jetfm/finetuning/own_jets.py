@@ -72,8 +72,9 @@ def finetune_files(
     ----------
     tokenizer : folder of the tokenizer that the contender's pre-trained model belongs to; a
         baseline needs none
-    out : gets ``scores.parquet`` (label, class name and the probability of every class of each
-        test jet, in the order of the files), ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``,
+    out : gets ``scores.parquet`` (for each test jet of the classes, in the order of the files: its
+        place among all jets of the files, label, class name and the probability of every class),
+        ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``,
         and ``classifier.safetensors``
 
     Returns
@@ -115,6 +116,8 @@ def _finetune_files(
         for split, path in files.items()
         if path is not None
     }
+    if own.classes and len(set(own.classes)) < max(len(own.classes), 2):
+        raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
     classes = own.classes or _classes_of(stores["train"])
     tokens: dict[str, Path] = {}
     if reads_ids:
@@ -194,7 +197,7 @@ def _fit(
     metrics |= {"n_val": len(jets.val.indices), "n_test": len(jets.test.indices), "seed": seed}
     write_json(out / METRICS, metrics)
     labels = jets.test.labels[jets.test.indices].astype(np.int64)
-    _write_scores(out / SCORES, labels, scores, classes)
+    _write_scores(out / SCORES, jets.test.indices, labels, scores, classes)
     plotting.use_style()
     data = as_json(_roc_data(labels, scores, classes, contender.text))
     plotting.save(roc(**data), data, "roc", out)
@@ -220,9 +223,14 @@ def _classes_of(store: JetStore) -> tuple[str, ...]:
 
 
 def _write_scores(
-    path: Path, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+    path: Path,
+    indices: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    classes: Sequence[str],
 ) -> None:
-    columns = {"label": pa.array(labels), "class": pa.array(np.array(classes)[labels])}
+    columns = {"jet": pa.array(indices), "label": pa.array(labels)}
+    columns["class"] = pa.array(np.array(classes)[labels])
     columns |= {f"p_{name}": pa.array(np.exp(scores[:, i])) for i, name in enumerate(classes)}
     with replacing(path) as aside:
         parquet.write_table(pa.table(columns), aside)

@@ -71,19 +71,20 @@ class TaskResults:
         return None if row is None else np.array(row[metric], float)
 
     def still_improving(self, model: str, weights: str, size: int) -> int:
-        """Fits whose last validation was their best: with more steps they would do better."""
+        """Fits whose last validation was their best."""
         best, last = (self.runs(model, weights, size, key) for key in ("best_step", "last_step"))
         return int((best == last).sum())
 
     def scratch_of(self, model: str) -> str | None:
-        """Whose training from scratch a pre-trained model is compared with: its own network's."""
+        """Whose training from scratch a pre-trained model is compared with: its own network's, or
+        the main one's where that did not run."""
         for name in (model, "main"):
             if (name, "scratch") in self.contenders:
                 return name
         return None
 
     def saving(self, model: str, size: int) -> LabelSaving | None:
-        """How many times `size` labels the same network needs from scratch to do as well."""
+        """How many times `size` labels `scratch_of` the model needs to do as well."""
         scratch = self.scratch_of(model)
         reached = self.runs(model, "finetuned", size, "accuracy")
         if scratch is None or reached is None:
@@ -138,15 +139,16 @@ class TaskResults:
         return {"title": f"{size:,} labelled jets, {self.n_test:,} test jets", "lines": lines}
 
     def savings_as_text(self) -> str:
-        """Labels that fine-tuning saves, by model and size, where a training from scratch ran."""
+        """Labels that fine-tuning saves, by model and size, and against whom."""
         lines = []
         for model, weights in self.contenders:
             for size in self.sizes:
                 saving = self.saving(model, size) if weights == "finetuned" else None
                 if saving is not None:
                     text = self.row(model, weights, size)["text"]
+                    against = self.row(self.scratch_of(model), "scratch", size)["text"]
                     lines.append(f"{text:40s} {size:8,d} labels are worth {saving.as_text()} times "
-                                 "as many from scratch")  # fmt: skip
+                                 f"as many of {against}")  # fmt: skip
         return "\n".join(lines)
 
     def as_text(self) -> str:
@@ -157,7 +159,7 @@ class TaskResults:
         titles["rejection50"] = "1/eps_B at 50 %"
         width = max(len(row["text"]) for row in self.result["rows"])
         head = "".join(f"{titles[name]:>30s}" for name in names)
-        lines = [f"{'':{width}s} {'jets':>8s}{head}  seeds, still improving"]
+        lines = [f"{'':{width}s} {'jets':>8s}{head}  seeds, best at their last"]
         for row in self.result["rows"]:
             cells = "".join(f"{_cell(row, name):>30s}" for name in names)
             improving = self.still_improving(row["model"], row["weights"], row["size"])

@@ -5,7 +5,7 @@ depends on, or finds them (`jetfm.artifacts`). Nothing passes from stage to stag
 
     jets -> store -> tokenizer -> tokens -> pretraining -----------> generated -> its quality
               |                     |            `-> fine-tuning <- other jets
-              |                     |-> token quality                   |
+              |                     |-> token quality    |              |
               |                     `-> models of some classes ---------|
               `-> EPiC-FM, density -------------------------------------'
 """
@@ -17,10 +17,9 @@ from pathlib import Path
 from jetfm import ledger
 from jetfm.errors import JetfmError
 from jetfm.pipeline.classifiers import ClassifierStages
-from jetfm.pipeline.generators import GeneratorStages
 
 
-class Pipeline(GeneratorStages, ClassifierStages):
+class Pipeline(ClassifierStages):
     """All stages of one profile, the ledger and the gallery of figures.
 
     Parameters

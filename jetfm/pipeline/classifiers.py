@@ -11,18 +11,21 @@ from jetfm.data.schema import SPLITS
 from jetfm.files import link_files
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
 from jetfm.paths import work_folder
+from jetfm.pipeline.generators import BY_TYPE, GeneratorStages
 from jetfm.pipeline.jets import JETCLASS
-from jetfm.pipeline.models import ModelStages
 from jetfm.pipeline.tokens import MAIN
-from jetfm.settings import BASELINES
+from jetfm.settings import BASELINES, PretrainingSettings
 
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
 # sets once, at the end, 3 padded all jets of a batch alike.
 FITS_VERSION = 4
 
 
-class ClassifierStages(ModelStages):
-    """From pre-trained models to classifiers."""
+class ClassifierStages(GeneratorStages):
+    """From pre-trained models to classifiers.
+
+    A model that is fine-tuned is a pre-training of the profile, or one of paper 1's generators.
+    """
 
     def finetuning(self) -> Finetuning:
         """Every task of the profile: pre-trained models, the same from scratch, baselines."""
@@ -33,7 +36,7 @@ class ClassifierStages(ModelStages):
         self.pretrain_all()
         runners = [runner for name in settings.tasks for runner in self._runners(name)]
         inputs = {
-            f"model {name}": self.pretraining(name).digest
+            f"model {name}": self.generator_model(name).digest
             for name in wanted
             if name not in BASELINES
         }
@@ -81,14 +84,25 @@ class ClassifierStages(ModelStages):
             "max_constituents": self.profile.data.max_constituents,
             "contender": runner.contender.name,
             "preprocessing": runner.jets.train.preprocessing.to_dict(),
-            "model": None if model in BASELINES else self.pretraining(model).digest,
+            "model": None if model in BASELINES else self.generator_model(model).digest,
             "stores": [self._store(split, task.jets).digest for split in SPLITS],
         }
         return fingerprint(request)
 
+    @property
+    def _model_settings(self) -> dict[str, PretrainingSettings]:
+        """Of every model that can be fine-tuned."""
+        quality = self.profile.generative_quality
+        of_types = {BY_TYPE + name: quality.model for name in quality.trained_on}
+        return {**self.pretraining_settings, **of_types}
+
+    def _label(self, model: str) -> str:
+        known = self.pretraining_settings
+        return self.label(model) if model in known else self._model_settings[model].label
+
     def _contenders(self, task) -> dict[str, tuple[str, ...]]:
         """Weights by model, of those that the profile has."""
-        known = (*self.pretraining_settings, *BASELINES)
+        known = (*self._model_settings, *BASELINES)
         return {model: weights for model, weights in task.contenders.items() if model in known}
 
     def _runners(self, name: str) -> list[Runner]:
@@ -96,8 +110,8 @@ class ClassifierStages(ModelStages):
         found = []
         for model, starts in self._contenders(task).items():
             is_baseline = model in BASELINES
-            label = "" if is_baseline else self.label(model)
-            folder = None if is_baseline else self.pretraining(model).folder
+            label = "" if is_baseline else self._label(model)
+            folder = None if is_baseline else self.generator_model(model).folder
             jets = self._labelled(name, None if is_baseline else model)
             for weights in starts:
                 found.append(Runner(name, Contender(model, weights, label, folder), jets))
@@ -109,7 +123,7 @@ class ClassifierStages(ModelStages):
         task = settings.tasks[name]
         tokenizer, reads_ids = MAIN, False
         if model is not None:
-            pretraining = self.pretraining_settings[model]
+            pretraining = self._model_settings[model]
             tokenizer = pretraining.tokenizer
             reads_ids = pretraining.backbone.input == "token-id"
         limits = {"train": 0, "val": settings.limit_val_jets, "test": settings.limit_test_jets}

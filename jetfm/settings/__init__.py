@@ -9,6 +9,7 @@ from jetfm.settings.continuous import ContinuousSettings
 from jetfm.settings.data import DataSettings, LandscapeSettings, SplitSizes
 from jetfm.settings.finetuning import (
     BASELINES,
+    COMBINED,
     BaselineSettings,
     FinetuningSettings,
     TaskSettings,
@@ -32,6 +33,7 @@ from jetfm.settings.training import OptimizerSettings, TrainingSettings
 
 __all__ = [
     "BASELINES",
+    "COMBINED",
     "PRETRAINING_PRESETS",
     "TOKENIZER_PRESETS",
     "BackboneSettings",

@@ -14,6 +14,9 @@ from jetfm.settings.training import OptimizerSettings
 
 Weights = Literal["scratch", "fixed", "finetuned"]
 
+#: Paper 1's model of q/g and t->bqq' jets together, which generates and is fine-tuned (P1 III B).
+COMBINED = "omnijet-combined"
+
 #: Classifiers without pre-training, trained on the same jets as the others.
 BASELINES = {
     "deepsets": "DeepSets",
@@ -39,9 +42,10 @@ class TaskSettings(Settings):
     # Named as in the schema; a jet's label is the place of its class here, so that the last of two
     # is the signal. Empty: all ten.
     classes: tuple[str, ...] = ()
-    # By name of a pre-training of the profile ('main' is ``pretraining``): with which weights its
-    # backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the pre-trained. By name
-    # of a baseline (`BASELINES`): 'scratch'. Those of no profile entry are left out.
+    # By name of a pre-training of the profile ('main' is ``pretraining``), or `COMBINED`: with
+    # which weights its backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the
+    # pre-trained. By name of a baseline (`BASELINES`): 'scratch'. Those of no profile entry are
+    # left out.
     contenders: dict[str, tuple[Weights, ...]] = _CONTENDERS  # P2's strategies, and baselines
     sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
 
@@ -76,7 +80,7 @@ class FinetuningSettings(Settings):
     tasks: dict[str, TaskSettings] = {
         # P1 figure 7: OmniJet-alpha, t->bqq' against q/g
         "tagging": TaskSettings(
-            classes=("QCD", "Tbqq"), contenders={"omnijet": ("scratch", "fixed", "finetuned")}
+            classes=("QCD", "Tbqq"), contenders={COMBINED: ("scratch", "fixed", "finetuned")}
         ),
         # P2 figures 4 and 5
         "ten-classes": TaskSettings(sizes=(100, 1000, 10_000, 100_000, 1_000_000, 10_000_000)),

@@ -316,7 +316,7 @@ class TokenClassifiers:
             f"{len(result['classes'])} classes, {result['n_train']} training jets, "
             f"{result['n_val']} validation jets, {result['n_test']} test jets",
             f"{'classifier':11s} {'input':{width}s} {'codes':>6s} {'accuracy':>18s} "
-            f"{'cross-entropy':>18s}  seeds, still improving",
+            f"{'cross-entropy':>18s}  seeds, best at their last",
         ]
         for row in self.rows:
             cells = [_mean_and_spread(row[metric]) for metric in ("accuracy", "loss")]
