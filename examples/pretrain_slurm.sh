@@ -18,8 +18,10 @@ profile=${1:-paper}
 strategy=${2:-main}
 settings=(--profile "$profile" ${DATA:+--data "$DATA"})
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS   # srun does not take it over by itself
+export SLURM_KILL_BAD_EXIT=1                 # where one task fails, the others would wait for it
 
-# every stage before, once, in one process: without srun, jetfm is alone
+# the main tokenizer and its tokens, once, in one process: without srun, jetfm is alone
 .venv/bin/python -m jetfm tokenize "${settings[@]}"
 
 # --sharding fsdp where weights, gradients and optimiser do not fit one GPU; the result is the same

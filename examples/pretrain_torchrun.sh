@@ -13,7 +13,7 @@ settings=(--profile "$profile" ${DATA:+--data "$DATA"})
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 
 if [[ ${NODES:-1} -eq 1 ]]; then
-  # every stage before, once, in one process with all cores
+  # the main tokenizer and its tokens, once, in one process with all cores
   .venv/bin/python -m jetfm tokenize "${settings[@]}"
   where=(--standalone)
 else

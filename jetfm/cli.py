@@ -11,7 +11,7 @@ import typer
 
 import jetfm
 from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
-from jetfm.cores import watch_parent
+from jetfm.cores import AGENT, watch_parent
 from jetfm.distributed import SHARDING, rank
 from jetfm.distributed import sharding as check_sharding
 from jetfm.errors import JetfmError
@@ -208,6 +208,13 @@ def tokenize(
     dask_address: Annotated[
         str | None, typer.Option(help="With --tokenizer: a Dask scheduler, to run on its workers.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="With --tokenizer: check finished tokens against checksums, remake damaged ones.",
+        ),
+    ] = False,
 ) -> None:
     """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
 
@@ -231,6 +238,7 @@ def tokenize(
         1 if seed is None else seed,
         workers=workers,
         dask_address=dask_address,
+        verify=verify,
     )
     typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 
@@ -268,7 +276,7 @@ def pretrain(
         os.environ[SHARDING] = sharding  # its processes have to know, too
     check_sharding()
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        watch_parent(os.getppid())  # torchrun's agent
+        watch_parent(int(os.environ.get(AGENT, os.getppid())))  # ours, or torchrun's own
     pipeline = _pipeline(profile, data, seed, dry_run)
     _known_strategy(pipeline, strategy)
     folder = pipeline.pretraining(strategy, processes).folder

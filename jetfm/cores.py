@@ -6,11 +6,29 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+AGENT = (
+    "JETFM_AGENT"  # variable: tells processes that `jetfm.launch` started whose children they are
+)
 
 
 def n_cores() -> int:
     """Cores that this process may use; a batch system's limit counts where the OS tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def changed_environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment that processes started inside the block inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def watch_parent(parent: int) -> None:

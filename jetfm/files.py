@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -88,6 +88,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def made_aside(folder: Path, is_made: Callable[[], bool]) -> Iterator[Path]:
+    """Yield a hidden folder beside `folder`; a clean exit moves it there, an error removes it.
+
+    Several processes may make the same: where `folder` cannot be replaced, or a file is in the way,
+    because another process was first (``is_made()``), what this one made is dropped.
+    """
+    aside = make_folder(folder.parent) / f".{folder.name}.{secrets.token_hex(4)}.part"
+    try:
+        yield aside
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except OSError:
+        if not is_made():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(folder: str | Path) -> int:
@@ -198,7 +218,9 @@ def _npy_header(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int, int]:
         return shape, dtype, file.tell(), file.seek(0, 2)
 
 
-_known_header = lru_cache(2**16)(_npy_header)  # of files that are read again and again
+@lru_cache(2**16)  # of files that are read again and again
+def _known_header(path: str, changed: int, size: int, inode: int):
+    return _npy_header(path)
 
 
 class NpyReader:
@@ -207,7 +229,9 @@ class NpyReader:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         with naming(path):
-            self.shape, self.dtype, self._start, _ = _known_header(str(path))
+            now = os.stat(path)
+            known = _known_header(str(path), now.st_mtime_ns, now.st_size, now.st_ino)
+            self.shape, self.dtype, self._start, _ = known
             self._file = self.path.open("rb", buffering=0)
 
     def read(self, start: int, stop: int) -> np.ndarray:

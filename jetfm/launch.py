@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from jetfm.cores import n_cores, watch_parent
+from jetfm.cores import AGENT, n_cores, watch_parent
 from jetfm.distributed import launched
 from jetfm.errors import JetfmError
 
@@ -96,6 +96,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
 def _agent() -> int:
     """torchrun, without its own report of what a worker has said; the first failure's code."""
     watch_parent(int(os.environ[_PARENT]))
+    os.environ[AGENT] = str(os.getpid())
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run

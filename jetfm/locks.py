@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,8 +46,9 @@ class exclusive:
             raise
 
     def _wait(self) -> None:
-        known = self.owner.exists()
-        holder = self.owner.read_text(encoding="utf-8") if known else "another process"
+        holder = "another process"
+        with suppress(FileNotFoundError):  # it may be gone by now
+            holder = self.owner.read_text(encoding="utf-8")
         folder = self.owner.parent
         if self.say is None:
             raise JetfmError(folder, f"{holder} at work", "one process at a time") from None

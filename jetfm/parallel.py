@@ -12,16 +12,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from jetfm.cores import end_with_parent, n_cores
+from jetfm.cores import changed_environment, end_with_parent, n_cores
+from jetfm.errors import JetfmError
 
+_LONGEST_TMP = 70
 _IMPORTED = ("jetfm.pipeline", "jetfm.lightning_task")  # by the server, once
 
 
@@ -33,15 +38,21 @@ def run_tasks(
     progress: bool = True,
     unit: str = "fit",
 ) -> None:
-    """Call ``function(*task)`` for every task; an exception of one ends them all.
+    """Call ``function(*task)`` for every task.
 
-    Ctrl-C ends the workers at once, also where it reaches this process alone.
+    An exception of one, or Ctrl-C also where it reaches this process alone, ends all workers at
+    once.
 
     Parameters
     ----------
     function : importable by name; what it makes, it writes to files
     name, unit : what the progress bar says
     workers : processes; 0 is one per available core. On a machine with a GPU, one: it is shared.
+
+    Raises
+    ------
+    JetfmError
+        A worker that was killed, as the system does where memory lacks.
     """
     if not workers:
         workers = 1 if torch.cuda.is_available() else n_cores()
@@ -56,16 +67,18 @@ def run_tasks(
             return
         others = multiprocessing.active_children()
         with ProcessPoolExecutor(workers, _context(), _start_worker, (dict(os.environ),)) as pool:
-            futures = [pool.submit(function, *task) for task in tasks]
             try:
+                futures = [pool.submit(function, *task) for task in tasks]
                 for future in as_completed(futures):
                     future.result()
                     bar.update()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
-                if isinstance(error, KeyboardInterrupt):
-                    for worker in set(multiprocessing.active_children()) - set(others):
-                        worker.terminate()
+                for worker in set(multiprocessing.active_children()) - set(others):
+                    worker.terminate()
+                if isinstance(error, BrokenProcessPool):
+                    found = f"the sudden end of a worker ({error})"
+                    raise JetfmError(name, found, "memory for each of them") from None
                 raise
 
 
@@ -81,10 +94,15 @@ def one_thread():
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    if sys.platform != "linux":  # elsewhere libraries may not survive a fork
+    # Elsewhere libraries may not survive a fork; a socket's path may have a hundred characters.
+    if sys.platform != "linux" or len(tempfile.gettempdir()) > _LONGEST_TMP:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
+    # the server is to import what this process has imported, not what lies in the current folder
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    with changed_environment({"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}):
+        forkserver.ensure_running()
     return context
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jetfm.errors import JetfmError
 from jetfm.parallel import run_tasks
 
 
@@ -19,8 +20,25 @@ def write_pid_and_sleep(folder: str, name: str) -> None:
     time.sleep(600)
 
 
-def fail(name: str) -> None:
+def fail(name: str, folder: str = "") -> None:
+    """At once, or as soon as another task has begun."""
+    while folder and not list(Path(folder).glob("*")):
+        time.sleep(0.01)
     raise ValueError(name)
+
+
+def fail_or_sleep(folder: str, name: str) -> None:
+    fail("bad", folder) if name == "fail" else write_pid_and_sleep(folder, name)
+
+
+def kill_oneself(name: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_where_jetfm_is(path: str) -> None:
+    import jetfm
+
+    Path(path).write_text(f"{jetfm.__file__} {os.environ['JETFM_WORK']} {os.getcwd()}")
 
 
 def is_alive(pid: int) -> bool:
@@ -35,6 +53,47 @@ def is_alive(pid: int) -> bool:
 def test_an_error_of_a_task_reaches_the_caller(workers):
     with pytest.raises(ValueError, match="bad"):
         run_tasks(fail, [("bad",), ("bad",)], workers, progress=False)
+
+
+@pytest.mark.timeout(120)
+def test_an_error_of_a_task_ends_the_others(tmp_path):
+    with pytest.raises(ValueError, match="bad"):
+        run_tasks(fail_or_sleep, [(str(tmp_path), n) for n in ("a", "fail")], 2, progress=False)
+    while is_alive(int((tmp_path / "a").read_text() or 1)):  # it would sleep for ten minutes
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_was_killed_is_one_clear_error():
+    with pytest.raises(JetfmError, match="^fits: found the sudden end of a worker"):
+        run_tasks(kill_oneself, [("a",), ("b",)], 2, "fits", progress=False)
+
+
+@pytest.mark.timeout(120)
+def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_path):
+    """Another jetfm in the current folder is not it; what was set after the first pool counts."""
+    script = (
+        "import os\n"
+        "from jetfm.parallel import run_tasks\n"
+        "from tests.test_parallel import write_where_jetfm_is as task\n"
+        "if __name__ == '__main__':\n"
+        "    for number in '12':\n"
+        "        os.environ['JETFM_WORK'] = number\n"
+        "        os.makedirs(number), os.chdir(number)\n"
+        "        run_tasks(task, [(os.path.abspath(n),) for n in 'ab'], 2, progress=False)\n"
+        "        os.chdir('..')\n"
+    )
+    for folder in ("script", "here/jetfm"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "script/main.py").write_text(script)
+    (tmp_path / "here/jetfm/__init__.py").write_text("raise ImportError('another one')")
+    here, root = tmp_path / "here", Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, tmp_path / "script/main.py"]
+    subprocess.run(command, env=environment, cwd=here, check=True, timeout=100)
+    for number in "12":
+        expected = f"{root / 'jetfm/__init__.py'} {number} {here / number}"
+        assert [(here / number / name).read_text() for name in "ab"] == [expected] * 2
 
 
 @pytest.mark.timeout(120)

@@ -9,7 +9,6 @@ of the files, whoever converted them: its bytes depend on the files and the requ
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,12 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from jetfm.data import jetclass, toplandscape
-from jetfm.data.ragged import MANIFEST, PARTS, join_parts
+from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder, naming, read_json, sha256, write_json
+from jetfm.files import made_aside, make_folder, naming, read_json, sha256, write_json
 from jetfm.locks import exclusive
 
 PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
@@ -96,17 +95,17 @@ def convert(
     with exclusive(folder, None, "convert."):
         parts = plan(files, folder, tuple(features), jets_per_class)
         parts = [_named_apart(part, append) for part in parts]
-        before = _listed(folder)
+        before = _listed(folder, append)
         made_before = set(before)
         others = [name for name in before if name not in {part.name for part in parts}]
         if others and not append:
             found = f"parts of other files, e.g. {others[0]}"
             raise JetfmError(folder, found, "an empty folder, or append (--append) to keep them")
         for path in (folder / PARTS).glob(".*.part"):  # of killed workers
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # one of a cluster may still be at work
         pending = [part for part in parts if not is_made(part)]
         if any(part.name in made_before for part in pending):
-            (folder / MANIFEST).unlink()  # from here on not the store it describes
+            (folder / MANIFEST).unlink(missing_ok=True)  # from here on not the store it describes
         if verify:
             pending = [replace(part, verify=True) for part in parts]
         _run(pending, len(parts), workers, dask_address, progress)
@@ -197,7 +196,7 @@ def _named_apart(part: Part, append: bool) -> Part:
         stamp = part.path / _STAMP
         if not stamp.exists() or is_made(part):
             return part
-        if (owner := read_json(stamp)["path"]) == str(Path(part.source).resolve()):
+        if (owner := _owner(stamp)) in (None, str(Path(part.source).resolve())):
             return part  # the file changed
         if not append:
             break
@@ -205,13 +204,25 @@ def _named_apart(part: Part, append: bool) -> Part:
     raise JetfmError(part.folder, found, f"one of {part.source}; choose another folder")
 
 
-def _listed(folder: Path) -> list[str]:
-    """Parts of the store that is there."""
+def _owner(stamp: Path) -> str | None:
+    """Path of the file that a part is of; None where the stamp is damaged."""
+    with suppress(JetfmError, KeyError, TypeError):
+        return read_json(stamp)["path"]
+    return None
+
+
+def _listed(folder: Path, append: bool) -> list[str]:
+    """Parts of the store that is there; of a damaged one only who appends has to know them."""
     if not (folder / MANIFEST).exists():
         return []
-    info = read_json(folder / MANIFEST)
-    if "parts" not in info or info.get("kind") != JetStore.kind:
-        raise JetfmError(folder, f"a {info.get('kind')} of another form", "an empty folder")
+    try:
+        info = manifest(folder)
+    except JetfmError:
+        if append:
+            raise
+        return []
+    if "parts" not in info or info["kind"] != JetStore.kind:
+        raise JetfmError(folder, f"a {info['kind']} of another form", "an empty folder")
     return [part["name"] for part in info["parts"]]
 
 
@@ -223,21 +234,26 @@ def is_made(part: Part) -> bool:
     """
     if not (part.path / MANIFEST).exists():
         return False
-    info, source = read_json(part.path / MANIFEST), Path(part.source)
+    try:
+        info, source = JetStore(part.path).info, Path(part.source)
+        before = read_json(part.path / _STAMP) if (part.path / _STAMP).exists() else None
+    except JetfmError:  # damaged: made anew
+        return False
     wanted = {"features": list(part.features)} | _request(part)
     if {key: info.get(key) for key in wanted} != wanted:
         return False
-    stamp, now = part.path / _STAMP, _stamp_of(source)
-    before = read_json(stamp) if stamp.exists() else now | {"mtime_ns": 0}
+    now = _stamp_of(source)
+    if not isinstance(before, dict) or before.keys() != now.keys():
+        before = now | {"mtime_ns": 0}
     if (before["size"], before["mtime_ns"]) == (now["size"], now["mtime_ns"]):
         return True
-    known = info["sources"][0]
-    if (known["name"], before["size"]) != (source.name, now["size"]):
+    known = next(iter(info.get("sources", [])), None)
+    if not isinstance(known, dict) or before["size"] != now["size"]:
         return False
-    if known["sha256"] != sha256(source):
+    if known.get("name") != source.name or known.get("sha256") != sha256(source):
         return False
     with suppress(JetfmError):  # a store that cannot be written is as good
-        write_json(stamp, now)
+        write_json(part.path / _STAMP, now)
     return True
 
 
@@ -277,18 +293,8 @@ def make_part(part: Part) -> str:
     """
     if is_made(part) and (not part.verify or _is_sound(part)):
         return part.name
-    parts = make_folder(part.path.parent)
-    aside = parts / f".{part.name}.{secrets.token_hex(4)}.part"
-    try:
+    with made_aside(part.path, lambda: is_made(part)) as aside:
         _write(part, aside)
-        if part.path.exists():
-            shutil.rmtree(part.path)
-        aside.rename(part.path)
-    except OSError:
-        if not is_made(part):  # else the other worker was first
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return part.name
 
 

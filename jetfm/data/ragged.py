@@ -17,7 +17,7 @@ import numpy as np
 from jetfm.data.joined import JoinedArray, blocks
 from jetfm.data.schema import class_by_name
 from jetfm.errors import JetfmError
-from jetfm.files import NpyReader, map_npy, read_json, sha256, write_json
+from jetfm.files import NpyReader, map_npy, naming, read_json, sha256, write_json
 
 MANIFEST, PARTS = "store.json", "parts"
 VERSION = 1
@@ -25,6 +25,7 @@ GAP = 16  # jets, some 10 kB: read with those on both sides; to skip more costs 
 
 _MANY = 100  # rows of one part: read, not mapped, so that no pages stay with this process
 _COUNTED = ("n_jets", "n_constituents")
+_COUNTS = dict.fromkeys(_COUNTED, int)
 _SUMMED = (*_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range")
 _OF_A_PART = ("sha256", "at_most", "rows", "part", "source")
 
@@ -41,6 +42,7 @@ class RaggedFolder:
     """
 
     kind: str
+    in_manifest: dict[str, type]  # what ``store.json`` says beside what every store's does
     flat_arrays: tuple[str, ...]  # one row per constituent
     jet_arrays: tuple[str, ...]  # one row per jet
     parts: Sequence[Path] = ()  # folders of the parts, if there are any
@@ -50,9 +52,10 @@ class RaggedFolder:
         if not (self.folder / MANIFEST).exists():
             found = "no store.json" if self.folder.is_dir() else "no such folder"
             raise JetfmError(self.folder, found, f"a complete {self.kind}")
-        self.info = read_json(self.folder / MANIFEST)
-        if self.info.get("kind") != self.kind:
-            raise JetfmError(self.folder, f"a {self.info.get('kind')}", f"a {self.kind}")
+        self.info = manifest(self.folder)
+        if self.info["kind"] != self.kind:
+            raise JetfmError(self.folder, f"a {self.info['kind']}", f"a {self.kind}")
+        _check_entries(self.folder / MANIFEST, self.info, self.in_manifest)
         if "parts" in self.info:
             self._open_parts()
         else:
@@ -149,14 +152,32 @@ class RaggedFolder:
     def verify(self) -> None:
         """Compare every file's SHA-256 with its manifest; a difference is a JetfmError.
 
-        It names the file, and so the part of the store: `jetfm convert --verify` makes it anew.
+        It names the file, and so the part of the store: ``jetfm convert --verify``, or
+        ``tokenize --verify``, makes it anew.
         """
-        for name, expected in self.info["sha256"].items():
-            found = sha256(self.folder / name)
-            if found != expected:
-                raise JetfmError(self.folder / name, f"sha256 {found}", expected)
+        self._verify_own_files()
         for path in self.parts:
             type(self)(path).verify()
+
+    def _verify_own_files(self) -> None:
+        for name, expected in self.info["sha256"].items():
+            with naming(self.folder / name):
+                found = sha256(self.folder / name)
+            if found != expected:
+                raise JetfmError(self.folder / name, f"sha256 {found}", expected)
+
+    def forget_damaged(self) -> bool:
+        """Take the manifests from the parts, or from the folder, that `verify` finds damaged, and
+        from the whole, so that they count as never made; whether there were any."""
+        damaged = set()
+        for folder in (self.folder, *self.parts):
+            try:
+                type(self)(folder)._verify_own_files()
+            except JetfmError:
+                damaged |= {folder, self.folder}
+        for folder in damaged:
+            (folder / MANIFEST).unlink(missing_ok=True)
+        return bool(damaged)
 
     def hold(self, jets: np.ndarray) -> RaggedFolder:
         """Some jets in memory, as a store of their own with indices from 0 on.
@@ -291,6 +312,26 @@ def padded(rows: np.ndarray, mask: np.ndarray, dtype=None) -> np.ndarray:
     x = np.zeros((mask.size, *rows.shape[1:]), dtype or rows.dtype)
     x[np.flatnonzero(mask)] = rows  # twice as fast as x[mask] on two axes
     return x.reshape(*mask.shape, *rows.shape[1:])
+
+
+def manifest(folder: Path) -> dict:
+    """``store.json`` of a folder; one that lacks what every store has is a JetfmError."""
+    path = folder / MANIFEST
+    info = read_json(path)
+    _check_entries(path, info, {"kind": str, "sha256": dict} | _COUNTS)
+    if "parts" in info:
+        _check_entries(path, info, {"parts": list})
+        for part in info["parts"]:
+            _check_entries(path, part, {"name": str} | _COUNTS)
+    return info
+
+
+def _check_entries(path: Path, found: object, expected: dict[str, type]) -> None:
+    for key, kind in expected.items():
+        value = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+            text = f"damaged ({value!r:.40} as '{key}')"
+            raise JetfmError(path, text, "the manifest of a complete store")
 
 
 def write_manifest(folder: Path, **entries) -> None:

@@ -116,4 +116,8 @@ def _walk(remote: Remote, known: dict):
                 known["members"][name] = [member.offset_data, member.size]
             known["next"] = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
             yield
+    # tarfile takes a damaged header for the end, which is a block of zeros, or none at all
+    file.seek(known["next"])
+    if any(file.read(_BLOCK)):
+        raise tarfile.ReadError(f"no header at byte {known['next']}")
     known["next"] = known["size"]

@@ -30,6 +30,7 @@ from jetfm.data.schema import BRANCHES, SPLITS, class_by_name
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
 from jetfm.files import make_folder, remove_leftovers
+from jetfm.locks import exclusive
 
 MAX_FILES = 1_000_000  # per class and split: keeps seeds apart
 COMPRESSIONS = {"lz4": uproot.LZ4(4), "lzma": uproot.LZMA(9)}  # JetClass's; a quarter smaller
@@ -213,6 +214,8 @@ def simulate(
     progress : show a progress bar, counted in jets
     compression : 'lz4' as JetClass, or 'lzma' for smaller files
 
+    Another process that simulates into `out` is waited for.
+
     Returns
     -------
     list of Path
@@ -228,16 +231,25 @@ def simulate(
     if compression not in COMPRESSIONS:
         raise JetfmError("compression", repr(compression), f"one of {', '.join(COMPRESSIONS)}")
     tasks = [replace(task, compression=compression) for task in tasks]
+    if not all(map(_is_finished, tasks)):
+        with exclusive(make_folder(out), print, "simulate."):
+            _make(tasks, out, f"simulate {split}", workers, dask_address, progress)
+    return [Path(task.path) for task in tasks]
+
+
+def _make(
+    tasks: list[Task],
+    out: str | Path,
+    name: str,
+    workers: int,
+    dask_address: str | None,
+    progress: bool,
+) -> None:
     pending = [task for task in tasks if not _is_finished(task)]
-    done = sum(t.n_jets for t in tasks) - sum(t.n_jets for t in pending)
-    if pending:
-        remove_leftovers(make_folder(out))
+    remove_leftovers(out)
+    total, left = (sum(task.n_jets for task in some) for some in (tasks, pending))
     with tqdm(
-        total=done + sum(t.n_jets for t in pending),
-        initial=done,
-        unit="jet",
-        desc=f"simulate {split}",
-        disable=not progress or not pending,
+        total=total, initial=total - left, unit="jet", desc=name, disable=not progress
     ) as bar:
 
         def finished(task: Task) -> None:
@@ -247,7 +259,6 @@ def simulate(
             run_distributed(make_file, pending, dask_address, finished)
         else:
             run_local(make_file, pending, workers, finished)
-    return [Path(task.path) for task in tasks]
 
 
 def plan(

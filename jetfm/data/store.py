@@ -51,7 +51,7 @@ class JetStore(RaggedFolder):
     parts : folders of the parts; where there are any, the arrays are `JoinedArray`
     """
 
-    kind = "jets store"
+    kind, in_manifest = "jets store", {"features": list}
     flat_arrays = ("constituents",)
     jet_arrays = ("jets",)
 

@@ -39,7 +39,7 @@ class TokenStore(RaggedFolder):
     parts : folders of the parts; where there are any, the arrays are `JoinedArray`
     """
 
-    kind = "token store"
+    kind, in_manifest = "token store", {"n_codes": int}
     flat_arrays = ("ids", "decoded", "positions")
     jet_arrays = ("labels", "multiplicity")
 

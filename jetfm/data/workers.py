@@ -8,21 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from jetfm.cores import n_cores, watch_parent
+from jetfm.cores import changed_environment, n_cores, watch_parent
 from jetfm.errors import JetfmError
 
-
-@contextmanager
-def _one_thread_each():
-    """Environment in which new processes use one thread for linear algebra."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+# in new processes linear algebra then has one thread
+_ONE_THREAD_EACH = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
 
 
 def run_local(
@@ -56,7 +48,7 @@ def run_local(
         if key in by_key:
             finished(by_key[key])
 
-    with _translated_errors(), _one_thread_each(), Callback(posttask=tick):
+    with _translated_errors(), changed_environment(_ONE_THREAD_EACH), Callback(posttask=tick):
         dask.compute(
             *delayed,
             scheduler="processes",
@@ -87,6 +79,10 @@ def run_distributed(
             future.release()  # or a worker that dies later would have it done once more
 
 
+# of a worker, or of the scheduler; the classes live in packages that not every call imports
+_ENDS = ("BrokenProcessPool", "KilledWorker", "FutureCancelledError", "CancelledError")
+
+
 @contextmanager
 def _translated_errors():
     """Turn what comes back from a worker into one plain JetfmError."""
@@ -97,7 +93,7 @@ def _translated_errors():
     except BrokenPipeError as error:
         raise JetfmError("worker", f"its end ({error})", "a worker that lives") from None
     except Exception as error:
-        if type(error).__name__ in ("BrokenProcessPool", "KilledWorker"):
+        if type(error).__name__ in _ENDS:
             raise JetfmError(
                 "worker", f"its sudden end ({error})", "memory for each worker"
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from jetfm.data.batches import InOrderBatches, shuffle_dense
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
-from jetfm.files import make_folder, read_json
+from jetfm.errors import JetfmError
+from jetfm.files import made_aside, make_folder
 from jetfm.tokenizers.interface import Tokenizer
 
 
@@ -100,6 +102,8 @@ def tokenize(
         for number, path in enumerate(store.parts)
     ]
     (make_folder(folder) / MANIFEST).unlink(missing_ok=True)  # from here on not a store
+    for path in (Path(folder) / PARTS).glob(".*.part"):  # of killed workers
+        shutil.rmtree(path, ignore_errors=True)
     pending = [task for task in tasks if not task.is_done()]
     with tqdm(
         total=len(tasks),
@@ -132,18 +136,28 @@ class PartToTokenize:
         """Whether the tokens are there, of these jets and this tokenizer."""
         if not (self.folder / MANIFEST).exists():
             return False
-        found = read_json(self.folder / MANIFEST)
+        try:
+            found = TokenStore(self.folder).info
+        except JetfmError:  # a damaged manifest: made anew
+            return False
         wanted = {"tokenizer": self.tokenizer.hash} | self.info
         return {key: found.get(key) for key in wanted} == wanted
 
 
 def tokenize_part(task: PartToTokenize) -> str:
-    """Write the tokens of one part; returns its name."""
+    """Write the tokens of one part, unless they are there; returns its name.
+
+    Two workers may do the same part, when a cluster takes one for dead that is not: each writes a
+    folder of its own, and the second to finish finds the same in place.
+    """
+    if task.is_done():
+        return task.folder.name
     tokenizer = task.tokenizer
     if task.elsewhere:
         tokenizer = tokenizer.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     options = (task.seed, task.max_constituents, task.batch_size, False)
-    _tokenize(tokenizer, JetStore(task.jets), task.folder, *options, task.info)
+    with made_aside(task.folder, task.is_done) as aside:
+        _tokenize(tokenizer, JetStore(task.jets), aside, *options, task.info)
     return task.folder.name
 
 

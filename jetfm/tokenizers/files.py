@@ -10,6 +10,8 @@ from jetfm.data.jet_files import store_of
 from jetfm.data.store import MANIFEST
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
+from jetfm.files import make_folder
+from jetfm.locks import exclusive
 from jetfm.tokenizers.encoding import tokenize
 from jetfm.tokenizers.interface import Tokenizer
 
@@ -23,8 +25,11 @@ def tokenize_files(
     progress: bool = True,
     workers: int = 1,
     dask_address: str | None = None,
+    verify: bool = False,
 ) -> TokenStore:
     """Write the token store of some jets, streamed: memory does not grow with their number.
+
+    Another process at `out` is waited for.
 
     Parameters
     ----------
@@ -35,36 +40,39 @@ def tokenize_files(
         same jets, is left as it is
     seed : of the order of constituents, where the tokenizer wants it random
     workers, dask_address : of a jets store in parts, see `tokenize`
+    verify : check the checksums of a complete store, and make what is damaged anew
 
     Raises
     ------
     JetfmError
         Missing, damaged or mismatched files, or a complete token store of other jets.
     """
-    tokenizer = Tokenizer.load(tokenizer_folder)
-    store = store_of(jets, Path(out) / "jets", progress)
-    source = store.info["sha256"]
-    if (Path(out) / MANIFEST).exists():
-        done = TokenStore(out)
+    tokenizer, out = Tokenizer.load(tokenizer_folder), make_folder(out)
+    with exclusive(out, print, "tokenize."):
+        store = store_of(jets, out / "jets", progress)
         wanted = {
             "tokenizer": tokenizer.hash,
-            "source": source,
+            "source": store.info["sha256"],
             "seed": [seed],
             "max_constituents": max_constituents,
         }
-        if wanted == {key: done.info.get(key) for key in wanted}:
-            return done
-        expected = "an empty folder, or the tokens of the same jets, tokenizer, seed and length"
-        raise JetfmError(out, "a token store of other jets or another tokenizer", expected)
-    tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
-    return tokenize(
-        tokenizer,
-        store,
-        out,
-        (seed,),
-        max_constituents,
-        progress=progress,
-        workers=workers,
-        dask_address=dask_address,
-        source=source,
-    )
+        if (out / MANIFEST).exists():
+            done = TokenStore(out)
+            if wanted != {key: done.info.get(key) for key in wanted}:
+                found = "a token store of other jets or another tokenizer"
+                expected = "an empty folder, or the tokens of the same jets, tokenizer, seed and "
+                raise JetfmError(out, found, f"{expected}length")
+            if not verify or not done.forget_damaged():
+                return done
+        tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+        return tokenize(
+            tokenizer,
+            store,
+            out,
+            (seed,),
+            max_constituents,
+            progress=progress,
+            workers=workers,
+            dask_address=dask_address,
+            source=wanted["source"],
+        )

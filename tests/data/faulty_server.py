@@ -77,11 +77,13 @@ class FaultyServer:
             body = body[:-1] + bytes([body[-1] ^ 1])
         if fault[0] in ("cut", "stall"):
             body = body[: fault[1]]
+        if fault[0] == "garble":
+            body = bytes(byte ^ 0x55 for byte in body)
+        self.sent += len(body)
         handler.wfile.write(body)
         handler.wfile.flush()
-        self.sent += len(body)
         if fault[0] == "stall":
-            self.over.wait(5)
+            self.over.wait(60)
         if fault[0] in ("cut", "stall"):
             handler.close_connection = True
 

@@ -218,6 +218,23 @@ def test_many_files_of_a_user_become_parts(sources, undisturbed, tmp_path, monke
 # --- faults ---
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"kind": "jets store"}', "no JSON"])
+@pytest.mark.parametrize("which", ["a part's", "its source", "the whole"])
+def test_a_damaged_manifest_is_written_anew(sources, undisturbed, tmp_path, content, which):
+    store = convert(sources, tmp_path, 1, progress=False)
+    paths = {
+        "a part's": store.parts[1] / "store.json",
+        "its source": store.parts[1] / ".source.json",
+        "the whole": tmp_path / "store.json",
+    }
+    paths[which].write_text(content)
+    if which == "the whole":
+        with pytest.raises(JetfmError, match="store.json"):
+            JetStore(tmp_path)
+    convert(sources, tmp_path, 1, progress=False)
+    assert contents(tmp_path) == undisturbed
+
+
 def test_a_damaged_part_is_found_named_and_made_anew(sources, undisturbed, tmp_path, monkeypatch):
     store = convert(sources, tmp_path, 1, progress=False)
     path = tmp_path / PARTS / "TTBar_000" / "constituents.npy"
@@ -285,8 +302,16 @@ def test_bad_requests(sources, tmp_path):
 
 
 def slow_part(part):
-    """Half a second before each part, so that there is a middle to be killed in."""
-    Path(part.folder, f".begun-{part.name}-{os.getpid()}").touch()
+    """Half a second before each part, so that there is a middle to be killed in.
+
+    Whoever is to be killed waits for it with the second part that it is given.
+    """
+    folder, mine = Path(part.folder), f"-{os.getpid()}"
+    to_be_killed = (folder / f".victim{mine}").exists()
+    if to_be_killed and list(folder.glob(f".begun-*{mine}")):
+        (folder / f".begun-{part.name}{mine}").touch()
+        time.sleep(600)
+    (folder / f".begun-{part.name}{mine}").touch()
     time.sleep(0.5)
     return conversion.make_part(part)
 
@@ -386,24 +411,25 @@ def test_a_cluster_loses_a_worker(sources, undisturbed, tmp_path):
 
     try:
         start(scheduler)
-        wait_for(address_file.exists)
+        wait_for(lambda: address_file.exists() and address_file.read_text().rstrip().endswith("}"))
         workers = [start(worker), start(worker)]
         address = json.loads(address_file.read_text())["address"]
         with Client(address, timeout=30) as client:
             client.wait_for_workers(2, timeout=60)
         out = tmp_path / "out"
+        out.mkdir()
+        (out / f".victim-{workers[0].pid}").touch()
 
         def at_work():
-            """A part is done, and the first worker has another one in its hands."""
+            """The part that the first worker has in its hands beside the one that it has done."""
             begun = [path.name.split("-")[1] for path in out.glob(f".begun-*-{workers[0].pid}")]
             done = [path.name for path in (out / PARTS).glob("[!.]*")]
-            return done and set(begun) - set(done)
+            return set(begun) - set(done) if len(begun) > 1 else set()
 
         lost = []
 
         def kill_one():
-            wait_for(at_work)
-            lost.extend(at_work())
+            wait_for(lambda: lost.extend(at_work() or ()) or lost)
             workers[0].kill()
 
         killer = threading.Thread(target=kill_one)

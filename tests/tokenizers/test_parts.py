@@ -89,7 +89,7 @@ def test_another_seed_or_another_part_is_done_again(sources, tokenizer, tmp_path
     one, made = encoding._tokenize, []
 
     def spied(*arguments):
-        made.append(arguments[2].name)
+        made.append(arguments[2].name.split(".")[1])  # .NAME.*.part
         return one(*arguments)
 
     monkeypatch.setattr(encoding, "_tokenize", spied)
@@ -105,6 +105,44 @@ def test_two_processes_write_the_same_bytes(jets, tokenizer, tmp_path):
     tokenize(tokenizer, jets, tmp_path / "a", (1,), progress=False)
     tokenize(tokenizer, jets, tmp_path / "b", (1,), progress=False, workers=2)
     assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
+def test_two_workers_with_one_part_end_with_the_same_bytes(jets, tokenizer, tmp_path, monkeypatch):
+    """As when a cluster takes a slow worker for dead, or the command was given twice."""
+    tokenize(tokenizer, jets, tmp_path / "a", (1,), progress=False)
+    one, second = encoding._tokenize, []
+
+    def raced(tokenizer, store, folder, *arguments):
+        if not second:
+            second.append(folder)
+            tokenize(tokenizer, jets, tmp_path / "b", (1,), progress=False)  # from start to end
+        return one(tokenizer, store, folder, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "_tokenize", raced)
+        tokenize(tokenizer, jets, tmp_path / "b", (1,), progress=False)
+    assert second and contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
+@pytest.mark.parametrize("broken", ["ids.npy", "store.json"])
+def test_damaged_tokens_are_found_and_made_anew(jets, tokenizer, tmp_path, broken):
+    tokenizer.save(tmp_path / "tokenizer")
+
+    def again(**options):
+        return tokenize_files(tmp_path / "tokenizer", jets.folder, tmp_path / "out",
+                              progress=False, **options)  # fmt: skip
+
+    tokens = again()
+    whole = contents(tmp_path / "out")
+    path = tokens.parts[1] / broken
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(JetfmError, match=broken):
+        TokenStore(tmp_path / "out").verify()
+    again(verify=True)
+    assert contents(tmp_path / "out") == whole
+    TokenStore(tmp_path / "out").verify()
 
 
 def test_a_users_store_in_parts(jets, tokenizer, tmp_path):
