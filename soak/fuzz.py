@@ -8,6 +8,7 @@ a reader depends on k and the seed alone, so a failure can be looked at: ``fuzz.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
@@ -161,6 +162,9 @@ def damaged(kind: str, number: int, original: Path, side: Path) -> Path:
         shutil.copyfile(original, path)
     data = bytearray(victim.read_bytes())
     damages = _TEXT_DAMAGES if original.suffix == ".yaml" else _DAMAGES
+    if victim.suffix == ".json" and rng.random() < 0.5:
+        victim.write_text(json.dumps(_changed_entry(json.loads(data), rng)))
+        return path
     for _ in range(rng.integers(1, 4)):
         data = damages[rng.integers(len(damages))](data, rng)
     victim.write_bytes(data)
@@ -209,6 +213,19 @@ def _swap_digits(data: bytearray, rng: np.random.Generator) -> bytearray:
     if places:
         data[places[rng.integers(len(places))]] = rng.choice(list(b"0123456789.-:[]{},'\"&*!e\t"))
     return data
+
+
+def _changed_entry(value: object, rng: np.random.Generator) -> object:
+    """JSON, valid still: an entry left out or of another kind, at any depth."""
+    if not isinstance(value, (dict, list)) or not value or rng.random() < 0.2:
+        return (None, True, -1, 1.5, 10**30, "x", [], {}, [None], {"x": 1})[rng.integers(10)]
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = keys[rng.integers(len(keys))]
+    if rng.random() < 0.3:
+        del value[key]
+    else:
+        value[key] = _changed_entry(value[key], rng)
+    return value
 
 
 _DAMAGES: tuple[Callable[[bytearray, np.random.Generator], bytearray], ...] = (

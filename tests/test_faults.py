@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from jetfm.config import load_profile
@@ -187,6 +188,8 @@ for number in range(6):
     figure.add_subplot().plot(range(number + 2))
     plotting.save(figure, {"number": number}, f"figure{number}", figures_folder(profile))
     if number == 2 and "WAIT_TO_BE_KILLED" in os.environ:
+        with open(os.environ["WAIT_TO_BE_KILLED"], "w") as file:
+            file.write(str(os.getpid()))
         time.sleep(600)
 """
 
@@ -205,11 +208,12 @@ def test_kill_9_while_figures_are_made(tmp_path, monkeypatch):
     finish(start(whole, "-c", FIGURES, project))
     expected = contents(whole / "figures")
     assert len(expected) == 18
-    monkeypatch.setenv("WAIT_TO_BE_KILLED", "1")
+    monkeypatch.setenv("WAIT_TO_BE_KILLED", str(tmp_path / "kernel"))
     process = start(cut, "-c", FIGURES, project)
-    assert kill_at(process, cut / "figures", "*/figure2.json")
+    assert kill_at(process, tmp_path, "kernel")
     monkeypatch.delenv("WAIT_TO_BE_KILLED")
-    left = wait_until_still(cut / "figures")
+    wait_for_the_end_of(int((tmp_path / "kernel").read_text() or 1))
+    left = contents(cut / "figures")
     assert 0 < len(left) < len(expected)
     assert all(expected[name] == data for name, data in left.items())
     leftover = cut / "figures" / "smoke" / ".figure3.png.0123abcd.part"
@@ -218,15 +222,12 @@ def test_kill_9_while_figures_are_made(tmp_path, monkeypatch):
     assert contents(cut / "figures") == expected and not leftover.exists()
 
 
-def wait_until_still(folder: Path) -> dict[str, bytes]:
-    """Contents once the orphaned kernel, which looks for its parent itself, has ended."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        before = contents(folder)
-        time.sleep(2)
-        if contents(folder) == before:
-            return before
-    raise AssertionError("a kernel draws on without its parent")
+def wait_for_the_end_of(pid: int) -> None:
+    """A kernel looks for its parent itself."""
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "a kernel draws on without its parent"
+        time.sleep(0.1)
 
 
 def test_a_second_call_for_the_same_figures_waits(tmp_path, monkeypatch):

@@ -80,6 +80,7 @@ LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1])
 MOMENTS = (
     "store-train-*/.*.part",
     "tokenizer-*/training/*",
+    "tokens-train-*/.*.part",
     "pretraining-*/training/best.ckpt",
     "generative-quality-*/training/*",
     "finetuning-*/runs/*/*.json",
@@ -101,9 +102,10 @@ def start(folder, *command) -> subprocess.Popen:
 
 
 def kill_at(process: subprocess.Popen, folder, pattern: str) -> bool:
-    """SIGKILL as soon as a file of this pattern is there; False if the process ended before."""
+    """SIGKILL as soon as a new file of this pattern is there; False if the process ended before."""
+    before = set(folder.glob(pattern))
     while process.poll() is None:
-        if any(folder.glob(pattern)):
+        if not before.issuperset(folder.glob(pattern)):
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return True

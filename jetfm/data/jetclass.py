@@ -178,6 +178,8 @@ class open_tree:
             tree = self._file[TREE_NAME] if TREE_NAME in classes else None
             text = str(self._file[SETTINGS_KEY]) if SETTINGS_KEY in classes else "{}"
             self.settings = json.loads(text)
+            if not isinstance(self.settings, dict):
+                raise ValueError(f"'{SETTINGS_KEY}' is {text:.40}")
         except Exception as error:  # uproot raises many kinds on damaged bytes
             raise _damaged(self.path, error) from error
         try:

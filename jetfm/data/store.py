@@ -56,7 +56,7 @@ class JetStore(RaggedFolder):
     jet_arrays = ("jets",)
 
     def _ready(self) -> None:
-        self.features: tuple[str, ...] = tuple(self.info["features"])
+        self.features: tuple[str, ...] = tuple(map(str, self.info["features"]))
         self.labels = self.jets["label"].astype(np.int64)
 
     def dense(
