@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import Profile
@@ -144,7 +145,11 @@ class TokenStages(JetStages):
 
         def make(folder: Path) -> dict:
             tokenizer = Tokenizer.load(trained.folder).to(self.device)
-            tokens = tokenize(tokenizer, store, folder, seed, limit, progress=self.progress)
+            # parts side by side on a CPU, but for a worker, which has its one thread
+            workers = torch.get_num_threads() if self.device == "cpu" else 1
+            tokens = tokenize(
+                tokenizer, store, folder, seed, limit, progress=self.progress, workers=workers
+            )
             return {"n_jets": len(tokens), "n_truncated": store.n_truncated(limit)}
 
         artifact = self._stage(
