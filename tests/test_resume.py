@@ -75,16 +75,42 @@ finetuning:
   optimizer: *adamw
   baselines: {dim: 32, n_blocks: 2, n_heads: 4}
 """
-LEDGER = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).ledger()"
-# A sign that a stage is in the middle of its work, in the order of the stages.
-MOMENTS = (
-    "store-train-*/.*.part",
-    "tokenizer-*/training/*",
-    "tokens-train-*/.*.part",
-    "pretraining-*/training/best.ckpt",
-    "generative-quality-*/training/*",
-    "finetuning-*/runs/*/*.json",
+LEDGER = (
+    "import os, sys\nos.environ['MAIN'] = str(os.getpid())\n"
+    "from jetfm.pipeline import Pipeline\nPipeline(sys.argv[1]).ledger()"
 )
+# When a process is about to open, or put in place, the so manieth file of this name, it is in the
+# middle of a stage's work; in the order of the stages.
+MOMENTS = (
+    "2 */work/store-train-*/.*.part",
+    "2 */work/tokenizer-*/training/last.ckpt",
+    "2 */work/tokens-train-*/.*.part",
+    "2 */work/pretraining-*/training/last.ckpt",
+    "1 */work/generative-quality-*/last.ckpt",
+    "2 */work/finetuning-*/runs/*.json",
+)
+# Runs at the start of every process, workers included: kill -9 of the command at a moment.
+SITECUSTOMIZE = """
+import fnmatch, os, signal, sys, time
+
+number, _, pattern = os.environ.get("KILL_AT", "").partition(" ")
+seen = []
+
+
+def hook(event, arguments):
+    if event not in ("open", "os.rename"):
+        return
+    path = arguments[event == "os.rename"]
+    if isinstance(path, (str, os.PathLike)) and fnmatch.fnmatch(os.fspath(path), pattern):
+        seen.append(path)
+        if len(seen) == int(number):
+            os.kill(int(os.environ["MAIN"]), signal.SIGKILL)
+            time.sleep(600)
+
+
+if pattern:
+    sys.addaudithook(hook)
+"""
 
 
 def start(folder, *command) -> subprocess.Popen:
@@ -102,10 +128,9 @@ def start(folder, *command) -> subprocess.Popen:
 
 
 def kill_at(process: subprocess.Popen, folder, pattern: str) -> bool:
-    """SIGKILL as soon as a new file of this pattern is there; False if the process ended before."""
-    before = set(folder.glob(pattern))
+    """SIGKILL as soon as a file of this pattern is there; False if the process ended before."""
     while process.poll() is None:
-        if not before.issuperset(folder.glob(pattern)):
+        if any(folder.glob(pattern)):
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return True
@@ -127,7 +152,7 @@ def digests(work) -> dict[str, str]:
 
 
 @pytest.mark.timeout(900)
-def test_stages_killed_in_the_middle_end_the_same(tmp_path):
+def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch):
     profile, landscape = tmp_path / "tiny.yaml", tmp_path / "landscape"
     landscape.mkdir()
     for seed, (split, n_jets) in enumerate({"train": 120, "val": 20, "test": 40}.items()):
@@ -141,8 +166,15 @@ def test_stages_killed_in_the_middle_end_the_same(tmp_path):
     stages = {"store-train", "tokenizer", "tokens-train", "pretraining", "generated", "finetuning"}
     assert stages <= {name.rpartition("-")[0] for name in expected}
 
-    killed = [kill_at(start(cut, "-c", LEDGER, profile), cut / "work", p) for p in MOMENTS]
-    assert sum(killed) >= 4
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    for moment in MOMENTS:
+        monkeypatch.setenv("KILL_AT", moment)
+        process = start(cut, "-c", LEDGER, profile)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, moment
+    monkeypatch.delenv("KILL_AT")
     finish(start(cut, "-c", LEDGER, profile))
     assert digests(cut / "work") == expected
     ledgers = [(side / "figures" / "tiny" / "ledger.json").read_text() for side in (whole, cut)]
