@@ -9,9 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-AGENT = (
-    "JETFM_AGENT"  # variable: tells processes that `jetfm.launch` started whose children they are
-)
+AGENT = "JETFM_AGENT"  # variable: whose children the processes of `jetfm.launch` are
 
 
 def n_cores() -> int:

@@ -111,13 +111,16 @@ def made_aside(folder: Path, is_made: Callable[[], bool]) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> int:
-    """Delete the hidden files that killed writers left in `folder`; return how many.
+    """Delete the hidden files and folders that killed writers left in `folder`; return how many.
 
     Only for a folder with no other writer at work.
     """
     leftovers = list(Path(folder).glob(".*.part"))
     for path in leftovers:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(leftovers)
 
 

@@ -304,7 +304,7 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
             return "this training size is not in the profile"
         if len(runs[0]) < 2:
             return "one seed has no spread"
-        text = _joined(note, _unfinished(study, [(COMBINED, *point) for point in points]))
+        text = _joined(note, _best_at_last(study, [(COMBINED, *point) for point in points]))
         return _over_seeds(runs, study.n_test, text)
 
     def put(claim: str, *points: tuple[str, int], note: str = "") -> None:
@@ -349,7 +349,7 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
         else:
             where = [(*point, size) for point in points for size in study.sizes]
             text = f"mean over {', '.join(map(str, study.sizes))} jets"
-            text = _joined(note, text, _unfinished(study, where), ONE_PRETRAINING)
+            text = _joined(note, text, _best_at_last(study, where), ONE_PRETRAINING)
             means = [one.mean(0) for one in curves]
             book.measured[claim] = _over_seeds(means, study.n_test, text)
 
@@ -452,16 +452,16 @@ def _gain_falls(book: Ledger, study: TaskResults) -> None:
         book.out_of_reach[claim] = "one seed, or one training size"
     else:
         text = f"{ends[0]} against {ends[1]} jets"
-        note = _joined(text, _unfinished(study, points), ONE_PRETRAINING)
+        note = _joined(text, _best_at_last(study, points), ONE_PRETRAINING)
         book.measured[claim] = _over_seeds(runs, study.n_test, note)
 
 
-def _unfinished(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
-    unfinished = sum(study.still_improving(*point) for point in points)
-    if not unfinished:
+def _best_at_last(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
+    at_last = sum(study.best_at_last(*point) for point in points)
+    if not at_last:
         return ""
     total = sum(len(study.row(*point)["accuracy"]) for point in points)
-    return f"{unfinished} of {total} fits were best when their steps ran out"
+    return f"{at_last} of {total} fits were best when their steps ran out"
 
 
 def _joined(*notes: str) -> str:

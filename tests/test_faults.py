@@ -19,7 +19,7 @@ from jetfm.config import load_profile
 from jetfm.data.conversion import convert
 from jetfm.paths import sample_folder
 from jetfm.pipeline import Pipeline
-from tests.test_resume import digests, finish, kill_at, start
+from tests.test_resume import digests, finish, start
 
 CONVERT = (
     "import sys\nfrom jetfm.data.conversion import convert\nfrom jetfm.errors import JetfmError\n"
@@ -188,8 +188,10 @@ for number in range(6):
     figure.add_subplot().plot(range(number + 2))
     plotting.save(figure, {"number": number}, f"figure{number}", figures_folder(profile))
     if number == 2 and "WAIT_TO_BE_KILLED" in os.environ:
-        with open(os.environ["WAIT_TO_BE_KILLED"], "w") as file:
+        there = os.environ["WAIT_TO_BE_KILLED"]
+        with open(there + ".part", "w") as file:
             file.write(str(os.getpid()))
+        os.replace(there + ".part", there)
         time.sleep(600)
 """
 
@@ -212,7 +214,7 @@ def test_kill_9_while_figures_are_made(tmp_path, monkeypatch):
     process = start(cut, "-c", FIGURES, project)
     assert kill_at(process, tmp_path, "kernel")
     monkeypatch.delenv("WAIT_TO_BE_KILLED")
-    wait_for_the_end_of(int((tmp_path / "kernel").read_text() or 1))
+    wait_for_the_end_of(int((tmp_path / "kernel").read_text()))
     left = contents(cut / "figures")
     assert 0 < len(left) < len(expected)
     assert all(expected[name] == data for name, data in left.items())
@@ -220,6 +222,17 @@ def test_kill_9_while_figures_are_made(tmp_path, monkeypatch):
     leftover.write_bytes(b"half a figure")
     finish(start(cut, "-c", FIGURES, project))
     assert contents(cut / "figures") == expected and not leftover.exists()
+
+
+def kill_at(process: subprocess.Popen, folder, pattern: str) -> bool:
+    """SIGKILL as soon as a file of this pattern is there; False if the process ended before."""
+    while process.poll() is None:
+        if any(folder.glob(pattern)):
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
+    return False
 
 
 def wait_for_the_end_of(pid: int) -> None:

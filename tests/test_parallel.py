@@ -16,13 +16,15 @@ from jetfm.parallel import run_tasks
 
 
 def write_pid_and_sleep(folder: str, name: str) -> None:
-    (Path(folder) / name).write_text(str(os.getpid()))
+    aside = Path(folder) / f".{name}"
+    aside.write_text(str(os.getpid()))
+    aside.replace(Path(folder) / name)
     time.sleep(600)
 
 
 def fail(name: str, folder: str = "") -> None:
     """At once, or as soon as another task has begun."""
-    while folder and not list(Path(folder).glob("*")):
+    while folder and not list(Path(folder).glob("[!.]*")):
         time.sleep(0.01)
     raise ValueError(name)
 
@@ -59,7 +61,7 @@ def test_an_error_of_a_task_reaches_the_caller(workers):
 def test_an_error_of_a_task_ends_the_others(tmp_path):
     with pytest.raises(ValueError, match="bad"):
         run_tasks(fail_or_sleep, [(str(tmp_path), n) for n in ("a", "fail")], 2, progress=False)
-    while is_alive(int((tmp_path / "a").read_text() or 1)):  # it would sleep for ten minutes
+    while is_alive(int((tmp_path / "a").read_text())):  # it would sleep for ten minutes
         time.sleep(0.1)
 
 

@@ -127,17 +127,6 @@ def start(folder, *command) -> subprocess.Popen:
     )
 
 
-def kill_at(process: subprocess.Popen, folder, pattern: str) -> bool:
-    """SIGKILL as soon as a file of this pattern is there; False if the process ended before."""
-    while process.poll() is None:
-        if any(folder.glob(pattern)):
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.005)
-    return False
-
-
 def finish(process: subprocess.Popen) -> None:
     _, errors = process.communicate()
     assert process.returncode == 0, errors

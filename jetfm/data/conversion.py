@@ -9,7 +9,6 @@ of the files, whoever converted them: its bytes depend on the files and the requ
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +24,15 @@ from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
-from jetfm.files import made_aside, make_folder, naming, read_json, sha256, write_json
+from jetfm.files import (
+    made_aside,
+    make_folder,
+    naming,
+    read_json,
+    remove_leftovers,
+    sha256,
+    write_json,
+)
 from jetfm.locks import exclusive
 
 PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
@@ -101,8 +108,7 @@ def convert(
         if others and not append:
             found = f"parts of other files, e.g. {others[0]}"
             raise JetfmError(folder, found, "an empty folder, or append (--append) to keep them")
-        for path in (folder / PARTS).glob(".*.part"):  # of killed workers
-            shutil.rmtree(path, ignore_errors=True)  # one of a cluster may still be at work
+        remove_leftovers(folder / PARTS)  # of killed workers
         pending = [part for part in parts if not is_made(part)]
         if any(part.name in made_before for part in pending):
             (folder / MANIFEST).unlink(missing_ok=True)  # from here on not the store it describes
@@ -235,7 +241,7 @@ def is_made(part: Part) -> bool:
     if not (part.path / MANIFEST).exists():
         return False
     try:
-        info, source = JetStore(part.path).info, Path(part.source)
+        info, source = manifest(part.path), Path(part.source)
         before = read_json(part.path / _STAMP) if (part.path / _STAMP).exists() else None
     except JetfmError:  # damaged: made anew
         return False

@@ -198,6 +198,8 @@ def simulate(
 ) -> list[Path]:
     """Simulate jets into files ``OUT/PREFIX_NNN.root``, with JetClass's prefixes.
 
+    Another process that simulates into `out` is waited for.
+
     Parameters
     ----------
     out : folder for the files of this split; made if missing
@@ -213,8 +215,6 @@ def simulate(
         must share the file system
     progress : show a progress bar, counted in jets
     compression : 'lz4' as JetClass, or 'lzma' for smaller files
-
-    Another process that simulates into `out` is waited for.
 
     Returns
     -------

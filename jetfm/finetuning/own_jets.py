@@ -74,8 +74,7 @@ def finetune_files(
         baseline needs none
     out : gets ``scores.parquet`` (for each test jet of the classes, in the order of the files: its
         place among all jets of the files, label, class name and the probability of every class),
-        ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``,
-        and ``classifier.safetensors``
+        ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``, and ``classifier.safetensors``
 
     Returns
     -------
@@ -103,6 +102,8 @@ def _finetune_files(
     max_constituents: int,
     progress: bool,
 ) -> dict:
+    if own.classes and len(set(own.classes)) < max(len(own.classes), 2):
+        raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
     preprocessing, reads_ids = Preprocessing(), False
     if contender.model not in BASELINES:
         if tokenizer is None:
@@ -116,8 +117,6 @@ def _finetune_files(
         for split, path in files.items()
         if path is not None
     }
-    if own.classes and len(set(own.classes)) < max(len(own.classes), 2):
-        raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
     classes = own.classes or _classes_of(stores["train"])
     tokens: dict[str, Path] = {}
     if reads_ids:

@@ -70,7 +70,7 @@ class TaskResults:
         row = self.row(model, weights, size)
         return None if row is None else np.array(row[metric], float)
 
-    def still_improving(self, model: str, weights: str, size: int) -> int:
+    def best_at_last(self, model: str, weights: str, size: int) -> int:
         """Fits whose last validation was their best."""
         best, last = (self.runs(model, weights, size, key) for key in ("best_step", "last_step"))
         return int((best == last).sum())
@@ -162,10 +162,10 @@ class TaskResults:
         lines = [f"{'':{width}s} {'jets':>8s}{head}  seeds, best at their last"]
         for row in self.result["rows"]:
             cells = "".join(f"{_cell(row, name):>30s}" for name in names)
-            improving = self.still_improving(row["model"], row["weights"], row["size"])
+            at_last = self.best_at_last(row["model"], row["weights"], row["size"])
             lines.append(
                 f"{row['text']:{width}s} {row['size']:8,d}{cells} {len(row['accuracy']):6d}  "
-                f"{improving}"
+                f"{at_last}"
             )
         return "\n".join(lines)
 

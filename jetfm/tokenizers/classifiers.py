@@ -320,10 +320,10 @@ class TokenClassifiers:
         ]
         for row in self.rows:
             cells = [_mean_and_spread(row[metric]) for metric in ("accuracy", "loss")]
-            n_improving = sum(np.equal(row["best_step"], row["last_step"]))
+            n_at_last = sum(np.equal(row["best_step"], row["last_step"]))
             lines.append(
                 f"{row['classifier']:11s} {row['input']:{width}s} {row['n_codes'] or '-':>6} "
-                f"{cells[0]:>18s} {cells[1]:>18s} {len(row['accuracy']):6d}  {n_improving:d}"
+                f"{cells[0]:>18s} {cells[1]:>18s} {len(row['accuracy']):6d}  {n_at_last:d}"
             )
         return "\n".join(lines)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import torch
 from tqdm import tqdm
 
 from jetfm.data.batches import InOrderBatches, shuffle_dense
-from jetfm.data.ragged import MANIFEST, PARTS, join_parts
+from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.files import made_aside, make_folder
+from jetfm.files import made_aside, make_folder, remove_leftovers
 from jetfm.tokenizers.interface import Tokenizer
 
 
@@ -102,8 +101,7 @@ def tokenize(
         for number, path in enumerate(store.parts)
     ]
     (make_folder(folder) / MANIFEST).unlink(missing_ok=True)  # from here on not a store
-    for path in (Path(folder) / PARTS).glob(".*.part"):  # of killed workers
-        shutil.rmtree(path, ignore_errors=True)
+    remove_leftovers(Path(folder) / PARTS)  # of killed workers
     pending = [task for task in tasks if not task.is_done()]
     with tqdm(
         total=len(tasks),
@@ -137,8 +135,8 @@ class PartToTokenize:
         if not (self.folder / MANIFEST).exists():
             return False
         try:
-            found = TokenStore(self.folder).info
-        except JetfmError:  # a damaged manifest: made anew
+            found = manifest(self.folder)
+        except JetfmError:  # damaged: made anew
             return False
         wanted = {"tokenizer": self.tokenizer.hash} | self.info
         return {key: found.get(key) for key in wanted} == wanted
