@@ -11,9 +11,9 @@ import fastjet
 import numpy as np
 
 from jetfm.data.batches import shuffle_constituents
-from jetfm.data.schema import KINEMATICS
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.observables import R0, energy_correlation_d2, four_momenta, jet_observables
+from jetfm.schema import KINEMATICS
 
 N_JETS, N_PLAIN = 10_000, 300
 COUNTS = np.random.default_rng(0).normal(40, 15, N_JETS).clip(3, 128).astype(int)

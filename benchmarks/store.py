@@ -35,10 +35,10 @@ from jetfm.data import jetclass
 from jetfm.data.batches import BlockShuffledBatches
 from jetfm.data.conversion import convert
 from jetfm.data.ragged import PARTS, join_parts
-from jetfm.data.schema import BRANCHES, CONSTITUENT_FEATURES, TREE_NAME, is_jagged
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.paths import sample_folder
 from jetfm.pretraining import TokenBatches
+from jetfm.schema import BRANCHES, CONSTITUENT_FEATURES, TREE_NAME, is_jagged
 
 N_JETS, BASKET, REPEATS = 20_000, 1000, 3
 PART_JETS = 100_000

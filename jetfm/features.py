@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from jetfm.data.schema import CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.errors import JetfmError
+from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 
 #: Features by the name that tokenizer settings give them.
 FEATURE_SETS = {"kinematics": KINEMATICS, "full": CONSTITUENT_FEATURES}

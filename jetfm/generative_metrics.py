@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.classifier_test import classifier_test
-from jetfm.data.schema import CLASSES, KINEMATICS
 from jetfm.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
 from jetfm.energy_flow import energy_flow_polynomials
 from jetfm.features import Preprocessing
 from jetfm.jet_sample import JetSample, acceptance_of, count_violations
 from jetfm.memorisation import coverage, neighbours, token_duplicates
+from jetfm.schema import CLASSES, KINEMATICS
 
 #: Quantities of the distances, with their units; those of `KINEMATICS` are the constituents'.
 JET_QUANTITIES = {

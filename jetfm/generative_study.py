@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jetfm import generative_table
-from jetfm.data.schema import KINEMATICS, class_by_name
 from jetfm.distances import TailExcess, judge
 from jetfm.files import read_json, write_json
 from jetfm.generative_metrics import (
@@ -23,6 +22,7 @@ from jetfm.generative_metrics import (
 )
 from jetfm.jet_sample import JetSample
 from jetfm.plotting import BINS, histogram, to_data
+from jetfm.schema import KINEMATICS, class_by_name
 from jetfm.settings import GenerativeQualitySettings
 
 RESULT = "quality.json"

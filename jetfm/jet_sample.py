@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from jetfm.data.schema import KINEMATICS
 from jetfm.errors import JetfmError
+from jetfm.schema import KINEMATICS
 from jetfm.tokenizers.quality_measurement import observables
 
 #: Beyond these the squares of momenta overflow or lose all their digits.

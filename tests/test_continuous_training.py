@@ -9,11 +9,11 @@ import torch
 from jetfm.continuous_generation import generate_continuous
 from jetfm.continuous_training import ContinuousBatches, continuous_batch, train_continuous
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
-from jetfm.data.schema import KINEMATICS
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.continuous_model import ContinuousModel, stop_positions
+from jetfm.schema import KINEMATICS
 from jetfm.settings import BackboneSettings, ContinuousSettings, OptimizerSettings
 from jetfm.training import fit
 from tests.toys import training_settings

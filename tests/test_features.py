@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jetfm.data.schema import CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.errors import JetfmError
 from jetfm.features import FEATURE_SETS, Preprocessing, within_cuts
+from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 
 MAPS = [Preprocessing(), Preprocessing(pt_map="log")]
 FULL = Preprocessing(features=CONSTITUENT_FEATURES)

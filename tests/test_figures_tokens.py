@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jetfm import figures, plotting
-from jetfm.data.schema import CLASSES
 from jetfm.errors import JetfmError
 from jetfm.figures import tokenizer_styles
 from jetfm.plotting import BINS, histogram, to_data
+from jetfm.schema import CLASSES
 
 NINE = [
     {"name": f"{family}-{n_codes}", "label": f"{family.capitalize()}, {n_codes}",

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.schema import class_by_name
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.distances import Values, Wasserstein, judge
 from jetfm.errors import JetfmError
@@ -17,6 +16,7 @@ from jetfm.flow_generation import generate_flow, normals
 from jetfm.flow_matching import FlowModel
 from jetfm.flow_training import flow_batch, moments, train_flow
 from jetfm.sampling import stream
+from jetfm.schema import class_by_name
 from jetfm.settings import FlowSettings, OptimizerSettings, TrainingSettings
 from jetfm.training import fit
 from tests.toys import randomise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jetfm.data.schema import class_by_name
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
@@ -19,6 +18,7 @@ from jetfm.generated_sample import (
     write_generated,
 )
 from jetfm.generation import GeneratedJets
+from jetfm.schema import class_by_name
 from tests.jet_samples import random_sample, sample_of
 
 SPACE = Preprocessing()

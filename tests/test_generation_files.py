@@ -12,7 +12,6 @@ from pyarrow import parquet
 
 from jetfm.data import jetclass
 from jetfm.data.generated_file import generated_columns, write_generated
-from jetfm.data.schema import BRANCHES, KINEMATICS, is_jagged
 from jetfm.data.store import build_store
 from jetfm.errors import JetfmError
 from jetfm.features import FEATURE_SETS, Preprocessing
@@ -21,6 +20,7 @@ from jetfm.generation_files import Request, generate_file, multiplicities_of
 from jetfm.models.jet_model import JetModel
 from jetfm.observables import jet_observables
 from jetfm.sampling import Choice
+from jetfm.schema import BRANCHES, KINEMATICS, is_jagged
 from jetfm.tokenizers.vqvae import VQVAE
 from tests.toys import randomise, small_pretraining_settings, small_tokenizer_settings
 

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from jetfm.data.schema import class_by_name
 from jetfm.errors import JetfmError
 from jetfm.generative_metrics import QUANTITIES, evaluate_sample
 from jetfm.generative_table import as_text
 from jetfm.jet_sample import JetSample
+from jetfm.schema import class_by_name
 from tests.jet_samples import joined, random_sample, sample_of
 
 TRUTH, TRAINING = sample_of(1, 500), sample_of(2, 700)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jetfm.config import dry_run, load_profile, with_folder
-from jetfm.data.schema import CLASSES
 from jetfm.errors import JetfmError
 from jetfm.paths import work_folder
 from jetfm.pipeline import Pipeline
+from jetfm.schema import CLASSES
 
 
 @pytest.fixture(scope="module")

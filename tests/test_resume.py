@@ -15,7 +15,7 @@ import psutil
 import pytest
 import uproot
 
-from jetfm.data.schema import BRANCHES, TREE_NAME
+from jetfm.schema import BRANCHES, TREE_NAME
 from tests.data.toplandscape_files import toplandscape_file
 
 # One of each kind of stage: what a second tokenizer or strategy does, the first has done.

@@ -16,8 +16,8 @@ import numpy as np
 import uproot
 import yaml
 
-from jetfm.data.schema import CLASSES, TREE_NAME
 from jetfm.errors import JetfmError
+from jetfm.schema import CLASSES, TREE_NAME
 
 REFERENCE = Path(__file__).parent / "reference.yaml"
 MAX_CONSTITUENTS, DETA_MAX = 128, 1.0  # selection of the published constituent statistics

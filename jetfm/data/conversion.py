@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from jetfm.data import jetclass, toplandscape
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
-from jetfm.data.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
@@ -34,6 +33,7 @@ from jetfm.files import (
     write_json,
 )
 from jetfm.locks import exclusive
+from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
 
 PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
 _LONG_FILE = 2**29  # bytes; ROOT files below are one part, and not opened to plan

@@ -33,7 +33,10 @@ import numpy as np
 import uproot
 import vector
 
-from jetfm.data.schema import (
+from jetfm.errors import JetfmError
+from jetfm.files import naming
+from jetfm.observables import segment_sum
+from jetfm.schema import (
     BRANCHES,
     CLASSES,
     CONSTITUENT_FEATURES,
@@ -42,9 +45,6 @@ from jetfm.data.schema import (
     UNLABELLED,
     is_jagged,
 )
-from jetfm.errors import JetfmError
-from jetfm.files import naming
-from jetfm.observables import segment_sum
 
 vector.register_awkward()
 

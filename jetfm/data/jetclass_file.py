@@ -17,7 +17,9 @@ import uproot
 from jetfm.data.clustering import UNMATCHED_QCD, Jets, momenta, substructure, wrap
 from jetfm.data.detector import NEUTRAL_HADRON, PHOTON, Candidates
 from jetfm.data.event_record import Truth
-from jetfm.data.schema import (
+from jetfm.errors import JetfmError
+from jetfm.files import replacing
+from jetfm.schema import (
     BRANCHES,
     CLASSES,
     SETTINGS_KEY,
@@ -25,8 +27,6 @@ from jetfm.data.schema import (
     JetClassLabel,
     is_jagged,
 )
-from jetfm.errors import JetfmError
-from jetfm.files import replacing
 
 PZ_MAX, ETA_MAX = 10_000.0, 5.0  # GeV; constituents beyond are dropped (makeNtuples.C)
 

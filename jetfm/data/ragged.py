@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.data.joined import JoinedArray, blocks
-from jetfm.data.schema import class_by_name
 from jetfm.errors import JetfmError
 from jetfm.files import NpyReader, map_npy, naming, read_json, sha256, write_json
+from jetfm.schema import class_by_name
 
 MANIFEST, PARTS = "store.json", "parts"
 VERSION = 1

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from jetfm.data.schema import class_by_name
 from jetfm.plotting import COLORS
+from jetfm.schema import class_by_name
 from jetfm.settings import BASELINES
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

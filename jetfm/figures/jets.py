@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from jetfm.data.schema import CLASSES
 from jetfm.plotting import COLORS, LABELS, normalised
+from jetfm.schema import CLASSES
 
 _LATEX = {jet_class.name: jet_class.latex for jet_class in CLASSES}
 

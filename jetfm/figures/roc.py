@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from jetfm.data.schema import class_by_name
 from jetfm.figures.jets import CLASS_COLORS
+from jetfm.schema import class_by_name
 
 
 def roc(curves: Sequence[Mapping], classes: Sequence[str], n_test: int, text: str) -> Figure:

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from jetfm.data.schema import CLASSES, class_by_name
 from jetfm.figures.tokenizer_styles import (
     FAMILIES,
     color_of,
@@ -32,6 +31,7 @@ from jetfm.plotting import (
     seed_spread,
     with_ratio,
 )
+from jetfm.schema import CLASSES, class_by_name
 
 #: Legend text, colour and marker of the classifiers; the colours are those of the paper's figure.
 CLASSIFIERS = {

@@ -16,7 +16,6 @@ from jetfm import plotting
 from jetfm.artifacts import as_json, fingerprint
 from jetfm.data.jet_files import store_of
 from jetfm.data.labelled import EncodedJets, LabelledJets, encode
-from jetfm.data.schema import CLASSES
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
@@ -28,6 +27,7 @@ from jetfm.locks import exclusive
 from jetfm.metrics import roc_curve
 from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone
+from jetfm.schema import CLASSES
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.tokenizers.files import tokenize_files
 from jetfm.tokenizers.interface import Tokenizer

@@ -30,11 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jetfm.data.schema import KINEMATICS
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.continuous_head import DensityHead, NextConstituent
+from jetfm.schema import KINEMATICS
 from jetfm.settings import ContinuousSettings
 from jetfm.weights import SavedModule
 

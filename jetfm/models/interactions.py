@@ -20,8 +20,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from jetfm.data.schema import KINEMATICS
 from jetfm.features import Preprocessing
+from jetfm.schema import KINEMATICS
 
 FEATURES = ("ln dR", "ln kT", "ln z", "ln m^2")
 FLOOR = 1e-8  # of dR, kT [GeV], z and m^2 [GeV^2]; official code

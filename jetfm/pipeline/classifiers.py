@@ -7,13 +7,13 @@ from pathlib import Path
 import jetfm
 from jetfm.artifacts import fingerprint
 from jetfm.data.labelled import LabelledJets
-from jetfm.data.schema import SPLITS
 from jetfm.files import link_files
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
 from jetfm.paths import work_folder
 from jetfm.pipeline.generators import BY_TYPE, GeneratorStages
 from jetfm.pipeline.jets import JETCLASS
 from jetfm.pipeline.tokens import MAIN
+from jetfm.schema import SPLITS
 from jetfm.settings import BASELINES, PretrainingSettings
 
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large

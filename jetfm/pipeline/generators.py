@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from jetfm.artifacts import Artifact
-from jetfm.data.schema import KINEMATICS, SPLITS
 from jetfm.distributed import rank
 from jetfm.features import Preprocessing
 from jetfm.files import write_json
@@ -20,6 +19,7 @@ from jetfm.jet_sample import JetSample
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.models import ModelStages
 from jetfm.pipeline.tokens import MAIN
+from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.tokenizers.interface import Tokenizer
 
 FLOW, CONTINUOUS, BY_TYPE = "epic-fm", "continuous", "omnijet-"

@@ -11,7 +11,6 @@ import torch
 
 from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import Profile
-from jetfm.data.schema import SPLITS
 from jetfm.data.token_store import TokenStore
 from jetfm.distributed import rank
 from jetfm.features import Preprocessing
@@ -19,6 +18,7 @@ from jetfm.files import read_json, write_json
 from jetfm.parallel import run_tasks
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stages import silent
+from jetfm.schema import SPLITS
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.classifiers import TokenClassifiers
 from jetfm.tokenizers.interface import Tokenizer, preprocessing_of

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.schema import CLASSES, KINEMATICS
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
+from jetfm.schema import CLASSES, KINEMATICS
 
 NETWORK_SPACE = Preprocessing()  # of all classifiers, whatever the tokenizer used
 

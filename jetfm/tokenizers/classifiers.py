@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
-from jetfm.data.schema import KINEMATICS, SPLITS
 from jetfm.errors import JetfmError
 from jetfm.files import read_json, write_json
 from jetfm.metrics import accuracy
@@ -34,6 +33,7 @@ from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.transformer import n_parameters
 from jetfm.parallel import run_tasks
+from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.tokenizers.classifier_jets import ClassifierJets
 from jetfm.training import fit

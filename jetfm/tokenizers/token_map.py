@@ -18,8 +18,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from jetfm.data.schema import KINEMATICS
 from jetfm.features import Preprocessing
+from jetfm.schema import KINEMATICS
 from jetfm.tokenizers.interface import Tokenizer
 
 _SLOTS = 2**14  # tokens of whole jets decoded at once

@@ -8,7 +8,7 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from jetfm.data.schema import BRANCHES, CLASSES, is_jagged
+from jetfm.schema import BRANCHES, CLASSES, is_jagged
 
 TYPES = {"f4": np.float32, "i4": np.int32, "bool": np.bool_}
 FLAGS = [name for name in BRANCHES if name.startswith("part_is")]

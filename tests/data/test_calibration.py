@@ -11,8 +11,8 @@ import uproot
 
 from jetfm.data.calibration import calibrate, format_table, reference
 from jetfm.data.sample import JETS_PER_CLASS, check_sample
-from jetfm.data.schema import BRANCHES, CLASSES
 from jetfm.errors import JetfmError
+from jetfm.schema import BRANCHES, CLASSES
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 

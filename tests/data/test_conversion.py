@@ -18,12 +18,12 @@ from jetfm.data import conversion, toplandscape
 from jetfm.data.conversion import convert
 from jetfm.data.jet_files import store_of
 from jetfm.data.ragged import PARTS
-from jetfm.data.schema import BRANCHES, CLASSES, KINEMATICS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.data.workers import run_local
 from jetfm.errors import JetfmError
 from jetfm.locks import exclusive
+from jetfm.schema import BRANCHES, CLASSES, KINEMATICS
 from tests.data.jetclass_files import jetclass_file
 from tests.data.toplandscape_files import toplandscape_file
 from tests.test_distributed import talking

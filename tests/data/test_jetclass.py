@@ -10,8 +10,8 @@ import pytest
 import uproot
 
 from jetfm.data import jetclass
-from jetfm.data.schema import BRANCHES, CONSTITUENT_FEATURES
 from jetfm.errors import JetfmError
+from jetfm.schema import BRANCHES, CONSTITUENT_FEATURES
 from tests.data.jetclass_files import jetclass_file, random_jets, write
 
 COUNTS = (3, 40, 1, 2, 131, 17, 25, 60, 9, 33, 12, 5)

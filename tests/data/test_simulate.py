@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from jetfm.data.clustering import wrap
 from jetfm.data.jetclass_file import read_settings, write_jetclass_file
 from jetfm.data.processes import CAMPAIGNS
-from jetfm.data.schema import BRANCHES, class_by_name, is_jagged
 from jetfm.data.simulate import PYTHIA_SEEDS, simulate, task_seeds
 from jetfm.errors import JetfmError
+from jetfm.schema import BRANCHES, class_by_name, is_jagged
 
 pytest.importorskip("pythia8mc")
 

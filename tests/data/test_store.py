@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.data import jetclass
-from jetfm.data.schema import BRANCHES, CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter, build_store
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
+from jetfm.schema import BRANCHES, CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS
 from tests.data.jetclass_files import jetclass_file, random_jets
 
 COUNTS = (3, 40, 1, 2, 150, 17, 25, 60, 9, 33, 12, 5)

@@ -11,10 +11,10 @@ import vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.schema import CONSTITUENT_FEATURES
 from jetfm.features import Preprocessing
 from jetfm.models import interactions
 from jetfm.models.interactions import FLOOR, PairBias, SeenConstituents, pair_features
+from jetfm.schema import CONSTITUENT_FEATURES
 from tests.toys import randomise, toy_jets
 
 MAPS = [Preprocessing(), Preprocessing(pt_map="log"), Preprocessing(angle_scale=1.5, pt_shift=0)]

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.schema import CONSTITUENT_FEATURES
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
@@ -17,6 +16,7 @@ from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.part import ParticleTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.schema import CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings
 from tests.toys import randomise, toy_jets
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.schema import KINEMATICS
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
+from jetfm.schema import KINEMATICS
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers import load_tokenizer, make_tokenizer
 from jetfm.tokenizers.binned import BinnedTokenizer

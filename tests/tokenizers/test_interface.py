@@ -12,9 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.schema import KINEMATICS
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
+from jetfm.schema import KINEMATICS
 from jetfm.settings import OptimizerSettings, TokenizerSettings
 from jetfm.tokenizers import interface, load_tokenizer, make_tokenizer
 from jetfm.tokenizers.interface import Tokenizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jetfm.data.schema import (
+from jetfm.errors import JetfmError
+from jetfm.schema import (
     BRANCHES,
     CLASSES,
     CONSTITUENT_FEATURES,
@@ -12,7 +13,6 @@ from jetfm.data.schema import (
     class_by_name,
     is_jagged,
 )
-from jetfm.errors import JetfmError
 
 
 def test_branches_are_the_41_of_jetclass():
