@@ -36,9 +36,9 @@ from jetfm.data.batches import BlockShuffledBatches
 from jetfm.data.conversion import convert
 from jetfm.data.ragged import PARTS, join_parts
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
-from jetfm.paths import sample_folder
 from jetfm.pretraining import TokenBatches
 from jetfm.schema import BRANCHES, CONSTITUENT_FEATURES, TREE_NAME, is_jagged
+from jetfm.storage.paths import sample_folder
 
 N_JETS, BASKET, REPEATS = 20_000, 1000, 3
 PART_JETS = 100_000
@@ -102,7 +102,7 @@ def _convert(path: Path, folder: Path) -> dict[str, float]:
     extra = [jetclass.FEATURE_BRANCHES.get(name) for name in CONSTITUENT_FEATURES]
     wanted = [*jetclass._MOMENTA, *filter(None, extra), *jetclass._LABELS]
     wanted += [f"jet_{name}" for name in jetclass._JET_BRANCHES]
-    from jetfm.files import sha256
+    from jetfm.storage.files import sha256
 
     def read() -> None:
         with uproot.open(path) as file:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from jetfm.errors import JetfmError
-from jetfm.files import naming, replacing
+from jetfm.storage.files import naming, replacing
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

@@ -487,7 +487,7 @@ def figures(
     """Execute the notebooks in order and make every figure. Up-to-date ones are left alone."""
     from jetfm import ledger
     from jetfm.notebooks import run_all
-    from jetfm.paths import figures_folder
+    from jetfm.storage.paths import figures_folder
 
     settings = _profile(profile, data, seed, dry_run)
     executed = run_all(settings)

@@ -13,7 +13,6 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from jetfm.errors import JetfmError
-from jetfm.files import write_text
 from jetfm.settings import (
     BASELINES,
     ContinuousSettings,
@@ -29,6 +28,7 @@ from jetfm.settings import (
     TokenQualitySettings,
     merged,
 )
+from jetfm.storage.files import write_text
 
 PROFILES_DIR = Path(__file__).parent / "profiles"
 TOPLANDSCAPE = "TopLandscape"  # folder of its h5 files, inside that of the JetClass files

@@ -29,7 +29,7 @@ from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.models.epic import EPiCNetwork
 from jetfm.settings import FlowSettings
-from jetfm.weights import SavedModule
+from jetfm.storage.weights import SavedModule
 
 
 def straight_path(

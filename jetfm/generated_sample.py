@@ -11,9 +11,9 @@ import numpy as np
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.features import Preprocessing
-from jetfm.files import read_json, write_json, write_npy
 from jetfm.jet_sample import JetSample
 from jetfm.schema import KINEMATICS
+from jetfm.storage.files import read_json, write_json, write_npy
 
 # Beside the jets and not part of them: a wall time differs from run to run.
 _SPEED = Path("training") / "speed.json"

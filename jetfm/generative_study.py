@@ -13,7 +13,6 @@ from pathlib import Path
 
 from jetfm import generative_table
 from jetfm.distances import TailExcess, judge
-from jetfm.files import read_json, write_json
 from jetfm.generative_metrics import (
     JET_QUANTITIES,
     QUANTITIES,
@@ -24,6 +23,7 @@ from jetfm.jet_sample import JetSample
 from jetfm.plotting import BINS, histogram, to_data
 from jetfm.schema import KINEMATICS, class_by_name
 from jetfm.settings import GenerativeQualitySettings
+from jetfm.storage.files import read_json, write_json
 
 RESULT = "quality.json"
 

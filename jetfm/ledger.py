@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jetfm.claims import CLAIMS, Claim
-from jetfm.files import read_json, write_json
+from jetfm.storage.files import read_json, write_json
 
 VERDICTS = (
     "reproduced", "same direction", "not reproduced", "out of reach at this scale", "not run",

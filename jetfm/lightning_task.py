@@ -27,9 +27,9 @@ from jetfm.data.batches import seed_of
 from jetfm.data.prefetch import pinned, prefetched
 from jetfm.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.errors import JetfmError
-from jetfm.files import write_text
 from jetfm.progress import Progress
 from jetfm.settings import TrainingSettings
+from jetfm.storage.files import write_text
 from jetfm.training import BEST, Batches, make_optimizer
 
 with warnings.catch_warnings():  # it imports a notebook widget that it does not need

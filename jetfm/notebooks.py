@@ -17,10 +17,10 @@ from pathlib import Path
 import yaml
 
 import jetfm
-from jetfm.artifacts import as_json, fingerprint
 from jetfm.config import Profile, available_profiles
 from jetfm.errors import JetfmError
-from jetfm.files import (
+from jetfm.storage.artifacts import as_json, fingerprint
+from jetfm.storage.files import (
     make_folder,
     naming,
     read_json,
@@ -29,8 +29,8 @@ from jetfm.files import (
     write_json,
     write_text,
 )
-from jetfm.locks import exclusive
-from jetfm.paths import figures_folder, project_folder, work_folder
+from jetfm.storage.locks import exclusive
+from jetfm.storage.paths import figures_folder, project_folder, work_folder
 
 
 def run_all(profile: Profile, say=print) -> list[str]:

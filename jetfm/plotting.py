@@ -16,7 +16,7 @@ import mplhep
 import numpy as np
 from matplotlib.figure import Figure
 
-from jetfm.files import replacing, write_json
+from jetfm.storage.files import replacing, write_json
 
 #: One colour per role, the same in every figure (Okabe-Ito: safe for colour-blind readers).
 COLORS = {

@@ -16,9 +16,9 @@ import torch
 
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore
-from jetfm.files import read_json, write_json
 from jetfm.models.jet_model import JetModel
 from jetfm.pretraining import token_batch
+from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.interface import Tokenizer
 
 PT_EDGES = np.geomspace(0.5, 500, 13)  # GeV

@@ -31,9 +31,9 @@ from torch import nn
 from jetfm.checkpoints import load_newest
 from jetfm.distributed import rank, world_size
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder, remove_leftovers
 from jetfm.progress import Progress
 from jetfm.settings import OptimizerSettings, TrainingSettings
+from jetfm.storage.files import make_folder, remove_leftovers
 
 Batches = Callable[[int], Any]
 # With several processes (`jetfm.distributed`) the batches and the validation need a method

@@ -241,8 +241,8 @@ def _root_file(path: Path) -> Path:
     """A JetClass file of 20 jets, uncompressed, so that damage reaches the numbers."""
     import uproot
 
-    from jetfm.paths import sample_folder
     from jetfm.schema import BRANCHES, TREE_NAME
+    from jetfm.storage.paths import sample_folder
 
     source = sorted(sample_folder().glob("val/TTBar_*.root"))[0]
     with uproot.open(source) as file:

@@ -17,8 +17,8 @@ import pytest
 
 from jetfm.config import load_profile
 from jetfm.data.conversion import convert
-from jetfm.paths import sample_folder
 from jetfm.pipeline import Pipeline
+from jetfm.storage.paths import sample_folder
 from tests.test_resume import digests, finish, start
 
 CONVERT = (
@@ -182,7 +182,7 @@ CELL = """
 import os, time
 from matplotlib.figure import Figure
 from jetfm import plotting
-from jetfm.paths import figures_folder
+from jetfm.storage.paths import figures_folder
 for number in range(6):
     figure = Figure()
     figure.add_subplot().plot(range(number + 2))
@@ -246,14 +246,14 @@ def wait_for_the_end_of(pid: int) -> None:
 def test_a_second_call_for_the_same_figures_waits(tmp_path, monkeypatch):
     """It says for whom, and goes on when that process is gone."""
     from jetfm import notebooks
-    from jetfm.locks import exclusive
+    from jetfm.storage.locks import exclusive
 
     monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
     monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
     folder = tmp_path / "figures" / "smoke"
     folder.mkdir(parents=True)
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom jetfm.locks import exclusive\n"
+        "import sys, time\nfrom pathlib import Path\nfrom jetfm.storage.locks import exclusive\n"
         "with exclusive(Path(sys.argv[1]), print):\n    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -17,8 +17,8 @@ from jetfm.finetuning import Contender
 from jetfm.finetuning.own_jets import METRICS, SCORES, WEIGHTS, OwnJets, finetune_files
 from jetfm.metrics import roc_auc
 from jetfm.models.jet_model import JetModel
-from jetfm.paths import sample_folder
 from jetfm.settings import PretrainingSettings, TokenizerSettings
+from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import make_tokenizer
 from tests.data.toplandscape_files import toplandscape_file
 from tests.test_finetuning import SETTINGS, SMALL, toy_store

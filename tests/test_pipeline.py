@@ -9,9 +9,9 @@ import pytest
 
 from jetfm.config import dry_run, load_profile, with_folder
 from jetfm.errors import JetfmError
-from jetfm.paths import work_folder
 from jetfm.pipeline import Pipeline
 from jetfm.schema import CLASSES
+from jetfm.storage.paths import work_folder
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from jetfm.config import dry_run, load_profile, with_folder
 from jetfm.data import download
 from jetfm.data.download import Archive
 from jetfm.ledger import VERDICTS
-from jetfm.paths import sample_folder
 from jetfm.pipeline import Pipeline
+from jetfm.storage.paths import sample_folder
 from tests.data.faulty_server import serving
 from tests.data.toplandscape_files import toplandscape_file
 from tests.test_distributed import talking

@@ -23,7 +23,8 @@ from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
-from jetfm.files import (
+from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
+from jetfm.storage.files import (
     made_aside,
     make_folder,
     naming,
@@ -32,8 +33,7 @@ from jetfm.files import (
     sha256,
     write_json,
 )
-from jetfm.locks import exclusive
-from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
+from jetfm.storage.locks import exclusive
 
 PART_JETS = 100_000  # as in a file of JetClass; longer files become several parts
 _LONG_FILE = 2**29  # bytes; ROOT files below are one part, and not opened to plan

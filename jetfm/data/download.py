@@ -35,9 +35,9 @@ from jetfm.data.http import Patience, Remote, Stopped, check_md5, fetch, part_of
 from jetfm.data.jetclass import open_tree
 from jetfm.data.remote_tar import find_members
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder, read_json, replacing, write_json
 from jetfm.progress import ByteProgress
 from jetfm.schema import CLASSES, class_by_name
+from jetfm.storage.files import make_folder, read_json, replacing, write_json
 
 URL_VARIABLE = "JETFM_DOWNLOAD_URL"  # folder on a server that holds the archives, e.g. a mirror
 

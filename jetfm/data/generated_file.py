@@ -29,10 +29,10 @@ from jetfm.data.jetclass import FEATURE_BRANCHES
 from jetfm.data.jetclass_file import ETA_MAX, PZ_MAX, write_jetclass_file
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.files import replacing
 from jetfm.generation import GeneratedJets
 from jetfm.observables import segment_sum, wrap
 from jetfm.schema import BRANCHES, UNLABELLED, is_jagged
+from jetfm.storage.files import replacing
 
 SUFFIXES = (".root", ".parquet")
 _CHUNK = 20_000  # jets clustered at once

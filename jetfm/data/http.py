@@ -27,9 +27,9 @@ import urllib3
 
 import jetfm
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder, naming
-from jetfm.locks import exclusive
 from jetfm.progress import ByteProgress
+from jetfm.storage.files import make_folder, naming
+from jetfm.storage.locks import exclusive
 
 USER_AGENT = f"jetfm/{jetfm.__version__}"  # Zenodo slows down libraries' default names
 

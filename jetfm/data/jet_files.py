@@ -8,7 +8,7 @@ from jetfm.data.conversion import convert, in_parts
 from jetfm.data.store import MANIFEST, JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
-from jetfm.files import sha256
+from jetfm.storage.files import sha256
 
 
 def store_of(jets: str | Path, folder: str | Path, progress: bool = True) -> JetStore:

@@ -34,7 +34,6 @@ import uproot
 import vector
 
 from jetfm.errors import JetfmError
-from jetfm.files import naming
 from jetfm.observables import segment_sum
 from jetfm.schema import (
     BRANCHES,
@@ -45,6 +44,7 @@ from jetfm.schema import (
     UNLABELLED,
     is_jagged,
 )
+from jetfm.storage.files import naming
 
 vector.register_awkward()
 

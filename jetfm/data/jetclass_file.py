@@ -18,7 +18,6 @@ from jetfm.data.clustering import UNMATCHED_QCD, Jets, momenta, substructure, wr
 from jetfm.data.detector import NEUTRAL_HADRON, PHOTON, Candidates
 from jetfm.data.event_record import Truth
 from jetfm.errors import JetfmError
-from jetfm.files import replacing
 from jetfm.schema import (
     BRANCHES,
     CLASSES,
@@ -27,6 +26,7 @@ from jetfm.schema import (
     JetClassLabel,
     is_jagged,
 )
+from jetfm.storage.files import replacing
 
 PZ_MAX, ETA_MAX = 10_000.0, 5.0  # GeV; constituents beyond are dropped (makeNtuples.C)
 

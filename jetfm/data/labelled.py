@@ -22,9 +22,9 @@ from jetfm.data.store import JetStore, padded
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.files import NpyWriter, make_folder, read_json, write_json, write_npy
 from jetfm.models.backbone import Backbone
 from jetfm.schema import CLASSES, class_by_name
+from jetfm.storage.files import NpyWriter, make_folder, read_json, write_json, write_npy
 
 ENCODING_BATCH = 500
 

@@ -19,7 +19,7 @@ import hdf5plugin  # noqa: F401  registers Blosc, which pandas' files are compre
 import numpy as np
 
 from jetfm.errors import JetfmError
-from jetfm.files import naming
+from jetfm.storage.files import naming
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

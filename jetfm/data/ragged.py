@@ -16,8 +16,8 @@ import numpy as np
 
 from jetfm.data.joined import JoinedArray, blocks
 from jetfm.errors import JetfmError
-from jetfm.files import NpyReader, map_npy, naming, read_json, sha256, write_json
 from jetfm.schema import class_by_name
+from jetfm.storage.files import NpyReader, map_npy, naming, read_json, sha256, write_json
 
 MANIFEST, PARTS = "store.json", "parts"
 VERSION = 1

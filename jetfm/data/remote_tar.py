@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from jetfm.data.http import Remote
 from jetfm.errors import JetfmError
-from jetfm.files import read_json, write_json
+from jetfm.storage.files import read_json, write_json
 
 _AHEAD = 4096  # bytes; more than a header and what tarfile reads around it
 _BLOCK = 512

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jetfm.data.simulate import simulate
 from jetfm.errors import JetfmError
-from jetfm.files import sha256
+from jetfm.storage.files import sha256
 
 SEED = 2024
 JETS_PER_CLASS = {"train": 165, "val": 40, "test": 75}  # fits into 5 MB

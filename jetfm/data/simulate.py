@@ -28,9 +28,9 @@ from jetfm.data.processes import CAMPAIGNS, Campaign, campaign_by_name
 from jetfm.data.pythia import Generator
 from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder, remove_leftovers
-from jetfm.locks import exclusive
 from jetfm.schema import BRANCHES, SPLITS, class_by_name
+from jetfm.storage.files import make_folder, remove_leftovers
+from jetfm.storage.locks import exclusive
 
 MAX_FILES = 1_000_000  # per class and split: keeps seeds apart
 COMPRESSIONS = {"lz4": uproot.LZ4(4), "lzma": uproot.LZMA(9)}  # JetClass's; a quarter smaller

@@ -32,8 +32,8 @@ from tqdm import tqdm
 from jetfm.data import jetclass
 from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
 from jetfm.errors import JetfmError
-from jetfm.files import NpyWriter, make_folder, remove_leftovers, sha256
 from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
+from jetfm.storage.files import NpyWriter, make_folder, remove_leftovers, sha256
 
 JET_DTYPE = np.dtype([(name, "i4" if name == "label" else "f4") for name in JET_COLUMNS])
 

@@ -22,7 +22,7 @@ import numpy as np
 from jetfm.data.joined import blocks
 from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
 from jetfm.errors import JetfmError
-from jetfm.files import NpyWriter, make_folder, naming, remove_leftovers, write_npy
+from jetfm.storage.files import NpyWriter, make_folder, naming, remove_leftovers, write_npy
 
 _LAST_POSITION = np.iinfo(np.int16).max
 

@@ -13,22 +13,22 @@ from pyarrow import parquet
 from safetensors.torch import save_model
 
 from jetfm import plotting
-from jetfm.artifacts import as_json, fingerprint
 from jetfm.data.jet_files import store_of
 from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
 from jetfm.figures.roc import roc
-from jetfm.files import make_folder, replacing, write_json
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.study import Jets, train_and_test
-from jetfm.locks import exclusive
 from jetfm.metrics import roc_curve
 from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.schema import CLASSES
 from jetfm.settings import BASELINES, FinetuningSettings
+from jetfm.storage.artifacts import as_json, fingerprint
+from jetfm.storage.files import make_folder, replacing, write_json
+from jetfm.storage.locks import exclusive
 from jetfm.tokenizers.files import tokenize_files
 from jetfm.tokenizers.interface import Tokenizer
 

@@ -26,12 +26,12 @@ from torch import nn
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.errors import JetfmError
-from jetfm.files import read_json, write_json, write_npy
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
 from jetfm.parallel import run_tasks
 from jetfm.settings import FinetuningSettings, TrainingSettings
+from jetfm.storage.files import read_json, write_json, write_npy
 from jetfm.training import fit
 
 EVALUATION_BATCH = 500

@@ -36,7 +36,7 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.continuous_head import DensityHead, NextConstituent
 from jetfm.schema import KINEMATICS
 from jetfm.settings import ContinuousSettings
-from jetfm.weights import SavedModule
+from jetfm.storage.weights import SavedModule
 
 
 class LogProbabilities(NamedTuple):

@@ -48,7 +48,7 @@ from jetfm.masking import Visible, draw_masked, pt_ranks, put_back, visible_part
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
 from jetfm.settings import PretrainingSettings
-from jetfm.weights import SavedModule
+from jetfm.storage.weights import SavedModule
 
 OBJECTIVES = ("ntp", "mpm")
 

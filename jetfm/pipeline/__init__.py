@@ -1,7 +1,7 @@
 """The stages in order: what each needs, what it makes, and where its work is kept.
 
 A ``Pipeline`` belongs to one profile. Asking it for a result makes that result and everything it
-depends on, or finds them (`jetfm.artifacts`). Nothing passes from stage to stage in memory:
+depends on, or finds them (`jetfm.storage.artifacts`). Nothing passes from stage to stage in memory:
 
     jets -> store -> tokenizer -> tokens -> pretraining -----------> generated -> its quality
               |                     |            `-> fine-tuning <- other jets

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import jetfm
-from jetfm.artifacts import fingerprint
 from jetfm.data.labelled import LabelledJets
-from jetfm.files import link_files
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
-from jetfm.paths import work_folder
 from jetfm.pipeline.generators import BY_TYPE, GeneratorStages
 from jetfm.pipeline.jets import JETCLASS
 from jetfm.pipeline.tokens import MAIN
 from jetfm.schema import SPLITS
 from jetfm.settings import BASELINES, PretrainingSettings
+from jetfm.storage.artifacts import fingerprint
+from jetfm.storage.files import link_files
+from jetfm.storage.paths import work_folder
 
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
 # sets once, at the end, 3 padded all jets of a batch alike.

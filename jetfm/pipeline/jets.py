@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from jetfm import plotting
-from jetfm.artifacts import Artifact
 from jetfm.data import calibration
 from jetfm.data.conversion import convert, in_parts
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
-from jetfm.files import read_json, sha256, write_json
-from jetfm.paths import project_folder, sample_folder
 from jetfm.pipeline.stages import Stages
 from jetfm.schema import CLASSES, SPLITS
 from jetfm.settings import DataSettings, LandscapeSettings
+from jetfm.storage.artifacts import Artifact
+from jetfm.storage.files import read_json, sha256, write_json
+from jetfm.storage.paths import project_folder, sample_folder
 
 JETCLASS, TOPLANDSCAPE = "jetclass", "toplandscape"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import save_profile
 from jetfm.distributed import rank
-from jetfm.files import read_json, write_json
 from jetfm.launch import launch, n_processes
 from jetfm.models.jet_model import JetModel
-from jetfm.paths import work_folder
 from jetfm.pipeline.tokens import MAIN, TokenStages
 from jetfm.settings import PretrainingSettings
+from jetfm.storage.artifacts import Artifact, fingerprint
+from jetfm.storage.files import read_json, write_json
+from jetfm.storage.paths import work_folder
 from jetfm.strategies import Strategies
 from jetfm.tokenizers.interface import Tokenizer
 

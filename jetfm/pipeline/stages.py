@@ -10,10 +10,10 @@ import torch
 from matplotlib.figure import Figure
 
 from jetfm import plotting
-from jetfm.artifacts import Artifact, as_json, produce
 from jetfm.config import Profile, load_profile
 from jetfm.distributed import rank
-from jetfm.paths import figures_folder, work_folder
+from jetfm.storage.artifacts import Artifact, as_json, produce
+from jetfm.storage.paths import figures_folder, work_folder
 
 
 def silent(_: str) -> None:

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jetfm.artifacts import Artifact, fingerprint
 from jetfm.config import Profile
 from jetfm.data.token_store import TokenStore
 from jetfm.distributed import rank
 from jetfm.features import Preprocessing
-from jetfm.files import read_json, write_json
 from jetfm.parallel import run_tasks
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stages import silent
 from jetfm.schema import SPLITS
 from jetfm.settings import TokenizerSettings
+from jetfm.storage.artifacts import Artifact, fingerprint
+from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.classifiers import TokenClassifiers
 from jetfm.tokenizers.interface import Tokenizer, preprocessing_of
 from jetfm.tokenizers.quality import TokenQualityStudy

@@ -27,7 +27,6 @@ from torch import nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.errors import JetfmError
-from jetfm.files import read_json, write_json
 from jetfm.metrics import accuracy
 from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
@@ -35,6 +34,7 @@ from jetfm.models.transformer import n_parameters
 from jetfm.parallel import run_tasks
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
+from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.classifier_jets import ClassifierJets
 from jetfm.training import fit
 

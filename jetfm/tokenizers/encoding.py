@@ -14,7 +14,7 @@ from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.files import made_aside, make_folder, remove_leftovers
+from jetfm.storage.files import made_aside, make_folder, remove_leftovers
 from jetfm.tokenizers.interface import Tokenizer
 
 

@@ -10,8 +10,8 @@ from jetfm.data.jet_files import store_of
 from jetfm.data.store import MANIFEST
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.files import make_folder
-from jetfm.locks import exclusive
+from jetfm.storage.files import make_folder
+from jetfm.storage.locks import exclusive
 from jetfm.tokenizers.encoding import tokenize
 from jetfm.tokenizers.interface import Tokenizer
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.features import FEATURE_SETS, Preprocessing
-from jetfm.files import sha256, write_npy
 from jetfm.models.transformer import KVCache
 from jetfm.settings import TokenizerSettings
-from jetfm.weights import fill, identity, load_weights, save_weights, weights_bytes
+from jetfm.storage.files import sha256, write_npy
+from jetfm.storage.weights import fill, identity, load_weights, save_weights, weights_bytes
 
 NAME = "tokenizer"
 USAGE = "usage.npy"

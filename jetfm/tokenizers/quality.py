@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.errors import JetfmError
-from jetfm.files import read_json
 from jetfm.metrics import CORE
 from jetfm.plotting import BINS, histogram, to_data
 from jetfm.schema import CLASSES, KINEMATICS, class_by_name
+from jetfm.storage.files import read_json
 from jetfm.tokenizers.quality_measurement import (
     QUANTITIES,
     RESULT,

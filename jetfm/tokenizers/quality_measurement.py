@@ -18,10 +18,10 @@ from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.files import write_json, write_npy
 from jetfm.metrics import fit_resolution
 from jetfm.observables import jet_observables, wrap
 from jetfm.schema import KINEMATICS, class_by_name
+from jetfm.storage.files import write_json, write_npy
 from jetfm.tokenizers.quantizer import perplexity
 
 #: Observables of the comparison, with their units.

@@ -22,8 +22,8 @@ from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.data.workers import run_local
 from jetfm.errors import JetfmError
-from jetfm.locks import exclusive
 from jetfm.schema import BRANCHES, CLASSES, KINEMATICS
+from jetfm.storage.locks import exclusive
 from tests.data.jetclass_files import jetclass_file
 from tests.data.toplandscape_files import toplandscape_file
 from tests.test_distributed import talking
@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_finished_parts(sources, undisturbed, tmp_path, monke
     """Room runs out in the second part; with room again, the command ends with the same bytes."""
     import errno
 
-    from jetfm import files
+    from jetfm.storage import files
 
     append, n_calls = files.NpyWriter.append, []
 
@@ -322,7 +322,7 @@ def test_kill_9_in_the_middle(sources, undisturbed, tmp_path):
         "import sys, time\n"
         "from pathlib import Path\n"
         "from jetfm.data import conversion\n"
-        "from jetfm.files import NpyWriter\n"
+        "from jetfm.storage.files import NpyWriter\n"
         "close = NpyWriter.close\n"
         "def slow(self):\n"
         "    close(self)\n"

@@ -29,7 +29,7 @@ from jetfm.data.download import (
 from jetfm.data.http import Patience, Remote, check_md5, fetch
 from jetfm.data.remote_tar import RemoteFile
 from jetfm.errors import JetfmError
-from jetfm.locks import exclusive
+from jetfm.storage.locks import exclusive
 from tests.data.faulty_server import serving
 from tests.data.jetclass_files import jetclass_file
 

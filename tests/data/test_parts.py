@@ -17,8 +17,8 @@ from jetfm.data.ragged import PARTS, join_parts
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.files import map_npy
 from jetfm.pretraining import TokenBatches, token_batch
+from jetfm.storage.files import map_npy
 
 FEATURES = ("pt", "eta_rel", "phi_rel")
 PART = st.lists(st.one_of(st.integers(0, 3), st.just(60)), max_size=5)

@@ -13,7 +13,6 @@ import jetfm
 from jetfm import masking
 from jetfm.errors import JetfmError
 from jetfm.features import Preprocessing
-from jetfm.files import read_json
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
 from jetfm.settings import (
@@ -22,6 +21,7 @@ from jetfm.settings import (
     PretrainingSettings,
     TokenizerSettings,
 )
+from jetfm.storage.files import read_json
 from jetfm.tokenizers.binned import BinnedTokenizer
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import fit

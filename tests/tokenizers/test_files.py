@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from jetfm.cli import app
 from jetfm.data.store import build_store
 from jetfm.errors import JetfmError
-from jetfm.paths import sample_folder
 from jetfm.settings import TokenizerSettings
+from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import load_tokenizer, make_tokenizer
 from jetfm.tokenizers.files import tokenize_files
 

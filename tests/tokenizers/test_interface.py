@@ -365,7 +365,7 @@ def test_files_that_are_not_as_they_were_saved(kind, damage, tmp_path):
 
 def test_another_models_files_are_refused(tmp_path):
     """A well-formed description of something that is no tokenizer, hashes and all."""
-    from jetfm.weights import save_weights
+    from jetfm.storage.weights import save_weights
 
     save_weights(tmp_path, "tokenizer", {"a": torch.zeros(2)}, {"n_codes": 5})
     with pytest.raises(JetfmError, match="tokenizer.json.*a tokenizer's settings"):
@@ -373,7 +373,7 @@ def test_another_models_files_are_refused(tmp_path):
 
 
 def test_weights_of_another_size_are_refused(tmp_path):
-    from jetfm.weights import save_weights
+    from jetfm.storage.weights import save_weights
 
     tokenizer = made("causal")
     state = tokenizer.state_dict()

@@ -10,8 +10,8 @@ from jetfm.data.ragged import PARTS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.paths import sample_folder
 from jetfm.settings import TokenizerSettings
+from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import encoding, make_tokenizer
 from jetfm.tokenizers.encoding import tokenize
 from jetfm.tokenizers.files import tokenize_files

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetfm import files
 from jetfm.errors import JetfmError
+from jetfm.storage import files
 
 
 def hidden(folder):
@@ -52,7 +52,7 @@ def test_error_inside_keeps_the_old_file_and_leaves_nothing(tmp_path):
 def test_killed_writer_leaves_the_old_file(tmp_path):
     files.write_text(tmp_path / "a.txt", "old")
     code = (
-        "import os, signal, sys\nfrom jetfm.files import replacing\n"
+        "import os, signal, sys\nfrom jetfm.storage.files import replacing\n"
         "with replacing(sys.argv[1]) as aside:\n"
         "    aside.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
-from jetfm.files import read_json, replacing, write_json
+from jetfm.storage.files import read_json, replacing, write_json
 
 WEIGHTS = "weights.safetensors"
 

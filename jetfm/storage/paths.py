@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jetfm.files import make_folder
+from jetfm.storage.files import make_folder
 
 
 def project_folder() -> Path:
     """The clone that holds the package; the current folder where jetfm was installed without it."""
-    clone = Path(__file__).resolve().parents[1]
+    clone = Path(__file__).resolve().parents[2]
     return clone if (clone / "notebooks").is_dir() else Path.cwd()
 
 

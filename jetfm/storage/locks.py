@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jetfm.errors import JetfmError
-from jetfm.files import naming, write_text
+from jetfm.storage.files import naming, write_text
 
 
 class exclusive:

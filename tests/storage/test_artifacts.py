@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from jetfm.artifacts import fingerprint, produce
 from jetfm.config import load_profile
 from jetfm.errors import JetfmError
+from jetfm.storage.artifacts import fingerprint, produce
 
 
 def quiet(_):

@@ -30,8 +30,8 @@ from pydantic import BaseModel
 
 import jetfm
 from jetfm.distributed import rank
-from jetfm.files import make_folder, read_json, sha256, write_json
-from jetfm.locks import exclusive
+from jetfm.storage.files import make_folder, read_json, sha256, write_json
+from jetfm.storage.locks import exclusive
 
 RECORD = "artifact.json"
 RECORDED_PACKAGES = (
