@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks._plain import plain_layers
-from jetfm.cores import n_cores
 from jetfm.data.labelled import LabelledJets
 from jetfm.data.store import build_store
 from jetfm.finetuning import Contender, Jets, Runner, run_study
 from jetfm.models.classifier import JetClassifier, cross_entropy
 from jetfm.models.jet_model import JetModel
+from jetfm.runtime.cores import n_cores
 from jetfm.settings import FinetuningSettings, OptimizerSettings, PretrainingSettings, TaskSettings
 from jetfm.training import make_optimizer
 

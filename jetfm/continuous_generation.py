@@ -24,7 +24,7 @@ from torch import Tensor
 from jetfm.errors import JetfmError
 from jetfm.generation import check_request
 from jetfm.models.continuous_model import ContinuousModel
-from jetfm.progress import Progress
+from jetfm.runtime.progress import Progress
 from jetfm.sampling import uniforms
 
 _COMPACT = 8  # finished jets leave the caches once they are a 1/8 of them: copying costs too

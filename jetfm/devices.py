@@ -18,12 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from jetfm import distributed
 from jetfm.models.transformer import Stack
+from jetfm.runtime import distributed
 
 
 def trainer_options(accelerator: str, sharded: bool) -> dict[str, Any]:
-    """What Lightning's Trainer has to know of the processes, `jetfm.distributed`'s."""
+    """What Lightning's Trainer has to know of the processes, `jetfm.runtime.distributed`'s."""
     world, here = distributed.world_size(), distributed.local_world_size()
     if world == 1:
         # told, not left to find out: in a SLURM job it would wait for others
@@ -40,7 +40,7 @@ def trainer_options(accelerator: str, sharded: bool) -> dict[str, Any]:
 
 
 class _Processes(ClusterEnvironment):
-    """The processes as `jetfm.distributed` sees them, for torchrun and SLURM alike."""
+    """The processes as `jetfm.runtime.distributed` sees them, for torchrun and SLURM alike."""
 
     creates_processes_externally = True
     main_address = property(lambda self: distributed.meeting_point()[0])

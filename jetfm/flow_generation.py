@@ -17,7 +17,7 @@ from jetfm.data.store import padded
 from jetfm.errors import JetfmError
 from jetfm.flow_matching import FlowModel
 from jetfm.generation import check_request
-from jetfm.progress import Progress
+from jetfm.runtime.progress import Progress
 from jetfm.sampling import stream
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
-from jetfm.parallel import one_thread
-from jetfm.progress import Progress
+from jetfm.runtime.parallel import one_thread
+from jetfm.runtime.progress import Progress
 from jetfm.sampling import Choice, draw, uniforms
 from jetfm.tokenizers.interface import Tokenizer
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import torch
 
-from jetfm.cores import AGENT, n_cores, watch_parent
-from jetfm.distributed import launched
 from jetfm.errors import JetfmError
+from jetfm.runtime.cores import AGENT, n_cores, watch_parent
+from jetfm.runtime.distributed import launched
 
 PROCESSES = "JETFM_PROCESSES"
 _PARENT = "JETFM_LAUNCHER"  # tells the agent whose child it is

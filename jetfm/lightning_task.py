@@ -1,7 +1,7 @@
 """Lightning's view of a training; apart from `jetfm.training`, because importing it takes seconds.
 
 An epoch, to Lightning, is what lies between two validations. Loggers, checkpoints and progress are
-ours (`jetfm.checkpoints`, `jetfm.progress`): Lightning's checkpoints cannot resume exactly from
+ours (`jetfm.checkpoints`, `jetfm.runtime.progress`): Lightning's checkpoints cannot resume exactly from
 within a stream of batches, and write more than a small fit takes to run.
 """
 
@@ -25,9 +25,9 @@ from torch.distributed.fsdp import FSDPModule
 from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
 from jetfm.data.batches import seed_of
 from jetfm.data.prefetch import pinned, prefetched
-from jetfm.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.errors import JetfmError
-from jetfm.progress import Progress
+from jetfm.runtime.distributed import SHARDING, rank, sharding, summed, world_size
+from jetfm.runtime.progress import Progress
 from jetfm.settings import TrainingSettings
 from jetfm.storage.files import write_text
 from jetfm.training import BEST, Batches, make_optimizer

@@ -29,14 +29,14 @@ from rangerlite import RangerLite
 from torch import nn
 
 from jetfm.checkpoints import load_newest
-from jetfm.distributed import rank, world_size
 from jetfm.errors import JetfmError
-from jetfm.progress import Progress
+from jetfm.runtime.distributed import rank, world_size
+from jetfm.runtime.progress import Progress
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.storage.files import make_folder, remove_leftovers
 
 Batches = Callable[[int], Any]
-# With several processes (`jetfm.distributed`) the batches and the validation need a method
+# With several processes (`jetfm.runtime.distributed`) the batches and the validation need a method
 # ``shard(rank, world)`` that returns this process's part of each; together the parts are the whole.
 BEST = "best.ckpt"
 

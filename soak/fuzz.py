@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jetfm.cores import n_cores
 from jetfm.errors import JetfmError
+from jetfm.runtime.cores import n_cores
 
 SEED = 20
 INPUTS = {"root": 3000, "h5": 3000, "yaml": 3000, "jets store": 1500, "token store": 1500}

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from jetfm import distributed
 from jetfm.data.batches import BlockShuffledBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
+from jetfm.runtime import distributed
 from jetfm.training import fit
 from tests.data.faulty_server import has_loopback
 from tests.toys import training_settings

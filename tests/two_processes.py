@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from jetfm.data.token_store import TokenStore
 from jetfm.devices import whole
-from jetfm.distributed import SHARDING, rank
 from jetfm.models.jet_model import JetModel
 from jetfm.pretraining import pretrain
+from jetfm.runtime.distributed import SHARDING, rank
 from jetfm.settings import PretrainingSettings
 
 CUT_AT = 7  # of ten steps, with a checkpoint after five

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from jetfm.data import jetclass, toplandscape
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
-from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
+from jetfm.runtime.workers import run_distributed, run_local
 from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.storage.files import (
     made_aside,

@@ -35,7 +35,7 @@ from jetfm.data.http import Patience, Remote, Stopped, check_md5, fetch, part_of
 from jetfm.data.jetclass import open_tree
 from jetfm.data.remote_tar import find_members
 from jetfm.errors import JetfmError
-from jetfm.progress import ByteProgress
+from jetfm.runtime.progress import ByteProgress
 from jetfm.schema import CLASSES, class_by_name
 from jetfm.storage.files import make_folder, read_json, replacing, write_json
 

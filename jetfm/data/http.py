@@ -27,7 +27,7 @@ import urllib3
 
 import jetfm
 from jetfm.errors import JetfmError
-from jetfm.progress import ByteProgress
+from jetfm.runtime.progress import ByteProgress
 from jetfm.storage.files import make_folder, naming
 from jetfm.storage.locks import exclusive
 

@@ -26,8 +26,8 @@ from jetfm.data.detector_card import DetectorCard, load_card
 from jetfm.data.jetclass_file import branches, read_settings, write_jetclass_file
 from jetfm.data.processes import CAMPAIGNS, Campaign, campaign_by_name
 from jetfm.data.pythia import Generator
-from jetfm.data.workers import run_distributed, run_local
 from jetfm.errors import JetfmError
+from jetfm.runtime.workers import run_distributed, run_local
 from jetfm.schema import BRANCHES, SPLITS, class_by_name
 from jetfm.storage.files import make_folder, remove_leftovers
 from jetfm.storage.locks import exclusive

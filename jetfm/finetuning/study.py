@@ -29,7 +29,7 @@ from jetfm.errors import JetfmError
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
-from jetfm.parallel import run_tasks
+from jetfm.runtime.parallel import run_tasks
 from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
 from jetfm.training import fit

@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from jetfm.distributed import rank
 from jetfm.features import Preprocessing
 from jetfm.generative_study import GenerativeStudy, Generator
 from jetfm.jet_sample import JetSample
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.models import ModelStages
 from jetfm.pipeline.tokens import MAIN
+from jetfm.runtime.distributed import rank
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import write_json

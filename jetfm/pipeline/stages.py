@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jetfm import plotting
 from jetfm.config import Profile, load_profile
-from jetfm.distributed import rank
+from jetfm.runtime.distributed import rank
 from jetfm.storage.artifacts import Artifact, as_json, produce
 from jetfm.storage.paths import figures_folder, work_folder
 

@@ -11,11 +11,11 @@ import torch
 
 from jetfm.config import Profile
 from jetfm.data.token_store import TokenStore
-from jetfm.distributed import rank
 from jetfm.features import Preprocessing
-from jetfm.parallel import run_tasks
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stages import silent
+from jetfm.runtime.distributed import rank
+from jetfm.runtime.parallel import run_tasks
 from jetfm.schema import SPLITS
 from jetfm.settings import TokenizerSettings
 from jetfm.storage.artifacts import Artifact, fingerprint

@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import jetfm
-from jetfm.distributed import rank
+from jetfm.runtime.distributed import rank
 from jetfm.storage.files import make_folder, read_json, sha256, write_json
 from jetfm.storage.locks import exclusive
 
@@ -85,7 +85,7 @@ def produce(
     settings : pydantic model or JSON values that decide the result
     inputs : digest of each input, by name
     version : raise it when a change of the code changes the stage's result
-    together : of several processes (`jetfm.distributed`) all call `make`; otherwise the first does,
+    together : of several processes (`jetfm.runtime.distributed`) all call `make`; otherwise the first does,
         and the others wait for its result
 
     Returns

@@ -31,7 +31,7 @@ from jetfm.metrics import accuracy
 from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.transformer import n_parameters
-from jetfm.parallel import run_tasks
+from jetfm.runtime.parallel import run_tasks
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json

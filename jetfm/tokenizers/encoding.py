@@ -78,7 +78,7 @@ def tokenize(
     if not store.parts:
         options = (seed, max_constituents, batch_size, progress)
         return _tokenize(tokenizer, store, folder, *options, info)
-    from jetfm.data.workers import run_distributed, run_local
+    from jetfm.runtime.workers import run_distributed, run_local
 
     everywhere = workers != 1 or dask_address is not None
     sources = store.info["sha256"]

@@ -20,8 +20,8 @@ from jetfm.data.jet_files import store_of
 from jetfm.data.ragged import PARTS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
-from jetfm.data.workers import run_local
 from jetfm.errors import JetfmError
+from jetfm.runtime.workers import run_local
 from jetfm.schema import BRANCHES, CLASSES, KINEMATICS
 from jetfm.storage.locks import exclusive
 from tests.data.jetclass_files import jetclass_file

@@ -301,7 +301,7 @@ def test_another_server_by_environment(server, tmp_path, monkeypatch):
 
 
 def test_progress_counts_every_byte_once(server, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jetfm.progress.is_interactive", lambda: False)
+    monkeypatch.setattr("jetfm.runtime.progress.is_interactive", lambda: False)
     (tmp_path / "train.h5.part").write_bytes(CONTENT[:MB])
     server.ranges = False
     get(server, tmp_path, progress=True)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from jetfm.cores import changed_environment, end_with_parent, n_cores
 from jetfm.errors import JetfmError
+from jetfm.runtime.cores import changed_environment, end_with_parent, n_cores
 
 _LONGEST_TMP = 70
 _IMPORTED = ("jetfm.pipeline", "jetfm.lightning_task")  # by the server, once

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jetfm import progress
-from jetfm.progress import ByteProgress, Progress
+from jetfm.runtime import progress
+from jetfm.runtime.progress import ByteProgress, Progress
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jetfm.errors import JetfmError
-from jetfm.parallel import run_tasks
+from jetfm.runtime.parallel import run_tasks
 
 
 def write_pid_and_sleep(folder: str, name: str) -> None:
@@ -76,8 +76,8 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
     """Another jetfm in the current folder is not it; what was set after the first pool counts."""
     script = (
         "import os\n"
-        "from jetfm.parallel import run_tasks\n"
-        "from tests.test_parallel import write_where_jetfm_is as task\n"
+        "from jetfm.runtime.parallel import run_tasks\n"
+        "from tests.runtime.test_parallel import write_where_jetfm_is as task\n"
         "if __name__ == '__main__':\n"
         "    for number in '12':\n"
         "        os.environ['JETFM_WORK'] = number\n"
@@ -103,8 +103,8 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
 def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how):
     """As ``kill -INT`` or a batch system does it; a terminal's Ctrl-C reaches workers as well."""
     script = (
-        "from jetfm.parallel import run_tasks\n"
-        "from tests.test_parallel import write_pid_and_sleep as task\n"
+        "from jetfm.runtime.parallel import run_tasks\n"
+        "from tests.runtime.test_parallel import write_pid_and_sleep as task\n"
         "if __name__ == '__main__':\n"
         f"    run_tasks(task, [({str(tmp_path)!r}, 'a'), ({str(tmp_path)!r}, 'b')], 2)\n"
     )

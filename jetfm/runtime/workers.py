@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from jetfm.cores import changed_environment, n_cores, watch_parent
 from jetfm.errors import JetfmError
+from jetfm.runtime.cores import changed_environment, n_cores, watch_parent
 
 # in new processes linear algebra then has one thread
 _ONE_THREAD_EACH = dict.fromkeys(
