@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 import jetfm
-from jetfm.config import Profile, available_profiles, dry_run, load_profile, with_folder
 from jetfm.errors import JetfmError
 from jetfm.runtime.cores import AGENT, watch_parent
 from jetfm.runtime.distributed import SHARDING, rank
 from jetfm.runtime.distributed import sharding as check_sharding
+from jetfm.settings.profiles import Profile, available_profiles, dry_run, load_profile, with_folder
 
 app = typer.Typer(
     no_args_is_help=True,

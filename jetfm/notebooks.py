@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 
 import jetfm
-from jetfm.config import Profile, available_profiles
 from jetfm.errors import JetfmError
+from jetfm.settings.profiles import Profile, available_profiles
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import (
     make_folder,
@@ -142,7 +142,7 @@ def store_checked_outputs() -> None:
     """
     import nbformat
 
-    from jetfm.config import load_profile
+    from jetfm.settings.profiles import load_profile
 
     profile = load_profile("smoke")
     run_all(profile)
@@ -160,7 +160,7 @@ def store_checked_outputs() -> None:
 
 def _profile_argument(profile: Profile) -> str:
     """Name of a shipped profile, or the path of a file that holds exactly these settings."""
-    from jetfm.config import load_profile
+    from jetfm.settings.profiles import load_profile
 
     if profile.name in available_profiles() and load_profile(profile.name) == profile:
         return profile.name

@@ -261,7 +261,7 @@ def _h5_file(path: Path) -> Path:
 
 
 def _yaml_file(path: Path) -> Path:
-    from jetfm.config import PROFILES_DIR
+    from jetfm.settings.profiles import PROFILES_DIR
 
     return Path(shutil.copyfile(PROFILES_DIR / "laptop.yaml", path.with_suffix(".yaml")))
 
@@ -301,7 +301,7 @@ def _read_h5(path: Path) -> None:
 
 
 def _read_yaml(path: Path) -> None:
-    from jetfm.config import load_profile
+    from jetfm.settings.profiles import load_profile
 
     load_profile(path)
 

@@ -15,9 +15,9 @@ import nbformat
 import psutil
 import pytest
 
-from jetfm.config import load_profile
 from jetfm.data.conversion import convert
 from jetfm.pipeline import Pipeline
+from jetfm.settings.profiles import load_profile
 from jetfm.storage.paths import sample_folder
 from tests.test_resume import digests, finish, start
 
@@ -174,7 +174,7 @@ FIGURES = """
 import sys
 from pathlib import Path
 from jetfm import notebooks
-from jetfm.config import load_profile
+from jetfm.settings.profiles import load_profile
 notebooks.project_folder = lambda: Path(sys.argv[1])
 print(*notebooks.run_all(load_profile("smoke"), say=lambda text: None), sep=",")
 """

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from jetfm import launch
-from jetfm.config import dry_run, load_profile, save_profile
 from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
 from jetfm.settings import FinetuningSettings
+from jetfm.settings.profiles import dry_run, load_profile, save_profile
 from tests.test_distributed import bare, talking  # noqa: F401
 
 CODE = Path(__file__).parent.parent

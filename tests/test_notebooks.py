@@ -10,8 +10,8 @@ import nbformat
 import pytest
 
 from jetfm import figures, notebooks
-from jetfm.config import load_profile
 from jetfm.errors import JetfmError
+from jetfm.settings.profiles import load_profile
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = (

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jetfm.config import dry_run, load_profile, with_folder
 from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
 from jetfm.schema import CLASSES
+from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.paths import work_folder
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from jetfm import cli
-from jetfm.config import dry_run, load_profile, with_folder
 from jetfm.data import download
 from jetfm.data.download import Archive
 from jetfm.ledger import VERDICTS
 from jetfm.pipeline import Pipeline
+from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.paths import sample_folder
 from tests.data.faulty_server import serving
 from tests.data.toplandscape_files import toplandscape_file

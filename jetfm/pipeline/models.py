@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.config import save_profile
 from jetfm.launch import launch, n_processes
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.tokens import MAIN, TokenStages
 from jetfm.runtime.distributed import rank
 from jetfm.settings import PretrainingSettings
+from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import read_json, write_json
 from jetfm.storage.paths import work_folder

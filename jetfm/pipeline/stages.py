@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from jetfm import plotting
-from jetfm.config import Profile, load_profile
 from jetfm.runtime.distributed import rank
+from jetfm.settings.profiles import Profile, load_profile
 from jetfm.storage.artifacts import Artifact, as_json, produce
 from jetfm.storage.paths import figures_folder, work_folder
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jetfm.config import Profile
 from jetfm.data.token_store import TokenStore
 from jetfm.features import Preprocessing
 from jetfm.pipeline.jets import JETCLASS, JetStages
@@ -18,6 +17,7 @@ from jetfm.runtime.distributed import rank
 from jetfm.runtime.parallel import run_tasks
 from jetfm.schema import SPLITS
 from jetfm.settings import TokenizerSettings
+from jetfm.settings.profiles import Profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.classifiers import TokenClassifiers

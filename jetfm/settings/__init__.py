@@ -1,7 +1,7 @@
 """Settings of every stage, validated, with units and sources.
 
 The defaults are the papers' values, with their source beside them, so that a profile
-(`jetfm.config`) shows at a glance where it departs from the papers.
+(`jetfm.settings.profiles`) shows at a glance where it departs from the papers.
 """
 
 from jetfm.settings.base import Settings, merged

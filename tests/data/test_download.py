@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 import jetfm
-from jetfm.config import load_profile, with_folder
 from jetfm.data import download, jetclass
 from jetfm.data.download import (
     Archive,
@@ -29,6 +28,7 @@ from jetfm.data.download import (
 from jetfm.data.http import Patience, Remote, check_md5, fetch
 from jetfm.data.remote_tar import RemoteFile
 from jetfm.errors import JetfmError
+from jetfm.settings.profiles import load_profile, with_folder
 from jetfm.storage.locks import exclusive
 from tests.data.faulty_server import serving
 from tests.data.jetclass_files import jetclass_file

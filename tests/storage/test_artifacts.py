@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from jetfm.config import load_profile
 from jetfm.errors import JetfmError
+from jetfm.settings.profiles import load_profile
 from jetfm.storage.artifacts import fingerprint, produce
 
 

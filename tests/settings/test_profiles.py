@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jetfm.config import (
+from jetfm.errors import JetfmError
+from jetfm.settings.profiles import (
     Profile,
     available_profiles,
     dry_run,
@@ -14,7 +15,6 @@ from jetfm.config import (
     save_profile,
     with_folder,
 )
-from jetfm.errors import JetfmError
 
 PROJECT = Path(__file__).parents[1]
 

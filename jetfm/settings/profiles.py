@@ -30,7 +30,7 @@ from jetfm.settings import (
 )
 from jetfm.storage.files import write_text
 
-PROFILES_DIR = Path(__file__).parent / "profiles"
+PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 TOPLANDSCAPE = "TopLandscape"  # folder of its h5 files, inside that of the JetClass files
 
 
