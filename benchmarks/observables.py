@@ -12,7 +12,7 @@ import numpy as np
 
 from jetfm.data.batches import shuffle_constituents
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
-from jetfm.observables import R0, energy_correlation_d2, four_momenta, jet_observables
+from jetfm.physics.observables import R0, energy_correlation_d2, four_momenta, jet_observables
 from jetfm.schema import KINEMATICS
 
 N_JETS, N_PLAIN = 10_000, 300

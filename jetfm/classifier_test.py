@@ -15,9 +15,9 @@ from torch import nn
 
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.errors import JetfmError
-from jetfm.metrics import roc_auc
 from jetfm.models.deepsets import CLASSIFIER_TEST, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
+from jetfm.physics.statistics import roc_auc
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training import fit
 

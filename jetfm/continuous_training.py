@@ -19,8 +19,8 @@ from torch import Tensor
 from jetfm.data.batches import InOrderBatches, Reading, Schedule, shuffle_dense, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.continuous_model import ContinuousModel
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import ContinuousSettings
 from jetfm.training import TrainingResult, fit
 

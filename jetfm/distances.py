@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from jetfm.errors import JetfmError
-from jetfm.metrics import Estimate
+from jetfm.physics.statistics import Estimate
 
 N_BOOTSTRAP = 50  # our choice: spreads good to 10 %
 N_BINS = 30  # of the divergence: arXiv 2512.04149, official code

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.epic import EPiCNetwork
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import FlowSettings
 from jetfm.storage.weights import SavedModule
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
-from jetfm.features import Preprocessing
 from jetfm.jet_sample import JetSample
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.storage.files import read_json, write_json, write_npy
 

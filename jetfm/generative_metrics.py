@@ -15,10 +15,10 @@ import numpy as np
 
 from jetfm.classifier_test import classifier_test
 from jetfm.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
-from jetfm.energy_flow import energy_flow_polynomials
-from jetfm.features import Preprocessing
 from jetfm.jet_sample import JetSample, acceptance_of, count_violations
 from jetfm.memorisation import coverage, neighbours, token_duplicates
+from jetfm.physics.energy_flow import energy_flow_polynomials
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CLASSES, KINEMATICS
 
 #: Quantities of the distances, with their units; those of `KINEMATICS` are the constituents'.
@@ -64,7 +64,7 @@ def evaluate_sample(
     n_jets : of 'sample', 'truth' and, if given, 'training'
     wasserstein, kl : by quantity of `QUANTITIES`, in its unit and in nat; 'kl' also has 'n_bins'
         and 'n_missed', see `jetfm.distances.QuantileKL`
-    frechet : of energy-flow polynomials, see `jetfm.energy_flow`
+    frechet : of energy-flow polynomials, see `jetfm.physics.energy_flow`
     memorisation : 'distance_ratio', 'close' and, for tokens, 'copied', 'repeated' and the same
         with '_sequence' (`jetfm.memorisation`); None without training jets
     coverage : of the truth by the sample

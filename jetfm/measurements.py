@@ -14,7 +14,7 @@ from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.generative_metrics import QUANTITIES
 from jetfm.generative_study import GenerativeStudy
 from jetfm.ledger import Ledger, Measurement
-from jetfm.metrics import standard_error
+from jetfm.physics.statistics import standard_error
 from jetfm.settings import COMBINED
 from jetfm.tokenizers.classifiers import TokenClassifiers
 from jetfm.tokenizers.quality import TokenQuality, TokenQualityStudy

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from jetfm.distances import N_BOOTSTRAP, Judged
 from jetfm.errors import JetfmError
 from jetfm.jet_sample import JetSample
-from jetfm.metrics import Estimate
+from jetfm.physics.statistics import Estimate
 
 #: Axes of the space in which jets are near each other, in units of the truth's spread.
 OBSERVABLES = ("jet_mass", "jet_pt", "tau21", "tau32", "n_constituents")

@@ -11,8 +11,8 @@ from jetfm.continuous_training import ContinuousBatches, continuous_batch, train
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.continuous_model import ContinuousModel, stop_positions
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.settings import BackboneSettings, ContinuousSettings, OptimizerSettings
 from jetfm.training import fit

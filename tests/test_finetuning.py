@@ -10,11 +10,11 @@ from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study, study
-from jetfm.metrics import roc_auc
 from jetfm.models.classifier import JetClassifier, SumHead
 from jetfm.models.jet_model import JetModel, load_backbone
+from jetfm.physics.features import Preprocessing
+from jetfm.physics.statistics import roc_auc
 from jetfm.settings import (
     BackboneSettings,
     BaselineSettings,

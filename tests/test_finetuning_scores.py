@@ -7,7 +7,7 @@ import pytest
 
 from jetfm.finetuning.label_savings import label_saving
 from jetfm.finetuning.scores import calibration_error, judged, reliability
-from jetfm.metrics import roc_curve
+from jetfm.physics.statistics import roc_curve
 
 
 def sure_of_itself(n, temperature, seed=0, n_classes=3):

@@ -8,7 +8,6 @@ import pytest
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.flow_generation import FlowJets
 from jetfm.generated_sample import (
     decoded_sample,
@@ -18,6 +17,7 @@ from jetfm.generated_sample import (
     write_generated,
 )
 from jetfm.generation import GeneratedJets
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import class_by_name
 from tests.jet_samples import random_sample, sample_of
 

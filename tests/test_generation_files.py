@@ -14,11 +14,11 @@ from jetfm.data import jetclass
 from jetfm.data.generated_file import generated_columns, write_generated
 from jetfm.data.store import build_store
 from jetfm.errors import JetfmError
-from jetfm.features import FEATURE_SETS, Preprocessing
 from jetfm.generation import GeneratedJets
 from jetfm.generation_files import Request, generate_file, multiplicities_of
 from jetfm.models.jet_model import JetModel
-from jetfm.observables import jet_observables
+from jetfm.physics.features import FEATURE_SETS, Preprocessing
+from jetfm.physics.observables import jet_observables
 from jetfm.sampling import Choice
 from jetfm.schema import BRANCHES, KINEMATICS, is_jagged
 from jetfm.tokenizers.vqvae import VQVAE

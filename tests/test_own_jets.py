@@ -15,8 +15,8 @@ from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.finetuning import Contender
 from jetfm.finetuning.own_jets import METRICS, SCORES, WEIGHTS, OwnJets, finetune_files
-from jetfm.metrics import roc_auc
 from jetfm.models.jet_model import JetModel
+from jetfm.physics.statistics import roc_auc
 from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import make_tokenizer

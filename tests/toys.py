@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import (
     BackboneSettings,
     OptimizerSettings,

@@ -10,7 +10,7 @@ import numpy as np
 
 from jetfm.data.detector import Candidates
 from jetfm.data.event_record import Truth
-from jetfm.observables import wrap
+from jetfm.physics.observables import wrap
 
 RADIUS = 0.8  # of jets, soft drop and N-subjettiness; delphes_card.tcl, FatJetFinder
 SOFT_DROP_BETA, SOFT_DROP_CUT = 0.0, 0.1  # ibid.

@@ -28,9 +28,9 @@ from jetfm.data.clustering import momenta, substructure
 from jetfm.data.jetclass import FEATURE_BRANCHES
 from jetfm.data.jetclass_file import ETA_MAX, PZ_MAX, write_jetclass_file
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.generation import GeneratedJets
-from jetfm.observables import segment_sum, wrap
+from jetfm.physics.features import Preprocessing
+from jetfm.physics.observables import segment_sum, wrap
 from jetfm.schema import BRANCHES, UNLABELLED, is_jagged
 from jetfm.storage.files import replacing
 

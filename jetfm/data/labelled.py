@@ -21,8 +21,8 @@ from jetfm.data.batches import InOrderBatches
 from jetfm.data.store import JetStore, padded
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CLASSES, class_by_name
 from jetfm.storage.files import NpyWriter, make_folder, read_json, write_json, write_npy
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from torch import nn
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_model import load_backbone
 from jetfm.models.part import ParticleTransformer
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import BASELINES, BaselineSettings
 
 #: How each kind of start is called in legends.

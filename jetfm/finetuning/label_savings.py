@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jetfm.metrics import standard_error
+from jetfm.physics.statistics import standard_error
 
 N_DRAWS = 2000
 

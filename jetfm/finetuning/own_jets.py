@@ -17,13 +17,13 @@ from jetfm.data.jet_files import store_of
 from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.figures.roc import roc
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.study import Jets, train_and_test
-from jetfm.metrics import roc_curve
 from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone
+from jetfm.physics.features import Preprocessing
+from jetfm.physics.statistics import roc_curve
 from jetfm.schema import CLASSES
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.artifacts import as_json, fingerprint

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from jetfm.metrics import accuracy, pairwise_auc, rejection, roc_auc
+from jetfm.physics.statistics import accuracy, pairwise_auc, rejection, roc_auc
 
 #: Signal efficiencies of background rejection: paper 2's, and the other one the field quotes.
 EFFICIENCIES = (0.3, 0.5)

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.interactions import PairBias, SeenConstituents
 from jetfm.models.transformer import GPTBlock, KVCache, Stack, Transformer
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import BackboneSettings
 
 

@@ -31,9 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.continuous_head import DensityHead, NextConstituent
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.settings import ContinuousSettings
 from jetfm.storage.weights import SavedModule

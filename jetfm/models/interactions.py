@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 
 FEATURES = ("ln dR", "ln kT", "ln z", "ln m^2")

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from jetfm.features import Preprocessing
 from jetfm.models.classifier import BatchClassifier
 from jetfm.models.heads import ClassHead
 from jetfm.models.interactions import PairBias
 from jetfm.models.transformer import Transformer
+from jetfm.physics.features import Preprocessing
 
 
 class ParticleTransformer(BatchClassifier):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from jetfm.features import Preprocessing
 from jetfm.generative_study import GenerativeStudy, Generator
 from jetfm.jet_sample import JetSample
 from jetfm.models.jet_model import JetModel
+from jetfm.physics.features import Preprocessing
 from jetfm.pipeline.models import ModelStages
 from jetfm.pipeline.tokens import MAIN
 from jetfm.runtime.distributed import rank

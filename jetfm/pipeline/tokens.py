@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from jetfm.data.token_store import TokenStore
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stages import silent
 from jetfm.runtime.distributed import rank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.binned import BinnedTokenizer
 from jetfm.tokenizers.interface import Tokenizer

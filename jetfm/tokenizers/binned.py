@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.interface import Tokenizer
 

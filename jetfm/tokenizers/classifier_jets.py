@@ -9,7 +9,7 @@ from torch import Tensor
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CLASSES, KINEMATICS
 
 NETWORK_SPACE = Preprocessing()  # of all classifiers, whatever the tokenizer used

@@ -27,10 +27,10 @@ from torch import nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.errors import JetfmError
-from jetfm.metrics import accuracy
 from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.physics.statistics import accuracy
 from jetfm.runtime.parallel import run_tasks
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings

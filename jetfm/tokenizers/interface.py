@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.features import FEATURE_SETS, Preprocessing
 from jetfm.models.transformer import KVCache
+from jetfm.physics.features import FEATURE_SETS, Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.storage.files import sha256, write_npy
 from jetfm.storage.weights import fill, identity, load_weights, save_weights, weights_bytes

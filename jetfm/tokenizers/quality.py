@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.errors import JetfmError
-from jetfm.metrics import CORE
+from jetfm.physics.statistics import CORE
 from jetfm.plotting import BINS, histogram, to_data
 from jetfm.schema import CLASSES, KINEMATICS, class_by_name
 from jetfm.storage.files import read_json

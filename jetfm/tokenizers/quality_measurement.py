@@ -17,9 +17,9 @@ import torch
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
-from jetfm.metrics import fit_resolution
-from jetfm.observables import jet_observables, wrap
+from jetfm.physics.features import Preprocessing
+from jetfm.physics.observables import jet_observables, wrap
+from jetfm.physics.statistics import fit_resolution
 from jetfm.schema import KINEMATICS, class_by_name
 from jetfm.storage.files import write_json, write_npy
 from jetfm.tokenizers.quantizer import perplexity
@@ -208,7 +208,7 @@ def fit_residuals(residuals: np.ndarray) -> dict[str, float | int | None]:
 
     Returns
     -------
-    'sigma', 'mean' of the fit (`jetfm.metrics.fit_resolution`), None where it finds no peak;
+    'sigma', 'mean' of the fit (`jetfm.physics.statistics.fit_resolution`), None where it finds no peak;
     'bias', the mean of all residuals; each with its ``_error``; 'n_undefined', NaN left out
     """
     defined = residuals[~np.isnan(residuals)]

@@ -18,7 +18,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.tokenizers.interface import Tokenizer
 

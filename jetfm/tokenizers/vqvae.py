@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from jetfm.data.store import JetStore
-from jetfm.features import Preprocessing
 from jetfm.models.normformer import NormFormer
 from jetfm.models.transformer import KVCache, Transformer
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.tokenizers.library_quantizers import make_quantizer

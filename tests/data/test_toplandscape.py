@@ -18,7 +18,7 @@ from jetfm.data import toplandscape
 from jetfm.data.pandas_table import PandasTable, names_in_pickle
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.observables import jet_observables
+from jetfm.physics.observables import jet_observables
 from jetfm.schema import CLASSES, KINEMATICS
 from tests.data.toplandscape_files import (
     COLUMNS,

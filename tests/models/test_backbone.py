@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.transformer import n_parameters
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import BackboneSettings
 from tests.toys import randomise, small_pretraining_settings, toy_jets
 

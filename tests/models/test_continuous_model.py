@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.continuous_model import ContinuousModel, stop_positions
 from jetfm.models.jet_model import JetModel, next_token_targets
 from jetfm.models.transformer import n_parameters
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings, ContinuousSettings
 from tests.toys import randomise, small_pretraining_settings, toy_jets

@@ -11,9 +11,9 @@ import vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.features import Preprocessing
 from jetfm.models import interactions
 from jetfm.models.interactions import FLOOR, PairBias, SeenConstituents, pair_features
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES
 from tests.toys import randomise, toy_jets
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 import jetfm
 from jetfm import masking
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import (
     BackboneSettings,
     OptimizerSettings,

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier, SetClassifier, by_length
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.part import ParticleTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings
 from tests.toys import randomise, toy_jets

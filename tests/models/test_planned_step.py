@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jetfm.features import Preprocessing
 from jetfm.lightning_task import Average, _Means, _on
 from jetfm.masking import draw_masked, pt_ranks
 from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import OptimizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import make_optimizer

@@ -12,7 +12,7 @@ import torch
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.settings import OptimizerSettings, TokenQualitySettings, TrainingSettings
 from jetfm.tokenizers import classifiers

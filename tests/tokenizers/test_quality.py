@@ -16,8 +16,8 @@ from jetfm.data.batches import shuffle_dense
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
-from jetfm.metrics import fit_resolution
+from jetfm.physics.features import Preprocessing
+from jetfm.physics.statistics import fit_resolution
 from jetfm.schema import KINEMATICS
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers import make_tokenizer, quality_measurement

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jetfm import figures
-from jetfm.features import Preprocessing
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers import make_tokenizer, token_map
 from jetfm.tokenizers.interface import Tokenizer

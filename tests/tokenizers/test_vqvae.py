@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
-from jetfm.features import Preprocessing
 from jetfm.models.transformer import n_parameters
+from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training import fit

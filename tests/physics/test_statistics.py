@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from jetfm import metrics
 from jetfm.errors import JetfmError
+from jetfm.physics import statistics
 
 
 def rng(seed=0):
@@ -24,7 +24,7 @@ def rng(seed=0):
 
 def test_fit_is_unbiased_with_honest_uncertainties():
     """Pulls over 300 toys of 400 residuals have mean near 0 and width near 1."""
-    fits = [metrics.fit_resolution(rng(i).normal(3.0, 8.3, 400)) for i in range(300)]
+    fits = [statistics.fit_resolution(rng(i).normal(3.0, 8.3, 400)) for i in range(300)]
     pulls = np.array([[(f.sigma - 8.3) / f.sigma_uncertainty, (f.mean - 3) / f.mean_uncertainty]
                       for f in fits])  # fmt: skip
     # the window follows the sample, which costs up to 0.2 standard errors
@@ -37,8 +37,8 @@ def test_fit_is_unbiased_with_honest_uncertainties():
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
 def test_fit_follows_units_and_shifts(scale, shift):
     residuals = rng().normal(0, 1, 2000)
-    unit = metrics.fit_resolution(residuals)
-    moved = metrics.fit_resolution(residuals * scale + shift * scale)
+    unit = statistics.fit_resolution(residuals)
+    moved = statistics.fit_resolution(residuals * scale + shift * scale)
     np.testing.assert_allclose(moved.sigma, unit.sigma * scale, rtol=1e-3)
     np.testing.assert_allclose(moved.mean, (unit.mean + shift) * scale, atol=2e-3 * scale)
     np.testing.assert_allclose(moved.sigma_uncertainty, unit.sigma_uncertainty * scale, rtol=1e-2)
@@ -47,20 +47,20 @@ def test_fit_follows_units_and_shifts(scale, shift):
 def test_bin_integrals_make_wide_bins_harmless():
     """Eight bins: using the density at the centres instead would widen sigma by 4 %."""
     residuals = rng().normal(0, 1, 400_000)
-    fit = metrics.fit_resolution(residuals, bins=8)
+    fit = statistics.fit_resolution(residuals, bins=8)
     np.testing.assert_allclose(fit.sigma, 1, atol=4 * fit.sigma_uncertainty)
 
 
 def test_tails_do_not_enter():
     core, tail = rng(1).normal(0, 4, 20_000), rng(2).normal(0, 60, 1000)
-    fit = metrics.fit_resolution(np.concatenate([core, tail]))
+    fit = statistics.fit_resolution(np.concatenate([core, tail]))
     np.testing.assert_allclose(fit.sigma, 4, rtol=0.06)
     assert fit.std > 10 and fit.n_outside > 800
     assert fit.n_fitted + fit.n_outside == 21_000
 
 
 def test_flat_residuals_are_not_given_a_width():
-    fit = metrics.fit_resolution(rng().uniform(-1, 1, 20_000), window=(-1, 1))
+    fit = statistics.fit_resolution(rng().uniform(-1, 1, 20_000), window=(-1, 1))
     assert math.isnan(fit.sigma) and math.isnan(fit.sigma_uncertainty)
     np.testing.assert_allclose(fit.core_half_width, 0.6827, atol=0.01)
 
@@ -68,7 +68,7 @@ def test_flat_residuals_are_not_given_a_width():
 def test_undefined_residuals_are_counted():
     residuals = rng().normal(size=1000)
     residuals[:30] = np.nan
-    fit = metrics.fit_resolution(residuals)
+    fit = statistics.fit_resolution(residuals)
     assert fit.n_undefined == 30 and fit.n_fitted + fit.n_outside == 970
 
 
@@ -83,7 +83,7 @@ def test_undefined_residuals_are_counted():
 )
 def test_residuals_that_cannot_be_fitted(residuals, found):
     with pytest.raises(JetfmError, match=found):
-        metrics.fit_resolution(residuals)
+        statistics.fit_resolution(residuals)
 
 
 # --- classifiers ---
@@ -93,7 +93,7 @@ def test_residuals_that_cannot_be_fitted(residuals, found):
 def test_auc_equals_scikit_learn_with_ties(scores, seed):
     labels = rng(seed).integers(0, 2, len(scores))
     labels[:2] = 0, 1
-    auc = metrics.roc_auc(labels, np.array(scores, float), n_bootstrap=0)
+    auc = statistics.roc_auc(labels, np.array(scores, float), n_bootstrap=0)
     np.testing.assert_allclose(auc.value, roc_auc_score(labels, scores), atol=1e-12)
 
 
@@ -105,7 +105,7 @@ def test_auc_uncertainty_covers():
         labels = rng(seed).integers(0, 2, 400)
         return labels, labels + rng(seed + 10_000).normal(size=400)
 
-    results = [metrics.roc_auc(*sample(seed), n_bootstrap=50) for seed in range(200)]
+    results = [statistics.roc_auc(*sample(seed), n_bootstrap=50) for seed in range(200)]
     values = np.array([r.value for r in results])
     np.testing.assert_allclose(values.mean(), truth, atol=4 * values.std() / math.sqrt(200))
     np.testing.assert_allclose(np.mean([r.uncertainty for r in results]), values.std(), rtol=0.2)
@@ -116,7 +116,7 @@ def test_rejection_of_two_normals():
     n = 200_000
     labels = np.repeat([1, 0], n)
     scores = np.concatenate([rng(1).normal(1.5, 1, n), rng(2).normal(0, 1, n)])
-    result = metrics.rejection(labels, scores, 0.3)
+    result = statistics.rejection(labels, scores, 0.3)
     truth = 1 / stats.norm.sf(stats.norm.isf(0.3) + 1.5)
     np.testing.assert_allclose(result.value, truth, atol=4 * result.uncertainty)
     np.testing.assert_allclose(result.efficiency, 0.3, atol=1e-5)
@@ -126,42 +126,42 @@ def test_rejection_of_two_normals():
 def test_rejection_counts_by_hand():
     labels = np.array([1] * 10 + [0] * 8)
     scores = np.array([*range(10, 0, -1), 9.5, 8.5, 1.5, 0, 0, 0, 0, 0], float)
-    result = metrics.rejection(labels, scores, 0.3)  # the third signal has a score of 8
+    result = statistics.rejection(labels, scores, 0.3)  # the third signal has a score of 8
     assert (result.threshold, result.n_passed, result.value) == (8.0, 2, 4.0)
     np.testing.assert_allclose(result.uncertainty, 4 * math.sqrt(0.75 / 2))
-    assert metrics.rejection(labels, scores, 1.0).n_passed == 3
+    assert statistics.rejection(labels, scores, 1.0).n_passed == 3
 
 
 def test_rejection_without_survivors_has_a_lower_limit():
     labels = np.array([1] * 5 + [0] * 100)
-    result = metrics.rejection(labels, labels.astype(float))
+    result = statistics.rejection(labels, labels.astype(float))
     assert math.isinf(result.value) and math.isinf(result.high) and result.n_passed == 0
     # Clopper-Pearson: (1 - p)^100 = (1 - 0.6827) / 2 at the upper end of p
-    p = 1 - ((1 - metrics.CORE) / 2) ** 0.01
+    p = 1 - ((1 - statistics.CORE) / 2) ** 0.01
     np.testing.assert_allclose(result.low, 1 / p, rtol=1e-6)
 
 
 def test_tied_scores_raise_the_efficiency():
     labels, scores = np.array([1, 1, 1, 1, 0, 0]), np.array([1, 1, 1, 0, 1, 0], float)
-    result = metrics.rejection(labels, scores, 0.3)
+    result = statistics.rejection(labels, scores, 0.3)
     assert result.efficiency == 0.75 and result.value == 2.0
 
 
 def test_accuracy():
-    result = metrics.accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1]))
+    result = statistics.accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1]))
     assert result.value == 0.75 and result.n == 4
     np.testing.assert_allclose(result.uncertainty, math.sqrt(0.75 * 0.25 / 4))
 
 
 def test_impossible_requests():
     with pytest.raises(JetfmError, match="0 and 1, both present"):
-        metrics.roc_auc(np.ones(4), np.arange(4.0))
+        statistics.roc_auc(np.ones(4), np.arange(4.0))
     with pytest.raises(JetfmError, match="not finite"):
-        metrics.rejection(np.array([0, 1]), np.array([0.0, np.nan]))
+        statistics.rejection(np.array([0, 1]), np.array([0.0, np.nan]))
     with pytest.raises(JetfmError, match="shapes"):
-        metrics.roc_auc(np.array([0, 1]), np.zeros((2, 1)))
+        statistics.roc_auc(np.array([0, 1]), np.zeros((2, 1)))
     with pytest.raises(JetfmError, match="efficiency"):
-        metrics.rejection(np.array([0, 1]), np.arange(2.0), 0)
+        statistics.rejection(np.array([0, 1]), np.arange(2.0), 0)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -173,14 +173,14 @@ def test_pairwise_auc_is_scikit_learns_and_its_uncertainty_that_of_resampling(ti
     if ties:
         p = np.round(p, 1) + 0.01
         p /= p.sum(1, keepdims=True)
-    found = metrics.pairwise_auc(labels, p)
+    found = statistics.pairwise_auc(labels, p)
     expected = roc_auc_score(labels, p, multi_class="ovo")
     assert found.value == pytest.approx(expected, abs=1e-12)
     resampled = []
     for _ in range(300):  # within classes
         some = np.concatenate([rng.choice(np.flatnonzero(labels == k), (labels == k).sum())
                                for k in range(4)])  # fmt: skip
-        resampled.append(metrics.pairwise_auc(labels[some], p[some]).value)
+        resampled.append(statistics.pairwise_auc(labels[some], p[some]).value)
     assert found.uncertainty == pytest.approx(np.std(resampled), rel=0.15)
 
 
@@ -189,11 +189,14 @@ def test_pairwise_auc_of_two_classes_is_the_auc():
     labels = np.arange(600) % 2
     score = rng.normal(1.2 * labels, 1)
     p = 1 / (1 + np.exp(-score))
-    found, plain = metrics.pairwise_auc(labels, np.stack([1 - p, p], 1)), metrics.roc_auc(labels, p)
+    found, plain = (
+        statistics.pairwise_auc(labels, np.stack([1 - p, p], 1)),
+        statistics.roc_auc(labels, p),
+    )
     assert found.value == pytest.approx(plain.value, abs=1e-12)
     assert found.uncertainty == pytest.approx(plain.uncertainty, rel=0.2)
 
 
 def test_pairwise_auc_needs_all_classes():
     with pytest.raises(JetfmError, match="no jet of class 1"):
-        metrics.pairwise_auc(np.array([0, 2]), np.eye(3)[[0, 2]])
+        statistics.pairwise_auc(np.array([0, 2]), np.eye(3)[[0, 2]])

@@ -23,7 +23,7 @@ import numpy as np
 
 from jetfm.data.store import padded
 from jetfm.errors import JetfmError
-from jetfm.observables import wrap
+from jetfm.physics.observables import wrap
 
 #: All 20 connected multigraphs without loops and with one to four edges, as lists of edges.
 GRAPHS: tuple[tuple[tuple[int, int], ...], ...] = (

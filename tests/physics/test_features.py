@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jetfm.errors import JetfmError
-from jetfm.features import FEATURE_SETS, Preprocessing, within_cuts
+from jetfm.physics.features import FEATURE_SETS, Preprocessing, within_cuts
 from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 
 MAPS = [Preprocessing(), Preprocessing(pt_map="log")]

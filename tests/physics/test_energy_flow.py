@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from jetfm.energy_flow import GRAPHS, energy_flow_polynomials
 from jetfm.errors import JetfmError
-from jetfm.observables import jet_observables
+from jetfm.physics.energy_flow import GRAPHS, energy_flow_polynomials
+from jetfm.physics.observables import jet_observables
 
 
 def random_jets(counts, seed=0):

@@ -13,7 +13,7 @@ import vector
 from jetfm.data import jetclass
 from jetfm.data.store import build_store
 from jetfm.errors import JetfmError
-from jetfm.observables import (
+from jetfm.physics.observables import (
     count_undefined,
     energy_correlation_d2,
     four_momenta,
