@@ -127,7 +127,7 @@ def download(
     An interrupted command continues where it was. JetClass takes 8 (val), 30 (test) and 15 GB
     (train0 to train9), twice that while an archive is unpacked.
     """
-    from jetfm.data import download as data
+    from jetfm.download import archives as data
 
     parts = [name.strip() for name in part.split(",") if name.strip()]
     if dataset not in ("jetclass", "toplandscape"):

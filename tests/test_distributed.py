@@ -19,7 +19,7 @@ from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
 from jetfm.runtime import distributed
 from jetfm.training import fit
-from tests.data.faulty_server import has_loopback
+from tests.download.faulty_server import has_loopback
 from tests.toys import training_settings
 from tests.two_processes import KILLED, RANGER, settings_of, train
 

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from jetfm import cli
-from jetfm.data import download
-from jetfm.data.download import Archive
+from jetfm.download import archives
+from jetfm.download.archives import Archive
 from jetfm.ledger import VERDICTS
 from jetfm.pipeline import Pipeline
 from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.paths import sample_folder
-from tests.data.faulty_server import serving
 from tests.data.toplandscape_files import toplandscape_file
+from tests.download.faulty_server import serving
 from tests.test_distributed import talking
 
 PROJECT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     files, known, landscape = {}, {}, {}
     for seed, (split, part) in enumerate(SPLITS.items()):
-        entry = download.JETCLASS[part]
+        entry = archives.JETCLASS[part]
         files[entry.name] = archive(split)
         known[part] = Archive(entry.name, md5(files[entry.name]), entry.folder)
         counts = np.random.default_rng(seed).integers(3, 60, 120)
@@ -60,9 +60,9 @@ def environment(tmp_path_factory):
         files[path.name] = path.read_bytes()
         landscape[split] = Archive(path.name, md5(files[path.name]))
     with serving(files) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "JETCLASS", known)
-        patch.setattr(download, "TOPLANDSCAPE", landscape)
-        patch.setenv(download.URL_VARIABLE, server.url)
+        patch.setattr(archives, "JETCLASS", known)
+        patch.setattr(archives, "TOPLANDSCAPE", landscape)
+        patch.setenv(archives.URL_VARIABLE, server.url)
         patch.setenv("JETFM_WORK", str(folder / "work"))
         patch.setenv("JETFM_FIGURES", str(folder / "figures"))
         patch.setenv("DRY_RUN", "1")

@@ -13,7 +13,7 @@ import re
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from jetfm.data.http import Remote
+from jetfm.download.http import Remote
 from jetfm.errors import JetfmError
 from jetfm.storage.files import read_json, write_json
 

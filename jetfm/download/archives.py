@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from jetfm.data.http import Patience, Remote, Stopped, check_md5, fetch, part_of
 from jetfm.data.jetclass import open_tree
-from jetfm.data.remote_tar import find_members
+from jetfm.download.http import Patience, Remote, Stopped, check_md5, fetch, part_of
+from jetfm.download.remote_tar import find_members
 from jetfm.errors import JetfmError
 from jetfm.runtime.progress import ByteProgress
 from jetfm.schema import CLASSES, class_by_name

@@ -18,20 +18,21 @@ import numpy as np
 import pytest
 
 import jetfm
-from jetfm.data import download, jetclass
-from jetfm.data.download import (
+from jetfm.data import jetclass
+from jetfm.download import archives
+from jetfm.download.archives import (
     Archive,
     download_class_files,
     download_jetclass,
     download_toplandscape,
 )
-from jetfm.data.http import Patience, Remote, check_md5, fetch
-from jetfm.data.remote_tar import RemoteFile
+from jetfm.download.http import Patience, Remote, check_md5, fetch
+from jetfm.download.remote_tar import RemoteFile
 from jetfm.errors import JetfmError
 from jetfm.settings.profiles import load_profile, with_folder
 from jetfm.storage.locks import exclusive
-from tests.data.faulty_server import serving
 from tests.data.jetclass_files import jetclass_file
+from tests.download.faulty_server import serving
 
 CONTENT = np.random.default_rng(1).bytes(3_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -51,8 +52,8 @@ def known_archives(monkeypatch):
         "train": Archive("train.h5", MD5),
         "val": Archive("val.h5", hashlib.md5(CONTENT[:MB]).hexdigest()),
     }
-    monkeypatch.setattr(download, "TOPLANDSCAPE", archives)
-    monkeypatch.delenv(download.URL_VARIABLE, raising=False)
+    monkeypatch.setattr(archives, "TOPLANDSCAPE", archives)
+    monkeypatch.delenv(archives.URL_VARIABLE, raising=False)
 
 
 def get(server, dest, parts=("train",), patience=QUICK, **options):
@@ -115,7 +116,7 @@ def test_attempts_are_counted_from_the_last_byte_that_came(server, tmp_path):
 
 def test_a_killed_process_leaves_a_part_to_continue(server, tmp_path):
     code = (
-        "import os; from jetfm.data.http import Remote, fetch; from pathlib import Path\n"
+        "import os; from jetfm.download.http import Remote, fetch; from pathlib import Path\n"
         "class Bar:\n"
         "    keep = note = lambda self, n: None\n"
         "    def advance(self, n): os._exit(9)\n"
@@ -254,7 +255,7 @@ def test_several_at_once_and_the_first_failure_ends_all(server, tmp_path):
 
 def test_no_room_is_known_before_the_first_byte(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=2 * MB))
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage._replace(free=2 * MB))
     with pytest.raises(JetfmError, match="found 0.0 GB free; expected 0.3 GB"):
         get(server, tmp_path)
     assert server.sent <= 1 and visible(tmp_path) == []
@@ -264,7 +265,7 @@ def test_room_for_what_is_unpacked(jetclass_server, tmp_path, monkeypatch):
     """The contents of all tars, and as many tars beside them as are at work."""
     sizes = [len(content) for content in jetclass_server.files.values()]
     needed = []
-    monkeypatch.setattr(download, "_check_room", lambda folder, n: needed.append(n))
+    monkeypatch.setattr(archives, "_check_room", lambda folder, n: needed.append(n))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "val.tar.part").write_bytes(jetclass_server.files["val.tar"][:1000])
     unpack(jetclass_server, tmp_path / "a", ["val", "train"], jobs=1)
@@ -296,7 +297,7 @@ def test_bad_requests(server, tmp_path, options, found):
 
 
 def test_another_server_by_environment(server, tmp_path, monkeypatch):
-    monkeypatch.setenv(download.URL_VARIABLE, server.url + "/")
+    monkeypatch.setenv(archives.URL_VARIABLE, server.url + "/")
     assert len(get(server, tmp_path, base_url=None)) == 1
 
 
@@ -306,7 +307,7 @@ def test_progress_counts_every_byte_once(server, tmp_path, capsys, monkeypatch):
     server.ranges = False
     get(server, tmp_path, progress=True)
     assert "download: 0.00/0.00 GB" in capsys.readouterr().out
-    bar = download.ByteProgress(show=False)
+    bar = archives.ByteProgress(show=False)
     (tmp_path / "train.h5").unlink()
     (tmp_path / "train.h5.part").write_bytes(CONTENT[:MB])
     check = lambda path: check_md5(path, MD5)  # noqa: E731
@@ -351,7 +352,7 @@ def jetclass_server(root_files, monkeypatch):
         part: Archive(name, hashlib.md5(tars[name]).hexdigest(), folders[part])
         for part, name in zip(("val", "train0", "train1"), tars, strict=True)
     }
-    monkeypatch.setattr(download, "JETCLASS", archives)
+    monkeypatch.setattr(archives, "JETCLASS", archives)
     with serving(tars) as running:
         yield running
 
@@ -404,7 +405,7 @@ def test_an_interrupted_unpacking_begins_anew(jetclass_server, tmp_path, monkeyp
             raise KeyboardInterrupt
         copy(*args)
 
-    monkeypatch.setattr(download.shutil, "copyfileobj", interrupted)
+    monkeypatch.setattr(archives.shutil, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
         unpack(jetclass_server, tmp_path, ["val"])
     assert len(list(tmp_path.rglob("*.root"))) == 2 and (tmp_path / "val.tar").exists()
@@ -431,7 +432,7 @@ def test_tars_that_would_write_elsewhere(server, tmp_path, monkeypatch, entries,
     content = tar_of(entries)
     server.files["val.tar"] = content
     archive = Archive("val.tar", hashlib.md5(content).hexdigest(), "val_5M")
-    monkeypatch.setattr(download, "JETCLASS", {"val": archive})
+    monkeypatch.setattr(archives, "JETCLASS", {"val": archive})
     with pytest.raises(JetfmError, match=found):
         unpack(server, tmp_path / "in", ["val"])
     assert [
@@ -440,7 +441,7 @@ def test_tars_that_would_write_elsewhere(server, tmp_path, monkeypatch, entries,
 
 
 def test_not_a_tar(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "JETCLASS", {"val": Archive("train.h5", MD5, "val_5M")})
+    monkeypatch.setattr(archives, "JETCLASS", {"val": Archive("train.h5", MD5, "val_5M")})
     with pytest.raises(JetfmError, match="cannot be unpacked"):
         unpack(server, tmp_path, ["val"])
     with pytest.raises(JetfmError, match="expected a tar without compression"):
@@ -551,7 +552,7 @@ def test_archives_as_published():
     """Twelve archives of JetClass, three files of the Top Landscape, each with an MD5."""
     from importlib import reload
 
-    fresh = reload(download)
+    fresh = reload(archives)
     assert list(fresh.JETCLASS) == [f"train{i}" for i in range(10)] + ["val", "test"]
     assert list(fresh.TOPLANDSCAPE) == ["train", "val", "test"]
     archives = [*fresh.JETCLASS.values(), *fresh.TOPLANDSCAPE.values()]
