@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.data.detector_card import load_card
-from jetfm.data.processes import CAMPAIGNS
-from jetfm.data.pythia import Generator
-from jetfm.data.simulate import generate_jets, simulate
+from jetfm.simulation.detector_card import load_card
+from jetfm.simulation.processes import CAMPAIGNS
+from jetfm.simulation.pythia import Generator
+from jetfm.simulation.simulate import generate_jets, simulate
 
 N_JETS = 300  # per class, for the share and the rate
 SCALING = {"classes": ["QCD", "Tbqq"], "jets_per_class": 2000, "jets_per_file": 500}

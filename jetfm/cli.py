@@ -75,7 +75,7 @@ def simulate(
 
     Finished files are kept: an interrupted command continues where it was.
     """
-    from jetfm.data.simulate import simulate as run
+    from jetfm.simulation.simulate import simulate as run
 
     names = [name.strip() for name in classes.split(",")] if classes else None
     paths = run(

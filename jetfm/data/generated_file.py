@@ -24,14 +24,14 @@ import awkward as ak
 import numpy as np
 from pyarrow import parquet
 
-from jetfm.data.clustering import momenta, substructure
 from jetfm.data.jetclass import FEATURE_BRANCHES
-from jetfm.data.jetclass_file import ETA_MAX, PZ_MAX, write_jetclass_file
 from jetfm.errors import JetfmError
 from jetfm.generation import GeneratedJets
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.observables import segment_sum, wrap
 from jetfm.schema import BRANCHES, UNLABELLED, is_jagged
+from jetfm.simulation.clustering import momenta, substructure
+from jetfm.simulation.jetclass_file import ETA_MAX, PZ_MAX, write_jetclass_file
 from jetfm.storage.files import replacing
 
 SUFFIXES = (".root", ".parquet")

@@ -21,12 +21,12 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetfm.data.clustering import momenta, substructure
 from jetfm.data.jetclass import about_axis, check_unit
 from jetfm.data.pandas_table import PandasTable
 from jetfm.data.store import JetStore, build_store
 from jetfm.errors import JetfmError
 from jetfm.schema import CLASSES, KINEMATICS, class_by_name
+from jetfm.simulation.clustering import momenta, substructure
 
 JET_PT_RANGE = (550.0, 650.0)  # GeV, the selection (dataset card)
 N_SLOTS = 200

@@ -30,7 +30,7 @@ def calibration(rows: Sequence[Mapping]) -> Figure:
 
     Parameters
     ----------
-    rows : of the calibration table (`jetfm.data.calibration.Comparison`) as dictionaries
+    rows : of the calibration table (`jetfm.simulation.calibration.Comparison`) as dictionaries
     """
     figure, axes = plt.subplots(
         2, 3, figsize=(12, 5.6), sharex="col", height_ratios=(2.2, 1), width_ratios=(10, 10, 6)

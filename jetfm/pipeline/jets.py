@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from jetfm import plotting
-from jetfm.data import calibration
 from jetfm.data.conversion import convert, in_parts
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
@@ -15,6 +14,7 @@ from jetfm.errors import JetfmError
 from jetfm.pipeline.stages import Stages
 from jetfm.schema import CLASSES, SPLITS
 from jetfm.settings import DataSettings, LandscapeSettings
+from jetfm.simulation import calibration
 from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import read_json, sha256, write_json
 from jetfm.storage.paths import project_folder, sample_folder
@@ -59,8 +59,8 @@ class JetStages(Stages):
         return self.profile.data if campaign == JETCLASS else self.profile.landscape
 
     def _simulated(self, split: str, campaign: str) -> Artifact:
-        from jetfm.data.processes import campaign_by_name
-        from jetfm.data.simulate import recipe, simulate
+        from jetfm.simulation.processes import campaign_by_name
+        from jetfm.simulation.simulate import recipe, simulate
 
         data = self._data(campaign)
         n_jets = getattr(data.jets_per_class, split)

@@ -20,15 +20,15 @@ import uproot
 from tqdm import tqdm
 
 from jetfm import __version__
-from jetfm.data.clustering import cluster, match
-from jetfm.data.detector import detect
-from jetfm.data.detector_card import DetectorCard, load_card
-from jetfm.data.jetclass_file import branches, read_settings, write_jetclass_file
-from jetfm.data.processes import CAMPAIGNS, Campaign, campaign_by_name
-from jetfm.data.pythia import Generator
 from jetfm.errors import JetfmError
 from jetfm.runtime.workers import run_distributed, run_local
 from jetfm.schema import BRANCHES, SPLITS, class_by_name
+from jetfm.simulation.clustering import cluster, match
+from jetfm.simulation.detector import detect
+from jetfm.simulation.detector_card import DetectorCard, load_card
+from jetfm.simulation.jetclass_file import branches, read_settings, write_jetclass_file
+from jetfm.simulation.processes import CAMPAIGNS, Campaign, campaign_by_name
+from jetfm.simulation.pythia import Generator
 from jetfm.storage.files import make_folder, remove_leftovers
 from jetfm.storage.locks import exclusive
 

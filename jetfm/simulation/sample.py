@@ -1,6 +1,6 @@
 """The simulated sample that ships with jetfm, in ``data/sample``.
 
-``python -m jetfm.data.sample FOLDER`` makes it again; the settings below are all that decides it.
+``python -m jetfm.simulation.sample FOLDER`` makes it again; the settings below are all that decides it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jetfm.data.simulate import simulate
 from jetfm.errors import JetfmError
+from jetfm.simulation.simulate import simulate
 from jetfm.storage.files import sha256
 
 SEED = 2024

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jetfm.data.propagation import Particles
+from jetfm.simulation.propagation import Particles
 
 #: Stable particles beyond this |eta| are dropped: jets at |eta| < 2 with R = 0.8 end at 2.8. Our
 #: choice; it saves half of the detector simulation.

@@ -6,10 +6,10 @@ from dataclasses import fields
 
 import numpy as np
 
-from jetfm.data.event_record import EventRecord, Truth
-from jetfm.data.processes import campaign_by_name
-from jetfm.data.propagation import Particles
 from jetfm.errors import JetfmError
+from jetfm.simulation.event_record import EventRecord, Truth
+from jetfm.simulation.processes import campaign_by_name
+from jetfm.simulation.propagation import Particles
 
 
 class Generator:

@@ -8,9 +8,9 @@ import awkward as ak
 import fastjet
 import numpy as np
 
-from jetfm.data.detector import Candidates
-from jetfm.data.event_record import Truth
 from jetfm.physics.observables import wrap
+from jetfm.simulation.detector import Candidates
+from jetfm.simulation.event_record import Truth
 
 RADIUS = 0.8  # of jets, soft drop and N-subjettiness; delphes_card.tcl, FatJetFinder
 SOFT_DROP_BETA, SOFT_DROP_CUT = 0.0, 0.1  # ibid.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import uproot
 
-from jetfm.data.calibration import calibrate, format_table, reference
-from jetfm.data.sample import JETS_PER_CLASS, check_sample
 from jetfm.errors import JetfmError
 from jetfm.schema import BRANCHES, CLASSES
+from jetfm.simulation.calibration import calibrate, format_table, reference
+from jetfm.simulation.sample import JETS_PER_CLASS, check_sample
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 

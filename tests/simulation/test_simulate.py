@@ -14,12 +14,12 @@ import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetfm.data.clustering import wrap
-from jetfm.data.jetclass_file import read_settings, write_jetclass_file
-from jetfm.data.processes import CAMPAIGNS
-from jetfm.data.simulate import PYTHIA_SEEDS, simulate, task_seeds
 from jetfm.errors import JetfmError
 from jetfm.schema import BRANCHES, class_by_name, is_jagged
+from jetfm.simulation.clustering import wrap
+from jetfm.simulation.jetclass_file import read_settings, write_jetclass_file
+from jetfm.simulation.processes import CAMPAIGNS
+from jetfm.simulation.simulate import PYTHIA_SEEDS, simulate, task_seeds
 
 pytest.importorskip("pythia8mc")
 

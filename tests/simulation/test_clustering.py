@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from jetfm.data.clustering import RADIUS, Jets, cluster, match, momenta, substructure, wrap
-from jetfm.data.detector import Candidates
-from jetfm.data.event_record import Truth, truth_code
+from jetfm.simulation.clustering import RADIUS, Jets, cluster, match, momenta, substructure, wrap
+from jetfm.simulation.detector import Candidates
+from jetfm.simulation.event_record import Truth, truth_code
 
 NAN = np.nan
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.calorimeter import cell_bounds, cell_of, energy_flow, log_normal
-from jetfm.data.detector import NEUTRAL_HADRON, PHOTON, detect
-from jetfm.data.detector_card import DetectorCard, load_card
-from jetfm.data.propagation import SPEED_OF_LIGHT, Particles, inside, propagate
 from jetfm.errors import JetfmError
+from jetfm.simulation.calorimeter import cell_bounds, cell_of, energy_flow, log_normal
+from jetfm.simulation.detector import NEUTRAL_HADRON, PHOTON, detect
+from jetfm.simulation.detector_card import DetectorCard, load_card
+from jetfm.simulation.propagation import SPEED_OF_LIGHT, Particles, inside, propagate
 
 CMS = load_card("cms")
 PION, KLONG, ELECTRON, MUON, GAMMA = 211, 130, 11, 13, 22

@@ -2,7 +2,7 @@
 
 The chain of the Delphes card that made JetClass: propagation in the solenoid, tracking efficiency,
 momentum and impact-parameter smearing, calorimeter towers, energy flow. The constants come from a
-card (``jetfm/data/cards``). Electrons and photons shower in the ECAL, hadrons in the HCAL, K0S and
+card (``jetfm/simulation/cards``). Electrons and photons shower in the ECAL, hadrons in the HCAL, K0S and
 Lambda that reach it in both; muons pass.
 
 Where this differs from Delphes, by our choice: tracks whose momentum the energy flow sets to zero
@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from jetfm.data.calorimeter import Towers, cell_of, energy_flow, log_normal
-from jetfm.data.detector_card import Calorimeter, DetectorCard
-from jetfm.data.propagation import Arrival, Particles, inside, propagate
+from jetfm.simulation.calorimeter import Towers, cell_of, energy_flow, log_normal
+from jetfm.simulation.detector_card import Calorimeter, DetectorCard
+from jetfm.simulation.propagation import Arrival, Particles, inside, propagate
 
 PHOTON, NEUTRAL_HADRON = 22, 0  # PID of the neutral candidates, as Delphes gives them
 

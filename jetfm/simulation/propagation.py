@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from jetfm.data.detector_card import Tracker
+from jetfm.simulation.detector_card import Tracker
 
 SPEED_OF_LIGHT = 0.299792458  # GeV / (T m): pT = 0.2998 |q| B r
 

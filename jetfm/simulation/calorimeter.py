@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jetfm.data.detector_card import Calorimeter
+from jetfm.simulation.detector_card import Calorimeter
 
 _EXACT = 1e-100  # GeV; a track measured better than this has zero resolution
 

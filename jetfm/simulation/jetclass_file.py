@@ -14,9 +14,6 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from jetfm.data.clustering import UNMATCHED_QCD, Jets, momenta, substructure, wrap
-from jetfm.data.detector import NEUTRAL_HADRON, PHOTON, Candidates
-from jetfm.data.event_record import Truth
 from jetfm.errors import JetfmError
 from jetfm.schema import (
     BRANCHES,
@@ -26,6 +23,9 @@ from jetfm.schema import (
     JetClassLabel,
     is_jagged,
 )
+from jetfm.simulation.clustering import UNMATCHED_QCD, Jets, momenta, substructure, wrap
+from jetfm.simulation.detector import NEUTRAL_HADRON, PHOTON, Candidates
+from jetfm.simulation.event_record import Truth
 from jetfm.storage.files import replacing
 
 PZ_MAX, ETA_MAX = 10_000.0, 5.0  # GeV; constituents beyond are dropped (makeNtuples.C)
