@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jetfm import generative_table
 from jetfm.distances import TailExcess, judge
+from jetfm.figures.style import BINS, histogram, to_data
 from jetfm.generative_metrics import (
     JET_QUANTITIES,
     QUANTITIES,
@@ -20,7 +21,6 @@ from jetfm.generative_metrics import (
     values_of,
 )
 from jetfm.jet_sample import JetSample
-from jetfm.plotting import BINS, histogram, to_data
 from jetfm.schema import KINEMATICS, class_by_name
 from jetfm.settings import GenerativeQualitySettings
 from jetfm.storage.files import read_json, write_json

@@ -181,12 +181,12 @@ print(*notebooks.run_all(load_profile("smoke"), say=lambda text: None), sep=",")
 CELL = """
 import os, time
 from matplotlib.figure import Figure
-from jetfm import plotting
+from jetfm.figures import style
 from jetfm.storage.paths import figures_folder
 for number in range(6):
     figure = Figure()
     figure.add_subplot().plot(range(number + 2))
-    plotting.save(figure, {"number": number}, f"figure{number}", figures_folder(profile))
+    style.save(figure, {"number": number}, f"figure{number}", figures_folder(profile))
     if number == 2 and "WAIT_TO_BE_KILLED" in os.environ:
         there = os.environ["WAIT_TO_BE_KILLED"]
         with open(there + ".part", "w") as file:

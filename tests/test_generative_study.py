@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jetfm import figures, plotting
+from jetfm import figures
+from jetfm.figures import style
 from jetfm.figures.generated_jets import _with_flow
 from jetfm.generative_metrics import QUANTITIES
 from jetfm.generative_study import PANELS, GenerativeStudy, Generator, judge_generator
@@ -109,7 +110,7 @@ def test_distances_are_in_units_of_the_floor(study):
 @pytest.fixture
 def closing():
     with plt.rc_context():
-        plotting.use_style()
+        style.use_style()
         yield
     plt.close("all")
 

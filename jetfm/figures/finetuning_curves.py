@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from jetfm.plotting import COLORS
+from jetfm.figures.style import COLORS
 from jetfm.schema import class_by_name
 from jetfm.settings import BASELINES
 

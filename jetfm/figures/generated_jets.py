@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from jetfm.plotting import COLORS, LABELS, ratio_panels, with_ratio
+from jetfm.figures.style import COLORS, LABELS, ratio_panels, with_ratio
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")
 _TRUTHS = (COLORS["truth"], "#777777")
@@ -30,7 +30,7 @@ def generation(
 
     Parameters
     ----------
-    histograms : data (`jetfm.plotting.to_data`) by quantity, then by name of truth or generator
+    histograms : data (`jetfm.figures.style.to_data`) by quantity, then by name of truth or generator
     truths : number of jets of every truth
     generators : 'label', 'truth' and 'n_jets' of each
     title : which jets these are

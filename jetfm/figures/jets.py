@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from jetfm.plotting import COLORS, LABELS, normalised
+from jetfm.figures.style import COLORS, LABELS, normalised
 from jetfm.schema import CLASSES
 
 _LATEX = {jet_class.name: jet_class.latex for jet_class in CLASSES}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from jetfm.plotting import COLORS
+from jetfm.figures.style import COLORS
 
 #: Colours of the ledger's verdicts.
 VERDICT_COLORS = {

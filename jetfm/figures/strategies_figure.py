@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jetfm.plotting import LABELS
+from jetfm.figures.style import LABELS
 
 OBJECTIVES = {"ntp": "Next token", "mpm": "Masked particles"}
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -1,7 +1,7 @@
 """What jets lose to tokenisation: masses, substructure, and what a classifier can still tell.
 
 Tokenizers are described as in `jetfm.figures.tokenizer_styles`, histograms as
-`jetfm.plotting.to_data` returns them.
+`jetfm.figures.style.to_data` returns them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from jetfm.figures.tokenizer_styles import (
-    FAMILIES,
-    color_of,
-    family_color,
-    handles,
-    line_of,
-    original_handle,
-)
-from jetfm.plotting import (
+from jetfm.figures.style import (
     COLORS,
     LABELS,
     normalised,
@@ -30,6 +22,14 @@ from jetfm.plotting import (
     ratio_panels,
     seed_spread,
     with_ratio,
+)
+from jetfm.figures.tokenizer_styles import (
+    FAMILIES,
+    color_of,
+    family_color,
+    handles,
+    line_of,
+    original_handle,
 )
 from jetfm.schema import CLASSES, class_by_name
 

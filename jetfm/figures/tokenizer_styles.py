@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from jetfm.errors import JetfmError
-from jetfm.plotting import COLORS
+from jetfm.figures.style import COLORS
 
 
 class Family(NamedTuple):
@@ -96,5 +96,5 @@ def handles(tokenizers: Sequence[Mapping], markers: bool = False) -> list[Line2D
 
 
 def original_handle() -> Artist:
-    """Legend handle of the jets before tokenisation, as `jetfm.plotting.with_ratio` fills them."""
+    """Legend handle of the jets before tokenisation, as `jetfm.figures.style.with_ratio` fills them."""
     return Patch(color=COLORS["truth"], alpha=0.22, lw=0, label="Original")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
+from jetfm.figures.style import LABELS
 from jetfm.figures.tokenizer_styles import color_of, family_of, handles, line_of
-from jetfm.plotting import LABELS
 
 _COLUMNS = 5  # of token maps side by side; more continue below
 

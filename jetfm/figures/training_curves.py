@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jetfm.plotting import COLORS
+from jetfm.figures.style import COLORS
 
 #: Metrics whose learning curves are drawn on a logarithmic axis.
 LOGARITHMIC = ("reconstruction", "commitment")

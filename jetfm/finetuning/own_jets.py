@@ -12,11 +12,11 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import save_model
 
-from jetfm import plotting
 from jetfm.data.jet_files import store_of
 from jetfm.data.labelled import EncodedJets, LabelledJets, encode
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
+from jetfm.figures import style
 from jetfm.figures.roc import roc
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.study import Jets, train_and_test
@@ -197,9 +197,9 @@ def _fit(
     write_json(out / METRICS, metrics)
     labels = jets.test.labels[jets.test.indices].astype(np.int64)
     _write_scores(out / SCORES, jets.test.indices, labels, scores, classes)
-    plotting.use_style()
+    style.use_style()
     data = as_json(_roc_data(labels, scores, classes, contender.text))
-    plotting.save(roc(**data), data, "roc", out)
+    style.save(roc(**data), data, "roc", out)
     return metrics
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jetfm.figures.style import seed_spread
 from jetfm.finetuning.contenders import STARTS
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
 from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.finetuning.study import STUDY
-from jetfm.plotting import seed_spread
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.files import read_json
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm import plotting
 from jetfm.data.conversion import convert, in_parts
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
+from jetfm.figures import style
 from jetfm.pipeline.stages import Stages
 from jetfm.schema import CLASSES, SPLITS
 from jetfm.settings import DataSettings, LandscapeSettings
@@ -158,9 +158,7 @@ class JetStages(Stages):
         present = [name for name in classes if len(store.indices_of(name))]
         return {
             quantity: {
-                name: plotting.to_data(
-                    plotting.histogram(array[store.indices_of(name)], edges[quantity])
-                )
+                name: style.to_data(style.histogram(array[store.indices_of(name)], edges[quantity]))
                 for name in present
             }
             for quantity, array in values.items()

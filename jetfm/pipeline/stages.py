@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from jetfm import plotting
+from jetfm.figures import style
 from jetfm.runtime.distributed import rank
 from jetfm.settings.profiles import Profile, load_profile
 from jetfm.storage.artifacts import Artifact, as_json, produce
@@ -44,7 +44,7 @@ class Stages:
         first = rank() == 0  # of several processes one talks
         self.progress, self.say = progress and first, say if first else silent
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        plotting.use_style()
+        style.use_style()
         self._found: dict[str, Artifact] = {}
         self._only_look = False
 
@@ -82,5 +82,5 @@ class Stages:
         """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`."""
         data = as_json(data)
         figure = draw(**data)
-        plotting.save(figure, data, name, self.figures)
+        style.save(figure, data, name, self.figures)
         return figure

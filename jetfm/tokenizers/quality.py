@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.errors import JetfmError
+from jetfm.figures.style import BINS, histogram, to_data
 from jetfm.physics.statistics import CORE
-from jetfm.plotting import BINS, histogram, to_data
 from jetfm.schema import CLASSES, KINEMATICS, class_by_name
 from jetfm.storage.files import read_json
 from jetfm.tokenizers.quality_measurement import (

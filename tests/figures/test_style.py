@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetfm import plotting
+from jetfm.figures import style
 
 EDGES = np.array([-1.0, 0.0, 2.0, 3.0])
 
 
 @given(st.lists(st.floats(-5, 5) | st.just(float("nan")), max_size=40))
 def test_no_value_is_lost_and_densities_integrate_to_the_share_in_range(values):
-    data = plotting.to_data(plotting.histogram(np.array(values), EDGES))
+    data = style.to_data(style.histogram(np.array(values), EDGES))
     defined = [value for value in values if not np.isnan(value)]
     assert sum(data["counts"]) + data["underflow"] + data["overflow"] == len(defined)
     assert data["underflow"] == sum(value < -1 for value in defined)
-    density, error = plotting.normalised(data)
+    density, error = style.normalised(data)
     inside = sum(-1 <= value < 3 for value in defined)
     assert (density * np.diff(EDGES)).sum() == pytest.approx(inside / max(len(defined), 1))
     np.testing.assert_allclose(error**2 * max(len(defined), 1) * np.diff(EDGES), density)
@@ -29,14 +29,14 @@ def test_no_value_is_lost_and_densities_integrate_to_the_share_in_range(values):
 
 def drawn_panel(counts, reference, overflow=0.0):
     """Figure, main and ratio panel of histograms with these counts."""
-    plotting.use_style()
-    figure, [(main, ratio)] = plotting.ratio_panels(1)
+    style.use_style()
+    figure, [(main, ratio)] = style.ratio_panels(1)
     entries = {
         name: {"edges": EDGES.tolist(), "counts": values, "underflow": 0.0, "overflow": overflow}
         for name, values in counts.items()
     }
     colors = dict.fromkeys(entries, "k")
-    plotting.with_ratio((main, ratio), entries, reference, "x [GeV]", colors)
+    style.with_ratio((main, ratio), entries, reference, "x [GeV]", colors)
     return figure, main, ratio
 
 
@@ -45,7 +45,7 @@ def test_ratio_panel_shows_every_bin_and_what_is_outside():
     figure, main, ratio = drawn_panel(counts, "a", overflow=5.0)
     drawn = sum(len(line.get_xdata()) for line in ratio.lines if line.get_marker() in "o^v")
     assert drawn == 3
-    low, high = plotting.RATIO_RANGE
+    low, high = style.RATIO_RANGE
     for line in ratio.lines:
         assert all(low <= y <= high for y in np.atleast_1d(line.get_ydata()))
     assert "outside" in main.texts[0].get_text()
@@ -71,11 +71,11 @@ def test_every_entry_is_divided_by_its_own_reference():
 
 
 def test_saved_figures_are_the_same_bytes_for_the_same_numbers(tmp_path):
-    plotting.use_style()
+    style.use_style()
     for name in ("one", "two"):
         figure, axis = plt.subplots()
         axis.plot([0, 1], [1, 2])
-        plotting.save(figure, {"x": [0, 1]}, name, tmp_path)
+        style.save(figure, {"x": [0, 1]}, name, tmp_path)
         plt.close(figure)
     for suffix in ("pdf", "png", "json"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (

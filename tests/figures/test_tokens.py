@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jetfm import figures, plotting
+from jetfm import figures
 from jetfm.errors import JetfmError
-from jetfm.figures import tokenizer_styles
-from jetfm.plotting import BINS, histogram, to_data
+from jetfm.figures import style, tokenizer_styles
+from jetfm.figures.style import BINS, histogram, to_data
 from jetfm.schema import CLASSES
 
 NINE = [
@@ -28,7 +28,7 @@ RESIDUAL_EDGES = np.linspace(-40, 40, 21)
 @pytest.fixture(autouse=True)
 def style():
     with plt.rc_context():
-        plotting.use_style()
+        style.use_style()
         yield
     plt.close("all")
 
@@ -173,8 +173,8 @@ def test_every_tokenizer_has_two_maps_that_say_what_was_drawn(tokenizers):
     assert texts(figure).count("500 times (4 drawn)") == min(3, len(tokenizers))
     below = [axis for axis in figure.axes if axis.get_yscale() == "log"]
     assert len(below) == len(tokenizers)
-    assert all(axis.get_xlabel() == plotting.LABELS["eta_rel"] for axis in below)
-    assert below[0].get_ylabel() == plotting.LABELS["pt"]
+    assert all(axis.get_xlabel() == style.LABELS["eta_rel"] for axis in below)
+    assert below[0].get_ylabel() == style.LABELS["pt"]
     for axis, drawn in zip(below, panels, strict=True):
         [points] = axis.collections
         assert points.get_rasterized()
@@ -202,7 +202,7 @@ def test_the_map_says_how_many_points_it_cuts():
 
 def test_token_quality_has_three_panels_and_a_table_of_fits(tokenizers):
     figure = figures.token_quality(**quality_data(tokenizers))
-    panel(figure, plotting.LABELS["jet_mass"], "Ratio")
+    panel(figure, style.LABELS["jet_mass"], "Ratio")
     for label in (r"m^\mathrm{orig}$ [GeV]", r"\tau_{32}^\mathrm{orig}"):
         assert len(panel(figure, label, "entries").patches) == len(tokenizers)
     shown = texts(figure)
@@ -369,10 +369,10 @@ def test_errors_leave_empty_bins_out(tokenizers):
     figure = figures.constituent_errors(**error_data(tokenizers))
     assert len(figure.axes) == 4
     for label in ("p_\\mathrm{T}", "\\eta", "\\phi^\\mathrm{rel}$ [rad]"):
-        axis = panel(figure, plotting.LABELS["pt"], label)
+        axis = panel(figure, style.LABELS["pt"], label)
         assert axis.get_xscale() == axis.get_yscale() == "log"
         assert len(axis.lines) == len(tokenizers)
-    line = panel(figure, plotting.LABELS["pt"], "p_\\mathrm{T}").lines[0]
+    line = panel(figure, style.LABELS["pt"], "p_\\mathrm{T}").lines[0]
     np.testing.assert_allclose(line.get_xdata(), np.sqrt([10, 1e3, 1e5]))
     np.testing.assert_array_equal(line.get_ydata(), [0.3, np.nan, 0.1])
     assert [t.get_text() for t in figure.legends[0].texts] == LABELS[: len(tokenizers)]
