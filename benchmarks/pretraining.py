@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._plain import plain_layers
 from jetfm.data.batches import LengthBucketedBatches
-from jetfm.masking import draw_masked, pt_ranks
 from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.masking import draw_masked, pt_ranks
 from jetfm.runtime.cores import n_cores
 from jetfm.settings import OptimizerSettings, PretrainingSettings
 from jetfm.training import make_optimizer

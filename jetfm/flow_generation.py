@@ -15,8 +15,8 @@ import torch
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.store import padded
 from jetfm.errors import JetfmError
-from jetfm.flow_matching import FlowModel
 from jetfm.generation import check_request
+from jetfm.models.flow_matching import FlowModel
 from jetfm.runtime.progress import Progress
 from jetfm.sampling import stream
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.flow_matching import FlowModel
+from jetfm.models.flow_matching import FlowModel
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import FlowSettings
 from jetfm.training import TrainingResult, fit

@@ -12,8 +12,8 @@ from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.distances import Values, Wasserstein, judge
 from jetfm.errors import JetfmError
 from jetfm.flow_generation import generate_flow, normals
-from jetfm.flow_matching import FlowModel
 from jetfm.flow_training import flow_batch, moments, train_flow
+from jetfm.models.flow_matching import FlowModel
 from jetfm.physics.features import Preprocessing
 from jetfm.sampling import stream
 from jetfm.schema import class_by_name

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
-from jetfm.masking import draw_masked
 from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.masking import draw_masked
 from jetfm.pretraining import token_batch
 from jetfm.storage.files import read_json
 from jetfm.strategies import POSITION_EDGES, PT_EDGES, RESULT, judge

@@ -43,9 +43,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
-from jetfm.masking import Visible, draw_masked, pt_ranks, put_back, visible_part, whole_rows
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
+from jetfm.models.masking import Visible, draw_masked, pt_ranks, put_back, visible_part, whole_rows
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import PretrainingSettings
 from jetfm.storage.weights import SavedModule

@@ -167,9 +167,9 @@ class GeneratorStages(ModelStages):
         """Jets of the multiplicities asked for, from the generator's own sampler."""
         from jetfm.continuous_generation import generate_continuous
         from jetfm.flow_generation import generate_flow
-        from jetfm.flow_matching import FlowModel
         from jetfm.generation import generate
         from jetfm.models.continuous_model import ContinuousModel
+        from jetfm.models.flow_matching import FlowModel
 
         settings = self.profile.generation
         options = {

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 import jetfm
-from jetfm import masking
 from jetfm.errors import JetfmError
+from jetfm.models import masking
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
 from jetfm.physics.features import Preprocessing

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from jetfm.lightning_task import Average, _Means, _on
-from jetfm.masking import draw_masked, pt_ranks
 from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.masking import draw_masked, pt_ranks
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import OptimizerSettings
 from jetfm.tokenizers.vqvae import VQVAE

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.masking import draw_masked, pt_ranks, put_back, visible_part, whole_rows
+from jetfm.models.masking import draw_masked, pt_ranks, put_back, visible_part, whole_rows
 
 jets = st.lists(st.sampled_from([0, 1, 2, 3, 40, 128]), min_size=1, max_size=8)
 

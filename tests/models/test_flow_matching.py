@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from jetfm.errors import JetfmError
-from jetfm.flow_matching import FlowModel, midpoint, straight_path
+from jetfm.models.flow_matching import FlowModel, midpoint, straight_path
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import FlowSettings
 from tests.toys import randomise, toy_jets
