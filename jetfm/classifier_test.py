@@ -19,7 +19,7 @@ from jetfm.models.deepsets import CLASSIFIER_TEST, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.physics.statistics import roc_auc
 from jetfm.settings import OptimizerSettings, TrainingSettings
-from jetfm.training import fit
+from jetfm.training.fit import fit
 
 SHARES = (0.6, 0.2, 0.2)  # training, validation, test
 EPOCHS = 100

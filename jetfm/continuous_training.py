@@ -22,7 +22,7 @@ from jetfm.errors import JetfmError
 from jetfm.models.continuous_model import ContinuousModel
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import ContinuousSettings
-from jetfm.training import TrainingResult, fit
+from jetfm.training.fit import TrainingResult, fit
 
 
 def continuous_batch(

@@ -15,7 +15,7 @@ from jetfm.errors import JetfmError
 from jetfm.models.flow_matching import FlowModel
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import FlowSettings
-from jetfm.training import TrainingResult, fit
+from jetfm.training.fit import TrainingResult, fit
 
 _CHUNK = 20_000  # jets at once while moments are taken
 

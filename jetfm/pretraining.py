@@ -18,7 +18,7 @@ from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
 from jetfm.settings import PretrainingSettings
 from jetfm.tokenizers.interface import Tokenizer
-from jetfm.training import TrainingResult, fit
+from jetfm.training.fit import TrainingResult, fit
 
 
 def token_batch(

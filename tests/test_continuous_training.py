@@ -15,7 +15,7 @@ from jetfm.models.continuous_model import ContinuousModel, stop_positions
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.settings import BackboneSettings, ContinuousSettings, OptimizerSettings
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.toys import training_settings
 
 COUNTS = (3, 0, 40, 1, 2, 150, 17, 25, 60, 9)

@@ -18,7 +18,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.sampling import stream
 from jetfm.schema import class_by_name
 from jetfm.settings import FlowSettings, OptimizerSettings, TrainingSettings
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.toys import randomise
 
 SMALL = FlowSettings(n_layers=2, dim=16, global_dim=4, n_steps=5)

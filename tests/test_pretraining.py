@@ -21,7 +21,7 @@ from jetfm.models.transformer import n_parameters
 from jetfm.pretraining import TokenBatches, pretrain, some_jets, token_batch
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.toys import (
     randomise,
     small_pretraining_settings,
@@ -353,7 +353,7 @@ def test_a_damaged_batch_made_ahead_stops_the_training(token_store, monkeypatch)
 
 def _make_ahead(monkeypatch) -> None:
     """As on a GPU, but for the page-locked memory."""
-    from jetfm import lightning_task
+    from jetfm.training.fit import lightning_task
 
     steps = lightning_task._Steps
     monkeypatch.setattr(lightning_task, "pinned", lambda batch: batch)

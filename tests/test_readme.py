@@ -24,7 +24,7 @@ from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.paths import sample_folder
 from tests.data.toplandscape_files import toplandscape_file
 from tests.download.faulty_server import serving
-from tests.test_distributed import talking
+from tests.training.test_distributed import talking
 
 PROJECT = Path(__file__).parents[1]
 SPLITS = {"train": "train0", "val": "val", "test": "test"}

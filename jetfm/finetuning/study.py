@@ -32,7 +32,7 @@ from jetfm.models.classifier import JetClassifier
 from jetfm.runtime.parallel import run_tasks
 from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
-from jetfm.training import fit
+from jetfm.training.fit import fit
 
 EVALUATION_BATCH = 500
 STUDY = "study.json"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.launch import launch, n_processes
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.tokens import MAIN, TokenStages
 from jetfm.runtime.distributed import rank
@@ -18,6 +17,7 @@ from jetfm.storage.files import read_json, write_json
 from jetfm.storage.paths import work_folder
 from jetfm.strategies import Strategies
 from jetfm.tokenizers.interface import Tokenizer
+from jetfm.training.launch import launch, n_processes
 
 
 class ModelStages(TokenStages):
@@ -47,7 +47,7 @@ class ModelStages(TokenStages):
     def pretraining(self, name: str = MAIN, processes: int | None = None) -> Artifact:
         """Folder of a pre-trained model; 'main' is the one that the later stages use.
 
-        Where it is not there yet and is to have several processes (`jetfm.launch.n_processes` of
+        Where it is not there yet and is to have several processes (`jetfm.training.launch.n_processes` of
         `processes`), they are started for it: a notebook's kernel cannot become several.
         """
         processes = n_processes(processes)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-AGENT = "JETFM_AGENT"  # variable: whose children the processes of `jetfm.launch` are
+AGENT = "JETFM_AGENT"  # variable: whose children the processes of `jetfm.training.launch` are
 
 
 def n_cores() -> int:

@@ -27,7 +27,7 @@ from jetfm.errors import JetfmError
 from jetfm.runtime.cores import changed_environment, end_with_parent, n_cores
 
 _LONGEST_TMP = 70
-_IMPORTED = ("jetfm.pipeline", "jetfm.lightning_task")  # by the server, once
+_IMPORTED = ("jetfm.pipeline", "jetfm.training.lightning_task")  # by the server, once
 
 
 def run_tasks(

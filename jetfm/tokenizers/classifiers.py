@@ -36,7 +36,7 @@ from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.classifier_jets import ClassifierJets
-from jetfm.training import fit
+from jetfm.training.fit import fit
 
 CLASSIFIERS = ("deepsets", "transformer")
 ORIGINAL = "original"

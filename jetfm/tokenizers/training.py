@@ -10,7 +10,7 @@ from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuff
 from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training import fit
+from jetfm.training.fit import fit
 
 
 def train_vqvae(

@@ -26,7 +26,7 @@ from jetfm.schema import BRANCHES, CLASSES, KINEMATICS
 from jetfm.storage.locks import exclusive
 from tests.data.jetclass_files import jetclass_file
 from tests.data.toplandscape_files import toplandscape_file
-from tests.test_distributed import talking
+from tests.training.test_distributed import talking
 
 FILES = {"HToBB_000": 7, "TTBar_000": 30, "HToBB_001": 9, "TTBar_001": 3}  # jets
 

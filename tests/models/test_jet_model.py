@@ -24,7 +24,7 @@ from jetfm.settings import (
 from jetfm.storage.files import read_json
 from jetfm.tokenizers.binned import BinnedTokenizer
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.toys import randomise, small_tokenizer_settings, token_batch_of, training_settings
 
 K = 64

@@ -12,13 +12,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jetfm.lightning_task import Average, _Means, _on
 from jetfm.models.jet_model import JetModel, next_token_targets
 from jetfm.models.masking import draw_masked, pt_ranks
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import OptimizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training import make_optimizer
+from jetfm.training.fit import make_optimizer
+from jetfm.training.lightning_task import Average, _Means, _on
 from tests.models.test_jet_model import STRATEGIES, K, model_of, settings_of
 from tests.toys import randomise, small_tokenizer_settings, token_batch_of
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from jetfm.lightning_task import rate_factor
 from jetfm.settings import (
     TOKENIZER_PRESETS,
     OptimizerSettings,
@@ -22,7 +21,8 @@ from jetfm.settings import (
     merged,
 )
 from jetfm.tokenizers import make_tokenizer
-from jetfm.training import fit
+from jetfm.training.fit import fit
+from jetfm.training.lightning_task import rate_factor
 from tests.toys import training_settings
 
 # Learning-rate schedule --------------------------------------------------------------------------

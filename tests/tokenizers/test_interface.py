@@ -18,7 +18,7 @@ from jetfm.schema import KINEMATICS
 from jetfm.settings import OptimizerSettings, TokenizerSettings
 from jetfm.tokenizers import interface, load_tokenizer, make_tokenizer
 from jetfm.tokenizers.interface import Tokenizer
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.toys import randomise, training_settings
 
 SMALL = dict(dim=16, n_blocks=2, n_heads=2, n_codes=64, latent_dim=4, replace_after=20)

@@ -15,7 +15,7 @@ from jetfm.models.transformer import n_parameters
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.toys import CLIP_FIVE, randomise, small_tokenizer_settings, toy_jets, training_settings
 
 

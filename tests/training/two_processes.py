@@ -14,11 +14,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from jetfm.data.token_store import TokenStore
-from jetfm.devices import whole
 from jetfm.models.jet_model import JetModel
 from jetfm.pretraining import pretrain
 from jetfm.runtime.distributed import SHARDING, rank
 from jetfm.settings import PretrainingSettings
+from jetfm.training.devices import whole
 
 CUT_AT = 7  # of ten steps, with a checkpoint after five
 ADAMW = {"name": "adamw", "lr": 1e-2, "betas": [0.9, 0.999], "warmup_steps": 0, "clip": 1e6}

@@ -68,7 +68,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     ProcessesFailed
         When they end with an error; they have said themselves which.
     """
-    command = [sys.executable, "-m", "jetfm.launch", "--standalone"]
+    command = [sys.executable, "-m", "jetfm.training.launch", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", "jetfm", *arguments]
     environment = {k: v for k, v in os.environ.items() if k not in (PROCESSES, "DRY_RUN")}
     environment[_PARENT] = str(os.getpid())

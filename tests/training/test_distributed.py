@@ -18,10 +18,10 @@ from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.pretraining import TokenBatches
 from jetfm.runtime import distributed
-from jetfm.training import fit
+from jetfm.training.fit import fit
 from tests.download.faulty_server import has_loopback
 from tests.toys import training_settings
-from tests.two_processes import KILLED, RANGER, settings_of, train
+from tests.training.two_processes import KILLED, RANGER, settings_of, train
 
 K = 32
 
@@ -53,7 +53,14 @@ talking = pytest.mark.skipif(
 
 def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "tests.two_processes", str(folder), *arguments]
+    command += [
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.training.two_processes",
+        str(folder),
+        *arguments,
+    ]
     return subprocess.run(
         command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=280
     )
@@ -165,7 +172,7 @@ def test_tasks_of_a_slurm_step_find_each_other(store, trained):
         step = slurm(number, 2) | {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
         # what a job of four tasks would say beside
         step |= {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
-        command = [sys.executable, "-m", "tests.two_processes", str(trained), "ntp-slurm"]
+        command = [sys.executable, "-m", "tests.training.two_processes", str(trained), "ntp-slurm"]
         tasks.append(
             subprocess.Popen(
                 command, env=os.environ | ENVIRONMENT | step, stderr=subprocess.PIPE, text=True

@@ -18,7 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from jetfm.checkpoints import (
+from jetfm.errors import JetfmError
+from jetfm.models.attention import dropout
+from jetfm.settings import OptimizerSettings
+from jetfm.training.checkpoints import (
     LAST,
     PREVIOUS,
     load_newest,
@@ -26,10 +29,7 @@ from jetfm.checkpoints import (
     save_newest,
     write_checkpoint,
 )
-from jetfm.errors import JetfmError
-from jetfm.models.attention import dropout
-from jetfm.settings import OptimizerSettings
-from jetfm.training import fit, make_optimizer
+from jetfm.training.fit import fit, make_optimizer
 from tests.toys import training_settings
 
 
@@ -145,7 +145,7 @@ def test_finished_training_is_not_repeated(tmp_path):
 SCRIPT = """
 import sys, time, torch
 torch.set_num_threads(1)
-import tests.test_training as t
+import tests.training.test_fit as t
 real = t.batches
 def slow(step):
     time.sleep(0.01)
@@ -416,7 +416,7 @@ def test_parameter_groups_keep_their_own_rates():
 
 def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
     """What a GPU gets: the same steps as from the plain optimiser, clipping included."""
-    from jetfm import lightning_task
+    from jetfm.training.fit import lightning_task
 
     adamw = OptimizerSettings(name="adamw", lr=1e-2, betas=(0.9, 0.999), eps=1.0, clip=0.05)
     plan = training_settings(max_steps=12, precision="bf16", optimizer=adamw)

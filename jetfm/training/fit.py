@@ -28,12 +28,12 @@ import torch
 from rangerlite import RangerLite
 from torch import nn
 
-from jetfm.checkpoints import load_newest
 from jetfm.errors import JetfmError
 from jetfm.runtime.distributed import rank, world_size
 from jetfm.runtime.progress import Progress
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.storage.files import make_folder, remove_leftovers
+from jetfm.training.checkpoints import load_newest
 
 Batches = Callable[[int], Any]
 # With several processes (`jetfm.runtime.distributed`) the batches and the validation need a method
@@ -111,7 +111,11 @@ def fit(
     JetfmError
         A loss that is not finite, or a `folder` that holds a training with other settings.
     """
-    from jetfm.lightning_task import Task, quiet, run  # seconds, which loading a model must not pay
+    from jetfm.training.lightning_task import (  # seconds, which loading a model must not pay
+        Task,
+        quiet,
+        run,
+    )
 
     if world_size() > 1:
         batches, validation = (_part(side, name) for side in (batches, validation))

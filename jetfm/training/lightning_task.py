@@ -1,7 +1,7 @@
-"""Lightning's view of a training; apart from `jetfm.training`, because importing it takes seconds.
+"""Lightning's view of a training; apart from `jetfm.training.fit`, because importing it takes seconds.
 
 An epoch, to Lightning, is what lies between two validations. Loggers, checkpoints and progress are
-ours (`jetfm.checkpoints`, `jetfm.runtime.progress`): Lightning's checkpoints cannot resume exactly from
+ours (`jetfm.training.checkpoints`, `jetfm.runtime.progress`): Lightning's checkpoints cannot resume exactly from
 within a stream of batches, and write more than a small fit takes to run.
 """
 
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from jetfm.checkpoints import read_checkpoint, save_newest, write_checkpoint
 from jetfm.data.batches import seed_of
 from jetfm.data.prefetch import pinned, prefetched
 from jetfm.errors import JetfmError
@@ -30,14 +29,15 @@ from jetfm.runtime.distributed import SHARDING, rank, sharding, summed, world_si
 from jetfm.runtime.progress import Progress
 from jetfm.settings import TrainingSettings
 from jetfm.storage.files import write_text
-from jetfm.training import BEST, Batches, make_optimizer
+from jetfm.training.checkpoints import read_checkpoint, save_newest, write_checkpoint
+from jetfm.training.fit import BEST, Batches, make_optimizer
 
 with warnings.catch_warnings():  # it imports a notebook widget that it does not need
     warnings.filterwarnings("ignore", message="IProgress not found")
     import lightning.pytorch as L
     from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
-    from jetfm.devices import put_away, shared_out, trainer_options, whole
+    from jetfm.training.devices import put_away, shared_out, trainer_options, whole
 
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
@@ -63,7 +63,7 @@ def run(task: Task, settings: TrainingSettings, device: str) -> None:
         reload_dataloaders_every_n_epochs=1,  # the last epoch may be shorter
         num_sanity_val_steps=0,
         logger=False,
-        enable_checkpointing=False,  # ours are exact, see jetfm.checkpoints
+        enable_checkpointing=False,  # ours are exact, see jetfm.training.checkpoints
         enable_progress_bar=False,
         enable_model_summary=False,
     )

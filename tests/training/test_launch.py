@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jetfm import launch
 from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
 from jetfm.settings import FinetuningSettings
 from jetfm.settings.profiles import dry_run, load_profile, save_profile
-from tests.test_distributed import bare, talking  # noqa: F401
+from jetfm.training.fit import launch
+from tests.training.test_distributed import bare, talking  # noqa: F401
 
 CODE = Path(__file__).parent.parent
 
