@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jetfm.errors import JetfmError
 from jetfm.generative_metrics import CONSTITUENT_QUANTITIES, JET_QUANTITIES
-from jetfm.tokenizers.quality_table import aligned
+from jetfm.token_quality.table import aligned
 
 FLOOR = "floor (truth)"
 

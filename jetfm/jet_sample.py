@@ -9,7 +9,7 @@ import numpy as np
 
 from jetfm.errors import JetfmError
 from jetfm.schema import KINEMATICS
-from jetfm.tokenizers.quality_measurement import observables
+from jetfm.token_quality.measurement import observables
 
 #: Beyond these the squares of momenta overflow or lose all their digits.
 MAX_ETA, MAX_PT = 20.0, 1e9

@@ -16,8 +16,8 @@ from jetfm.generative_study import GenerativeStudy
 from jetfm.ledger import Ledger, Measurement
 from jetfm.physics.statistics import standard_error
 from jetfm.settings import COMBINED
-from jetfm.tokenizers.classifiers import TokenClassifiers
-from jetfm.tokenizers.quality import TokenQuality, TokenQualityStudy
+from jetfm.token_quality.classifiers import TokenClassifiers
+from jetfm.token_quality.study import TokenQuality, TokenQualityStudy
 
 ONE_PRETRAINING = "one pre-training each, whose own spread is not known"
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size

@@ -20,9 +20,9 @@ from jetfm.settings import TokenizerSettings
 from jetfm.settings.profiles import Profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import read_json, write_json
-from jetfm.tokenizers.classifiers import TokenClassifiers
+from jetfm.token_quality.classifiers import TokenClassifiers
+from jetfm.token_quality.study import TokenQualityStudy
 from jetfm.tokenizers.interface import Tokenizer, preprocessing_of
-from jetfm.tokenizers.quality import TokenQualityStudy
 
 #: Name of the tokenizer whose tokens pre-training predicts.
 MAIN = "main"
@@ -181,7 +181,7 @@ class TokenStages(JetStages):
         )
 
     def _original_observables(self) -> Artifact:
-        from jetfm.tokenizers.quality import original_observables
+        from jetfm.token_quality.study import original_observables
 
         store, limit = self.store("test"), self.profile.data.max_constituents
         return self._stage(
@@ -192,7 +192,7 @@ class TokenStages(JetStages):
         )
 
     def _comparison(self, name: str) -> Artifact:
-        from jetfm.tokenizers.quality import compare
+        from jetfm.token_quality.study import compare
 
         store, tokens = self.store("test"), self.tokens("test", name)
         original = self._original_observables()
@@ -218,7 +218,7 @@ class TokenStages(JetStages):
         return [read_json(self._token_map(name) / "map.json") for name in self.tokenizer_settings]
 
     def _token_map(self, name: str) -> Artifact:
-        from jetfm.tokenizers.token_map import map_data, token_map
+        from jetfm.token_quality.token_map import map_data, token_map
 
         settings, seed = self.profile.token_quality, self.profile.seed
         n_reconstructions, n_conditioning = settings.n_reconstructions, settings.n_conditioning
@@ -244,7 +244,7 @@ class TokenStages(JetStages):
 
     def token_classifiers(self) -> TokenClassifiers:
         """Ten-class accuracy on original and reconstructed constituents."""
-        from jetfm.tokenizers.classifiers import ClassifierJets, run_study
+        from jetfm.token_quality.classifiers import ClassifierJets, run_study
 
         settings = self.profile.token_quality
         limit = self.profile.data.max_constituents

@@ -12,9 +12,10 @@ import torch
 from jetfm import figures
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
-from jetfm.tokenizers import make_tokenizer, token_map
+from jetfm.token_quality import token_map
+from jetfm.token_quality.token_map import map_data, token_spread
+from jetfm.tokenizers import make_tokenizer
 from jetfm.tokenizers.interface import Tokenizer
-from jetfm.tokenizers.token_map import map_data, token_spread
 from tests.toys import randomise, small_tokenizer_settings
 
 DESCRIPTOR = {"name": "a", "label": "A, 64", "family": "conditional", "n_codes": 64}

@@ -20,9 +20,9 @@ from jetfm.physics.features import Preprocessing
 from jetfm.physics.statistics import fit_resolution
 from jetfm.schema import KINEMATICS
 from jetfm.settings import TokenizerSettings
-from jetfm.tokenizers import make_tokenizer, quality_measurement
-from jetfm.tokenizers.encoding import tokenize
-from jetfm.tokenizers.quality import (
+from jetfm.token_quality import measurement
+from jetfm.token_quality.measurement import PT_EDGES, fit_residuals, original_jets
+from jetfm.token_quality.study import (
     QUANTITIES,
     TokenQuality,
     TokenQualityStudy,
@@ -31,7 +31,8 @@ from jetfm.tokenizers.quality import (
     original_observables,
     residual_edges,
 )
-from jetfm.tokenizers.quality_measurement import PT_EDGES, fit_residuals, original_jets
+from jetfm.tokenizers import make_tokenizer
+from jetfm.tokenizers.encoding import tokenize
 
 N_JETS = 400
 
@@ -248,7 +249,7 @@ def test_a_flat_fit_is_none(monkeypatch):
     def flat(residuals):
         return replace(fit_resolution(residuals), sigma=math.nan, mean_uncertainty=math.nan)
 
-    monkeypatch.setattr(quality_measurement, "fit_resolution", flat)
+    monkeypatch.setattr(measurement, "fit_resolution", flat)
     fit = fit_residuals(np.random.default_rng(0).normal(size=1000))
     assert fit["sigma"] is None and fit["mean"] is None and fit["bias"] is not None
 

@@ -1,6 +1,6 @@
 """Token quality: what jets lose between encoding and decoding, for one tokenizer and for several.
 
-Reads what `jetfm.tokenizers.quality_measurement` has measured, and prepares the tables and the
+Reads what `jetfm.token_quality.measurement` has measured, and prepares the tables and the
 data of the figures (arXiv 2403.05618, III A and appendix B). Nothing here needs the jets or a
 tokenizer.
 """
@@ -18,7 +18,7 @@ from jetfm.figures.style import BINS, histogram, to_data
 from jetfm.physics.statistics import CORE
 from jetfm.schema import CLASSES, KINEMATICS, class_by_name
 from jetfm.storage.files import read_json
-from jetfm.tokenizers.quality_measurement import (
+from jetfm.token_quality.measurement import (
     QUANTITIES,
     RESULT,
     compare,
@@ -26,7 +26,7 @@ from jetfm.tokenizers.quality_measurement import (
     observables,
     original_observables,
 )
-from jetfm.tokenizers.quality_table import quality_table
+from jetfm.token_quality.table import quality_table
 
 __all__ = [
     "QUANTITIES",

@@ -31,7 +31,7 @@ def quality_table(
     Parameters
     ----------
     tokenizers : descriptors, in order
-    results, out_of_range : by tokenizer's name, as in `jetfm.tokenizers.quality`
+    results, out_of_range : by tokenizer's name, as in `jetfm.token_quality.study`
     signal : class of the fits
 
     Notes

@@ -35,7 +35,7 @@ from jetfm.runtime.parallel import run_tasks
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json
-from jetfm.tokenizers.classifier_jets import ClassifierJets
+from jetfm.token_quality.classifier_jets import ClassifierJets
 from jetfm.training.fit import fit
 
 CLASSIFIERS = ("deepsets", "transformer")

@@ -15,8 +15,8 @@ from jetfm.errors import JetfmError
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.settings import OptimizerSettings, TokenQualitySettings, TrainingSettings
-from jetfm.tokenizers import classifiers
-from jetfm.tokenizers.classifiers import ClassifierJets, TokenClassifiers, run_study
+from jetfm.token_quality import classifiers
+from jetfm.token_quality.classifiers import ClassifierJets, TokenClassifiers, run_study
 
 LOG = Preprocessing(pt_map="log")
 TRAINING = TrainingSettings(

@@ -2,7 +2,7 @@
 
 Jet level: observables before and after (arXiv 2403.05618, III A and appendix B), and fits of their
 difference. Constituent level, which the paper does not show: errors by pt, use of the codes, and
-how many constituents a tokenizer cannot represent at all. `jetfm.tokenizers.quality` reads the
+how many constituents a tokenizer cannot represent at all. `jetfm.token_quality.study` reads the
 results back.
 """
 
