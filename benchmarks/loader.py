@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from jetfm.data.batches import LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.models.jet_model import JetModel
-from jetfm.pretraining import TokenBatches
+from jetfm.pretraining.train import TokenBatches
 from jetfm.settings import PretrainingSettings
 
 N_CODES, SECONDS, AT_ONCE = 8192, 3.0, 20_000

@@ -36,7 +36,7 @@ from jetfm.data.batches import BlockShuffledBatches
 from jetfm.data.conversion import convert
 from jetfm.data.ragged import PARTS, join_parts
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
-from jetfm.pretraining import TokenBatches
+from jetfm.pretraining.train import TokenBatches
 from jetfm.schema import BRANCHES, CONSTITUENT_FEATURES, TREE_NAME, is_jagged
 from jetfm.storage.paths import sample_folder
 

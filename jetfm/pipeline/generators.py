@@ -104,7 +104,7 @@ class GeneratorStages(ModelStages):
         )  # fmt: skip
 
     def _of_type(self, name: str) -> Artifact:
-        from jetfm.pretraining import pretrain
+        from jetfm.pretraining.train import pretrain
 
         classes = self.generators[name].classes
         settings = self.profile.generative_quality.model

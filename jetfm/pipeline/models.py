@@ -9,13 +9,13 @@ import numpy as np
 
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.tokens import MAIN, TokenStages
+from jetfm.pretraining.strategies import Strategies
 from jetfm.runtime.distributed import rank
 from jetfm.settings import PretrainingSettings
 from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import read_json, write_json
 from jetfm.storage.paths import work_folder
-from jetfm.strategies import Strategies
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.training.launch import launch, n_processes
 
@@ -66,7 +66,7 @@ class ModelStages(TokenStages):
         launch(processes, ["pretrain", "--profile", str(path), "--strategy", name])
 
     def _pretraining(self, name: str) -> Artifact:
-        from jetfm.pretraining import pretrain
+        from jetfm.pretraining.train import pretrain
 
         settings = self.pretraining_settings[name]
         trained = self.tokenizer_artifact(settings.tokenizer)
@@ -123,7 +123,7 @@ class ModelStages(TokenStages):
         )
 
     def _judged(self, name: str) -> Artifact:
-        from jetfm.strategies import judge
+        from jetfm.pretraining.strategies import judge
 
         model, trained, val = self.pretraining(name), self.tokenizer_artifact(), self.tokens("val")
 

@@ -17,7 +17,7 @@ from jetfm.data.ragged import PARTS, join_parts
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.pretraining import TokenBatches, token_batch
+from jetfm.pretraining.train import TokenBatches, token_batch
 from jetfm.storage.files import map_npy
 
 FEATURES = ("pt", "eta_rel", "phi_rel")

@@ -16,7 +16,7 @@ import torch
 from jetfm.data.batches import BlockShuffledBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.pretraining import TokenBatches
+from jetfm.pretraining.train import TokenBatches
 from jetfm.runtime import distributed
 from jetfm.training.fit import fit
 from tests.download.faulty_server import has_loopback

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
-from jetfm.pretraining import pretrain
+from jetfm.pretraining.train import pretrain
 from jetfm.runtime.distributed import SHARDING, rank
 from jetfm.settings import PretrainingSettings
 from jetfm.training.devices import whole

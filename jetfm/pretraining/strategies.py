@@ -17,7 +17,7 @@ import torch
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
-from jetfm.pretraining import token_batch
+from jetfm.pretraining.train import token_batch
 from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.interface import Tokenizer
 

@@ -11,9 +11,9 @@ from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.models.jet_model import JetModel, next_token_targets
 from jetfm.models.masking import draw_masked
-from jetfm.pretraining import token_batch
+from jetfm.pretraining.strategies import POSITION_EDGES, PT_EDGES, RESULT, judge
+from jetfm.pretraining.train import token_batch
 from jetfm.storage.files import read_json
-from jetfm.strategies import POSITION_EDGES, PT_EDGES, RESULT, judge
 from jetfm.tokenizers.vqvae import VQVAE
 from tests.models.test_jet_model import K, settings_of
 from tests.toys import randomise, small_tokenizer_settings, token_batch_of

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm import pretraining as module
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel, load_backbone, next_token_targets
 from jetfm.models.transformer import n_parameters
-from jetfm.pretraining import TokenBatches, pretrain, some_jets, token_batch
+from jetfm.pretraining.train import TokenBatches, pretrain, some_jets, token_batch
+from jetfm.pretraining.train import train as module
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
