@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.generation import generate
+from jetfm.generation.sampling import draw, uniforms
+from jetfm.generation.tokens import generate
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import Block
-from jetfm.sampling import draw, uniforms
 from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 

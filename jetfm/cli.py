@@ -337,8 +337,8 @@ def generate(
         typer.echo(pipeline.generation().as_text())
         typer.echo(f"\njets of the main model: {pipeline.generated().folder}")
         return
-    from jetfm.generation_files import Request, generate_file, multiplicities_of
-    from jetfm.sampling import Choice
+    from jetfm.generation.sampling import Choice
+    from jetfm.generation.to_file import Request, generate_file, multiplicities_of
 
     settings = _profile(profile, data, seed, dry_run)
     default = settings.generation

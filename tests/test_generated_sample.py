@@ -8,7 +8,6 @@ import pytest
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.flow_generation import FlowJets
 from jetfm.generated_sample import (
     decoded_sample,
     original_sample,
@@ -16,7 +15,8 @@ from jetfm.generated_sample import (
     seconds_per_1000,
     write_generated,
 )
-from jetfm.generation import GeneratedJets
+from jetfm.generation.flow import FlowJets
+from jetfm.generation.tokens import GeneratedJets
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import class_by_name
 from tests.jet_samples import random_sample, sample_of

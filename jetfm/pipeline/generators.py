@@ -65,12 +65,12 @@ class GeneratorStages(ModelStages):
         return self._of_type(name)
 
     def _flow(self) -> Artifact:
-        from jetfm.flow_training import train_flow
+        from jetfm.generation.flow_training import train_flow
 
         return self._without_tokens("epic-fm", train_flow, self.profile.flow)
 
     def _continuous(self) -> Artifact:
-        from jetfm.continuous_training import train_continuous
+        from jetfm.generation.density_training import train_continuous
 
         return self._without_tokens("continuous", train_continuous, self.profile.continuous)
 
@@ -138,7 +138,7 @@ class GeneratorStages(ModelStages):
     def generated(self, name: str = MAIN) -> Artifact:
         """Folder of the jets that a generator made."""
         from jetfm.generated_sample import write_generated
-        from jetfm.sampling import draw_multiplicities
+        from jetfm.generation.sampling import draw_multiplicities
 
         model, trained = self.generator_model(name), self.tokenizer_artifact()
         val, limit = self.store("val"), self.profile.data.max_constituents
@@ -165,9 +165,9 @@ class GeneratorStages(ModelStages):
 
     def _sampled(self, name: str, model: Path, tokenizer: Path, asked):
         """Jets of the multiplicities asked for, from the generator's own sampler."""
-        from jetfm.continuous_generation import generate_continuous
-        from jetfm.flow_generation import generate_flow
-        from jetfm.generation import generate
+        from jetfm.generation.density import generate_continuous
+        from jetfm.generation.flow import generate_flow
+        from jetfm.generation.tokens import generate
         from jetfm.models.continuous_model import ContinuousModel
         from jetfm.models.flow_matching import FlowModel
 

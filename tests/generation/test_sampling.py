@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from jetfm.errors import JetfmError
-from jetfm.sampling import Choice, draw, draw_multiplicities, uniforms, weights
+from jetfm.generation.sampling import Choice, draw, draw_multiplicities, uniforms, weights
 
 LAST = 1 - 2**-53  # the largest number below one
 

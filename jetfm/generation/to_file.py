@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jetfm.data.generated_file import Written, check_suffix, write_generated
 from jetfm.data.store import MANIFEST, JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.generation import check_request, generate
+from jetfm.generation.file_format import Written, check_suffix, write_generated
+from jetfm.generation.sampling import Choice, draw_multiplicities
+from jetfm.generation.tokens import check_request, generate
 from jetfm.models.jet_model import JetModel
-from jetfm.sampling import Choice, draw_multiplicities
 from jetfm.storage.files import read_json
 from jetfm.tokenizers.interface import Tokenizer
 

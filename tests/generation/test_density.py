@@ -8,8 +8,8 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
-from jetfm.continuous_generation import generate_continuous
 from jetfm.errors import JetfmError
+from jetfm.generation.density import generate_continuous
 from jetfm.models.continuous_model import ContinuousModel
 from jetfm.settings import BackboneSettings, ContinuousSettings
 from tests.toys import randomise

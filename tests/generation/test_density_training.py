@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from jetfm.continuous_generation import generate_continuous
-from jetfm.continuous_training import ContinuousBatches, continuous_batch, train_continuous
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.errors import JetfmError
+from jetfm.generation.density import generate_continuous
+from jetfm.generation.density_training import ContinuousBatches, continuous_batch, train_continuous
 from jetfm.models.continuous_model import ContinuousModel, stop_positions
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS

@@ -1,6 +1,6 @@
 """Autoregressive generation of jets without tokens, from a density and with key-value caches.
 
-Like `jetfm.generation`, with a draw from a mixture density in the place of a token and its decoder:
+Like `jetfm.generation.tokens`, with a draw from a mixture density in the place of a token and its decoder:
 starting from d_s and a requested multiplicity N (a *condition*: the jet may end earlier or later),
 the model gives the probability to stop and the density of the next constituent; one is drawn and
 fed back, exactly as drawn. Finished jets leave the batch.
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from jetfm.errors import JetfmError
-from jetfm.generation import check_request
+from jetfm.generation.sampling import uniforms
+from jetfm.generation.tokens import check_request
 from jetfm.models.continuous_model import ContinuousModel
 from jetfm.runtime.progress import Progress
-from jetfm.sampling import uniforms
 
 _COMPACT = 8  # finished jets leave the caches once they are a 1/8 of them: copying costs too
 
@@ -34,7 +34,7 @@ _COMPACT = 8  # finished jets leave the caches once they are a 1/8 of them: copy
 class ContinuousJets:
     """Generated jets, jagged: jet j owns the flat rows ``offsets[j]:offsets[j+1]``.
 
-    Named like `jetfm.generation.GeneratedJets`, without ids.
+    Named like `jetfm.generation.tokens.GeneratedJets`, without ids.
     """
 
     decoded: np.ndarray  # (n_total, F) float32, network space, as drawn

@@ -10,7 +10,7 @@ N is a *condition*: the drawn jet may end earlier or later. Jets that ask for ab
 constituents go together, so that they end together.
 
 One seed gives the same jets whatever the batch size and the number of cores: randomness belongs to
-a jet (`jetfm.sampling`), a CPU's cores work on a batch each, and batches are filled up to multiples
+a jet (`jetfm.generation.sampling`), a CPU's cores work on a batch each, and batches are filled up to multiples
 of 32 jets, with which matrix products and vectorised loops treat every row alike, to the bit. Where
 a library does not, float32 rounding is left: about one draw in a million lies close enough to the
 boundary between two tokens to notice.
@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from jetfm.errors import JetfmError
+from jetfm.generation.sampling import Choice, draw, uniforms
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.parallel import one_thread
 from jetfm.runtime.progress import Progress
-from jetfm.sampling import Choice, draw, uniforms
 from jetfm.tokenizers.interface import Tokenizer
 
 _ROWS = 32  # of the caches: a batch has a multiple, and finished jets leave as many at a time
@@ -74,7 +74,7 @@ def generate(
     n_constituents : (n_jets,) int, requested multiplicities, e.g. of `draw_multiplicities`
     seed : non-negative; one seed, the same jets, whatever the batch size
     batch_size : jets at once, on each core of a CPU
-    temperature, top_k, top_p : as for `jetfm.sampling.draw`; the papers sample plainly
+    temperature, top_k, top_p : as for `jetfm.generation.sampling.draw`; the papers sample plainly
     max_constituents : a jet that has not stopped by then is cut and marked unfinished
     device : where to run; default where the model is
 

@@ -9,9 +9,9 @@ from scipy.stats import chisquare
 from torch import nn
 
 from jetfm.errors import JetfmError
-from jetfm.generation import generate
+from jetfm.generation.sampling import draw, uniforms
+from jetfm.generation.tokens import generate
 from jetfm.models.jet_model import JetModel
-from jetfm.sampling import draw, uniforms
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenHeadSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from tests.toys import randomise, small_pretraining_settings, small_tokenizer_settings

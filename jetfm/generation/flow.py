@@ -1,7 +1,7 @@
 """Generate jets with EPiC-FM: noise in, jets out, of exactly the multiplicities asked for.
 
 The noise of jet j is the beginning of the Philox stream with key (seed, j), as in
-`jetfm.sampling`: the jets are the same for every batch size, up to float32 rounding. Batches hold
+`jetfm.generation.sampling`: the jets are the same for every batch size, up to float32 rounding. Batches hold
 jets of similar length, so that little is padded.
 """
 
@@ -15,10 +15,10 @@ import torch
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.store import padded
 from jetfm.errors import JetfmError
-from jetfm.generation import check_request
+from jetfm.generation.sampling import stream
+from jetfm.generation.tokens import check_request
 from jetfm.models.flow_matching import FlowModel
 from jetfm.runtime.progress import Progress
-from jetfm.sampling import stream
 
 
 @dataclass(frozen=True)
