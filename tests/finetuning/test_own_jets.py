@@ -21,7 +21,7 @@ from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import make_tokenizer
 from tests.data.toplandscape_files import toplandscape_file
-from tests.test_finetuning import SETTINGS, SMALL, toy_store
+from tests.finetuning.test_study import SETTINGS, SMALL, toy_store
 
 DEEPSETS = Contender("deepsets", "scratch")
 
