@@ -11,8 +11,8 @@ from scipy import stats
 from jetfm.claims import TAGGING, TRANSFER
 from jetfm.finetuning import Finetuning, TaskResults
 from jetfm.finetuning.scores import FEW_PASSED
-from jetfm.generative_metrics import QUANTITIES
-from jetfm.generative_study import GenerativeStudy
+from jetfm.judging.metrics import QUANTITIES
+from jetfm.judging.study import GenerativeStudy
 from jetfm.ledger import Ledger, Measurement
 from jetfm.physics.statistics import standard_error
 from jetfm.settings import COMBINED

@@ -10,7 +10,7 @@ stream with key (seed, j). The jets are thus the same for every batch size up to
 the network, which passes through the constituents that are fed back.
 
 A smooth density leaks over the edges of what a detector can see. Nothing is cut or drawn again;
-`jetfm.generative_metrics.evaluate_sample` counts it.
+`jetfm.judging.metrics.evaluate_sample` counts it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every result says how many values went into it. NaN (an observable undefined for a jet with too
 few constituents) is left out and counted; infinities are an error. Distances between samples are
-in `jetfm.distances`.
+in `jetfm.judging.distances`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from jetfm.generative_study import GenerativeStudy, Generator
-from jetfm.jet_sample import JetSample
+from jetfm.judging.jet_sample import JetSample
+from jetfm.judging.study import GenerativeStudy, Generator
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.features import Preprocessing
 from jetfm.pipeline.models import ModelStages
@@ -137,8 +137,8 @@ class GeneratorStages(ModelStages):
 
     def generated(self, name: str = MAIN) -> Artifact:
         """Folder of the jets that a generator made."""
-        from jetfm.generated_sample import write_generated
         from jetfm.generation.sampling import draw_multiplicities
+        from jetfm.judging.samples import write_generated
 
         model, trained = self.generator_model(name), self.tokenizer_artifact()
         val, limit = self.store("val"), self.profile.data.max_constituents
@@ -187,8 +187,8 @@ class GeneratorStages(ModelStages):
         return generate(JetModel.load(model), Tokenizer.load(tokenizer), asked, **options)
 
     def _quality(self, name: str) -> Artifact:
-        from jetfm.generated_sample import read_generated
-        from jetfm.generative_study import judge_generator
+        from jetfm.judging.samples import read_generated
+        from jetfm.judging.study import judge_generator
 
         generated, settings = self.generated(name), self.profile.generative_quality
         generator, seed = self.generators[name], self.profile.seed
@@ -221,7 +221,7 @@ class GeneratorStages(ModelStages):
         )
 
     def _truth(self, split: str, generator: Generator, n_jets: int) -> JetSample:
-        from jetfm.generated_sample import decoded_sample, original_sample
+        from jetfm.judging.samples import decoded_sample, original_sample
 
         chosen = generator.classes, n_jets, self.profile.seed
         if generator.tokens:
@@ -231,7 +231,7 @@ class GeneratorStages(ModelStages):
 
     def generation(self) -> GenerativeStudy:
         """Jets of every generator, each judged against its own truth, side by side."""
-        from jetfm.generated_sample import seconds_per_1000
+        from jetfm.judging.samples import seconds_per_1000
 
         for split in SPLITS:  # made here: two workers would do the same work
             self.tokens(split)

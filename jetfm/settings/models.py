@@ -168,7 +168,7 @@ class GenerativeQualitySettings(Settings):
         "Tbqq": ("Tbqq",),
     }
     model: PretrainingSettings = PretrainingSettings(preset="omnijet")  # the network of all three
-    # By network of the classifier test (`jetfm.classifier_test`): epochs. DeepSets: P1 A.5.
+    # By network of the classifier test (`jetfm.judging.classifier_test`): epochs. DeepSets: P1 A.5.
     classifier_epochs: dict[Literal["deepsets", "transformer"], Positive] = {
         "deepsets": 100,
         "transformer": 100,

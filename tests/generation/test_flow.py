@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
-from jetfm.distances import Values, Wasserstein, judge
 from jetfm.errors import JetfmError
 from jetfm.generation.flow import generate_flow, normals
 from jetfm.generation.flow_training import flow_batch, moments, train_flow
 from jetfm.generation.sampling import stream
+from jetfm.judging.distances import Values, Wasserstein, judge
 from jetfm.models.flow_matching import FlowModel
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import class_by_name

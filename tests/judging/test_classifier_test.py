@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from jetfm.classifier_test import classifier_test
 from jetfm.errors import JetfmError
+from jetfm.judging.classifier_test import classifier_test
 from jetfm.models.deepsets import DeepSets
 
 

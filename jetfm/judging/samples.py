@@ -10,7 +10,7 @@ import numpy as np
 
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
-from jetfm.jet_sample import JetSample
+from jetfm.judging.jet_sample import JetSample
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.storage.files import read_json, write_json, write_npy

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import linalg, stats
 
-from jetfm.distances import (
+from jetfm.errors import JetfmError
+from jetfm.judging.distances import (
     Frechet,
     QuantileKL,
     TailExcess,
@@ -21,7 +22,6 @@ from jetfm.distances import (
     judge,
     resampled,
 )
-from jetfm.errors import JetfmError
 
 
 def rng(seed=0):

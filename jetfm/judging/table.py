@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jetfm.errors import JetfmError
-from jetfm.generative_metrics import CONSTITUENT_QUANTITIES, JET_QUANTITIES
+from jetfm.judging.metrics import CONSTITUENT_QUANTITIES, JET_QUANTITIES
 from jetfm.token_quality.table import aligned
 
 FLOOR = "floor (truth)"
@@ -84,7 +84,7 @@ def violations_as_text(
 
     Parameters
     ----------
-    counts : by generator, `jetfm.jet_sample.Violations` as dictionary
+    counts : by generator, `jetfm.judging.jet_sample.Violations` as dictionary
     unfinished : jets of each that were cut at the largest length, None where that cannot be
     """
     columns = {"jets": [f"{found['n_jets']:,}" for found in counts.values()]}

@@ -8,18 +8,18 @@ import pytest
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.generated_sample import (
+from jetfm.generation.flow import FlowJets
+from jetfm.generation.tokens import GeneratedJets
+from jetfm.judging.samples import (
     decoded_sample,
     original_sample,
     read_generated,
     seconds_per_1000,
     write_generated,
 )
-from jetfm.generation.flow import FlowJets
-from jetfm.generation.tokens import GeneratedJets
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import class_by_name
-from tests.jet_samples import random_sample, sample_of
+from tests.judging.jet_samples import random_sample, sample_of
 
 SPACE = Preprocessing()
 COUNTS = np.array([0, 3, 150, 1, 2, 40, 5, 7])

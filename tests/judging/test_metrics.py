@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from jetfm.errors import JetfmError
-from jetfm.generative_metrics import QUANTITIES, evaluate_sample
-from jetfm.generative_table import as_text
-from jetfm.jet_sample import JetSample
+from jetfm.judging.jet_sample import JetSample
+from jetfm.judging.metrics import QUANTITIES, evaluate_sample
+from jetfm.judging.table import as_text
 from jetfm.schema import class_by_name
-from tests.jet_samples import joined, random_sample, sample_of
+from tests.judging.jet_samples import joined, random_sample, sample_of
 
 TRUTH, TRAINING = sample_of(1, 500), sample_of(2, 700)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
-from jetfm.jet_sample import JetSample, acceptance_of, count_violations
-from tests.jet_samples import random_sample
+from jetfm.judging.jet_sample import JetSample, acceptance_of, count_violations
+from tests.judging.jet_samples import random_sample
 
 
 def test_violations_by_hand():

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jetfm import generative_table
-from jetfm.distances import TailExcess, judge
 from jetfm.figures.style import BINS, histogram, to_data
-from jetfm.generative_metrics import (
+from jetfm.judging import table
+from jetfm.judging.distances import TailExcess, judge
+from jetfm.judging.jet_sample import JetSample
+from jetfm.judging.metrics import (
     JET_QUANTITIES,
     QUANTITIES,
     evaluate_sample,
     values_of,
 )
-from jetfm.jet_sample import JetSample
 from jetfm.schema import KINEMATICS, class_by_name
 from jetfm.settings import GenerativeQualitySettings
 from jetfm.storage.files import read_json, write_json
@@ -130,11 +130,11 @@ class GenerativeStudy:
         return list(self.generators)
 
     def metrics(self, name: str) -> dict:
-        """All jets' entry of `jetfm.generative_metrics.evaluate_sample`."""
+        """All jets' entry of `jetfm.judging.metrics.evaluate_sample`."""
         return self._results[name]["metrics"]["combined"]
 
     def tails(self, name: str) -> dict[str, dict]:
-        """By quantity, how wrong the generator's tails are (`jetfm.distances.TailExcess`)."""
+        """By quantity, how wrong the generator's tails are (`jetfm.judging.distances.TailExcess`)."""
         return self._results[name]["tails"]
 
     def groups(self) -> dict[str, list[str]]:
@@ -153,7 +153,7 @@ class GenerativeStudy:
         names = self.only(classes)
         results = {self.generators[n].label: self._results[n]["metrics"] for n in names}
         speed = {self.generators[n].label: self.seconds_per_1000[n] for n in names}
-        return generative_table.as_text(results, of=self.generators[names[0]].jets, speed=speed)
+        return table.as_text(results, of=self.generators[names[0]].jets, speed=speed)
 
     def violations_as_text(self) -> str:
         """Table: what is not physical, what was not asked for, what did not end."""
@@ -161,7 +161,7 @@ class GenerativeStudy:
             f"{one.label}, {one.jets}": self.metrics(name)["violations"]["sample"]
             for name, one in self.generators.items()
         }
-        return generative_table.violations_as_text(rows, [self.n_unfinished[n] for n in self.names])
+        return table.violations_as_text(rows, [self.n_unfinished[n] for n in self.names])
 
     def save(self, path: str | Path) -> Path:
         """Write what was judged, and all metrics but the time taken, which never repeats."""

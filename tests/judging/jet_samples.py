@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jetfm.jet_sample import JetSample
+from jetfm.judging.jet_sample import JetSample
 
 
 def random_sample(seed: int, counts, width: float = 0.2, **more) -> JetSample:

@@ -12,9 +12,9 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
-from jetfm.distances import N_BOOTSTRAP, Judged
 from jetfm.errors import JetfmError
-from jetfm.jet_sample import JetSample
+from jetfm.judging.distances import N_BOOTSTRAP, Judged
+from jetfm.judging.jet_sample import JetSample
 from jetfm.physics.statistics import Estimate
 
 #: Axes of the space in which jets are near each other, in units of the truth's spread.

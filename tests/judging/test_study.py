@@ -12,13 +12,13 @@ import pytest
 from jetfm import figures
 from jetfm.figures import style
 from jetfm.figures.generated_jets import _with_flow
-from jetfm.generative_metrics import QUANTITIES
-from jetfm.generative_study import PANELS, GenerativeStudy, Generator, judge_generator
+from jetfm.judging.metrics import QUANTITIES
+from jetfm.judging.study import PANELS, GenerativeStudy, Generator, judge_generator
 from jetfm.ledger import CLAIMS, Ledger, judge
 from jetfm.measurements import _generation
 from jetfm.settings import GenerativeQualitySettings
 from jetfm.storage.files import read_json
-from tests.jet_samples import sample_of
+from tests.judging.jet_samples import sample_of
 
 FEW = GenerativeQualitySettings(classifier_epochs={"deepsets": 2}, n_bootstrap=4)
 GENERATORS = (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jetfm.errors import JetfmError
-from jetfm.jet_sample import JetSample
-from jetfm.memorisation import coverage, neighbours, share, token_duplicates
-from tests.jet_samples import joined, random_sample, sample_of
+from jetfm.judging.jet_sample import JetSample
+from jetfm.judging.memorisation import coverage, neighbours, share, token_duplicates
+from tests.judging.jet_samples import joined, random_sample, sample_of
 
 
 def tokens(jets) -> JetSample:

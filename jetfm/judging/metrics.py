@@ -2,8 +2,8 @@
 
 A sample is held against a truth it was not trained on (for generators of tokens: the decoded
 tokens of test jets, arXiv 2512.04149, figure 3) and against its training jets. Distances come
-with uncertainty and floor (`jetfm.distances`); constituents that are not physical are counted
-(`jetfm.jet_sample.Violations`) and left out of the rest.
+with uncertainty and floor (`jetfm.judging.distances`); constituents that are not physical are counted
+(`jetfm.judging.jet_sample.Violations`) and left out of the rest.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.classifier_test import classifier_test
-from jetfm.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
-from jetfm.jet_sample import JetSample, acceptance_of, count_violations
-from jetfm.memorisation import coverage, neighbours, token_duplicates
+from jetfm.judging.classifier_test import classifier_test
+from jetfm.judging.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
+from jetfm.judging.jet_sample import JetSample, acceptance_of, count_violations
+from jetfm.judging.memorisation import coverage, neighbours, token_duplicates
 from jetfm.physics.energy_flow import energy_flow_polynomials
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import CLASSES, KINEMATICS
@@ -54,7 +54,7 @@ def evaluate_sample(
     sample, truth : generated jets, and jets from the distribution that they should have
     training : jets that the generator learned from, for memorisation; if all three have ids,
         tokens are compared as well
-    classifiers : epochs of the classifier test, by network of `jetfm.classifier_test.NETWORKS`
+    classifiers : epochs of the classifier test, by network of `jetfm.judging.classifier_test.NETWORKS`
     folder : for the classifiers' checkpoints; None keeps them in memory
 
     Returns
@@ -63,10 +63,10 @@ def evaluate_sample(
 
     n_jets : of 'sample', 'truth' and, if given, 'training'
     wasserstein, kl : by quantity of `QUANTITIES`, in its unit and in nat; 'kl' also has 'n_bins'
-        and 'n_missed', see `jetfm.distances.QuantileKL`
+        and 'n_missed', see `jetfm.judging.distances.QuantileKL`
     frechet : of energy-flow polynomials, see `jetfm.physics.energy_flow`
     memorisation : 'distance_ratio', 'close' and, for tokens, 'copied', 'repeated' and the same
-        with '_sequence' (`jetfm.memorisation`); None without training jets
+        with '_sequence' (`jetfm.judging.memorisation`); None without training jets
     coverage : of the truth by the sample
     classifiers : by network, what `classifier_test` returns
     violations : counts of 'sample' and 'truth', and the 'acceptance' in abs(eta_rel), abs(phi_rel)
