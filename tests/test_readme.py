@@ -18,7 +18,7 @@ import pytest
 from jetfm import cli
 from jetfm.download import archives
 from jetfm.download.archives import Archive
-from jetfm.ledger import VERDICTS
+from jetfm.ledger.verdicts import VERDICTS
 from jetfm.pipeline import Pipeline
 from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.paths import sample_folder

@@ -14,8 +14,8 @@ from jetfm.figures import style
 from jetfm.figures.generated_jets import _with_flow
 from jetfm.judging.metrics import QUANTITIES
 from jetfm.judging.study import PANELS, GenerativeStudy, Generator, judge_generator
-from jetfm.ledger import CLAIMS, Ledger, judge
-from jetfm.measurements import _generation
+from jetfm.ledger.measurements import _generation
+from jetfm.ledger.verdicts import CLAIMS, Ledger, judge
 from jetfm.settings import GenerativeQualitySettings
 from jetfm.storage.files import read_json
 from tests.judging.jet_samples import sample_of

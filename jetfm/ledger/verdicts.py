@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from jetfm.claims import CLAIMS, Claim
+from jetfm.ledger.claims import CLAIMS, Claim
 from jetfm.storage.files import read_json, write_json
 
 VERDICTS = (

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from jetfm.ledger import CLAIMS, VERDICTS, Claim, Ledger, Measurement, as_text, judge, summary
+from jetfm.ledger.verdicts import (
+    CLAIMS,
+    VERDICTS,
+    Claim,
+    Ledger,
+    Measurement,
+    as_text,
+    judge,
+    summary,
+)
 
 NUMBER = Claim("n", "p", "w", "c", "number", 4.0, "GeV", tolerance=0.5, baseline=8.3)
 BARE = Claim("b", "p", "w", "c", "number", 0.54, tolerance=0.01)

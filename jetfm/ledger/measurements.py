@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from jetfm.claims import TAGGING, TRANSFER
 from jetfm.finetuning import Finetuning, TaskResults
 from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.judging.metrics import QUANTITIES
 from jetfm.judging.study import GenerativeStudy
-from jetfm.ledger import Ledger, Measurement
+from jetfm.ledger.claims import TAGGING, TRANSFER
+from jetfm.ledger.verdicts import Ledger, Measurement
 from jetfm.physics.statistics import standard_error
 from jetfm.settings import COMBINED
 from jetfm.token_quality.classifiers import TokenClassifiers

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jetfm import measurements
-from jetfm.claims import TAGGING, TRANSFER
 from jetfm.finetuning import TaskResults
-from jetfm.ledger import Ledger, Measurement
-from jetfm.measurements import _largest, _over_seeds, _tagging, _transfer, measure
+from jetfm.ledger.claims import TAGGING, TRANSFER
+from jetfm.ledger.measurements import _largest, _over_seeds, _tagging, _transfer, measure
+from jetfm.ledger.verdicts import Ledger, Measurement, measurements
 
 N_TEST = 2000
 
