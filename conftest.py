@@ -44,8 +44,8 @@ if os.name == "posix":
 _LONG = (
     "notebooks",
     "tests/test_readme.py",
-    "tests/test_resume.py",
-    "tests/test_pipeline.py",
+    "tests/pipeline/test_resume.py",
+    "tests/pipeline/test_pipeline.py",
     "tests/data/test_conversion.py",
 )
 

@@ -19,7 +19,7 @@ from jetfm.data.conversion import convert
 from jetfm.pipeline import Pipeline
 from jetfm.settings.profiles import load_profile
 from jetfm.storage.paths import sample_folder
-from tests.test_resume import digests, finish, start
+from tests.pipeline.test_resume import digests, finish, start
 
 CONVERT = (
     "import sys\nfrom jetfm.data.conversion import convert\nfrom jetfm.errors import JetfmError\n"
