@@ -485,7 +485,7 @@ def figures(
     dry_run: DryRunOption = False,
 ) -> None:
     """Execute the notebooks in order and make every figure. Up-to-date ones are left alone."""
-    from jetfm.ledger.verdicts import verdicts
+    from jetfm import ledger
     from jetfm.notebooks import run_all
     from jetfm.storage.paths import figures_folder
 
@@ -494,8 +494,8 @@ def figures(
     folder = figures_folder(settings.name)
     if not executed:
         typer.echo(f"Nothing to do: every notebook and figure of '{settings.name}' is up to date.")
-    entries = verdicts.load(folder / "ledger.json")
-    typer.echo(f"\n{verdicts.as_text(entries)}\n{verdicts.summary(entries)}")
+    entries = ledger.load(folder / "ledger.json")
+    typer.echo(f"\n{ledger.as_text(entries)}\n{ledger.summary(entries)}")
     typer.echo(f"{len(list(folder.glob('*.png')))} figures in {folder}")
 
 

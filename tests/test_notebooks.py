@@ -85,7 +85,8 @@ def project(tmp_path, monkeypatch):
 
 
 def write_notebook(project, last_line):
-    source = f"from jetfm.storage.paths import figures_folder\nfolder = figures_folder('smoke')\n{last_line}"
+    source = "from jetfm.storage.paths import figures_folder\n"
+    source += f"folder = figures_folder('smoke')\n{last_line}"
     cells = [nbformat.v4.new_code_cell(text) for text in ("profile = 'none'", source)]
     cells[0].metadata["tags"] = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=cells)

@@ -30,7 +30,8 @@ def generation(
 
     Parameters
     ----------
-    histograms : data (`jetfm.figures.style.to_data`) by quantity, then by name of truth or generator
+    histograms : data (`jetfm.figures.style.to_data`) by quantity, then by name of truth or
+        generator
     truths : number of jets of every truth
     generators : 'label', 'truth' and 'n_jets' of each
     title : which jets these are

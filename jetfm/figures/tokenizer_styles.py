@@ -96,5 +96,5 @@ def handles(tokenizers: Sequence[Mapping], markers: bool = False) -> list[Line2D
 
 
 def original_handle() -> Artist:
-    """Legend handle of the jets before tokenisation, as `jetfm.figures.style.with_ratio` fills them."""
+    """Legend handle of the jets before tokenisation, filled as by `style.with_ratio`."""
     return Patch(color=COLORS["truth"], alpha=0.22, lw=0, label="Original")

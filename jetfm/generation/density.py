@@ -1,9 +1,9 @@
 """Autoregressive generation of jets without tokens, from a density and with key-value caches.
 
-Like `jetfm.generation.tokens`, with a draw from a mixture density in the place of a token and its decoder:
-starting from d_s and a requested multiplicity N (a *condition*: the jet may end earlier or later),
-the model gives the probability to stop and the density of the next constituent; one is drawn and
-fed back, exactly as drawn. Finished jets leave the batch.
+Like `jetfm.generation.tokens`, with a draw from a mixture density in the place of a token and its
+decoder: starting from d_s and a requested multiplicity N (a *condition*: the jet may end earlier or
+later), the model gives the probability to stop and the density of the next constituent; one is
+drawn and fed back, exactly as drawn. Finished jets leave the batch.
 
 Randomness belongs to a jet: position k of jet j uses the k-th group of 2 + F numbers of the Philox
 stream with key (seed, j). The jets are thus the same for every batch size up to float32 rounding in

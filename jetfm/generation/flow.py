@@ -1,8 +1,8 @@
 """Generate jets with EPiC-FM: noise in, jets out, of exactly the multiplicities asked for.
 
 The noise of jet j is the beginning of the Philox stream with key (seed, j), as in
-`jetfm.generation.sampling`: the jets are the same for every batch size, up to float32 rounding. Batches hold
-jets of similar length, so that little is padded.
+`jetfm.generation.sampling`: the jets are the same for every batch size, up to float32 rounding.
+Batches hold jets of similar length, so that little is padded.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ N is a *condition*: the drawn jet may end earlier or later. Jets that ask for ab
 constituents go together, so that they end together.
 
 One seed gives the same jets whatever the batch size and the number of cores: randomness belongs to
-a jet (`jetfm.generation.sampling`), a CPU's cores work on a batch each, and batches are filled up to multiples
-of 32 jets, with which matrix products and vectorised loops treat every row alike, to the bit. Where
-a library does not, float32 rounding is left: about one draw in a million lies close enough to the
-boundary between two tokens to notice.
+a jet (`jetfm.generation.sampling`), a CPU's cores work on a batch each, and batches are filled up
+to multiples of 32 jets, with which matrix products and vectorised loops treat every row alike, to
+the bit. Where a library does not, float32 rounding is left: about one draw in a million lies close
+enough to the boundary between two tokens to notice.
 """
 
 from __future__ import annotations

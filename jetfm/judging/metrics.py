@@ -2,8 +2,8 @@
 
 A sample is held against a truth it was not trained on (for generators of tokens: the decoded
 tokens of test jets, arXiv 2512.04149, figure 3) and against its training jets. Distances come
-with uncertainty and floor (`jetfm.judging.distances`); constituents that are not physical are counted
-(`jetfm.judging.jet_sample.Violations`) and left out of the rest.
+with uncertainty and floor (`jetfm.judging.distances`); constituents that are not physical are
+counted (`jetfm.judging.jet_sample.Violations`) and left out of the rest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def evaluate_sample(
     sample, truth : generated jets, and jets from the distribution that they should have
     training : jets that the generator learned from, for memorisation; if all three have ids,
         tokens are compared as well
-    classifiers : epochs of the classifier test, by network of `jetfm.judging.classifier_test.NETWORKS`
+    classifiers : epochs of the classifier test, by network of
+        `jetfm.judging.classifier_test.NETWORKS`
     folder : for the classifiers' checkpoints; None keeps them in memory
 
     Returns

@@ -134,7 +134,7 @@ class GenerativeStudy:
         return self._results[name]["metrics"]["combined"]
 
     def tails(self, name: str) -> dict[str, dict]:
-        """By quantity, how wrong the generator's tails are (`jetfm.judging.distances.TailExcess`)."""
+        """By quantity, how wrong a generator's tails are (`jetfm.judging.distances.TailExcess`)."""
         return self._results[name]["tails"]
 
     def groups(self) -> dict[str, list[str]]:

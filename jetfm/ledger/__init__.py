@@ -3,3 +3,7 @@
 A verdict is computed from numbers by a rule that the entry states, never typed in.
 The measurements themselves are made by the packages of their notebooks.
 """
+
+from jetfm.ledger.verdicts import Ledger, as_text, load, summary, tolerances
+
+__all__ = ["Ledger", "as_text", "load", "summary", "tolerances"]

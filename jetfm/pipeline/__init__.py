@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jetfm import ledger
 from jetfm.errors import JetfmError
-from jetfm.ledger.verdicts import verdicts
 from jetfm.pipeline.classifiers import ClassifierStages
 
 
@@ -30,10 +30,10 @@ class Pipeline(ClassifierStages):
     """
 
     def ledger(self) -> list[dict]:
-        """Every claim beside what was measured; written to ``verdicts.json`` of the figures."""
+        """Every claim beside what was measured; written to ``ledger.json`` of the figures."""
         from jetfm.ledger.measurements import measure
 
-        book = verdicts.Ledger(self.profile.name)
+        book = ledger.Ledger(self.profile.name)
         results = (self.token_quality(), self.token_classifiers(), self.generation())
         measure(book, *results, self.finetuning())
         book.save(self.figures / "ledger.json")

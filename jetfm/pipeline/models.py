@@ -47,8 +47,9 @@ class ModelStages(TokenStages):
     def pretraining(self, name: str = MAIN, processes: int | None = None) -> Artifact:
         """Folder of a pre-trained model; 'main' is the one that the later stages use.
 
-        Where it is not there yet and is to have several processes (`jetfm.training.launch.n_processes` of
-        `processes`), they are started for it: a notebook's kernel cannot become several.
+        Where it is not there yet and is to have several processes
+        (`jetfm.training.launch.n_processes` of `processes`), they are started for it: a notebook's
+        kernel cannot become several.
         """
         processes = n_processes(processes)
         if processes > 1 and not self._only_look:

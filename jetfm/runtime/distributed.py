@@ -1,7 +1,7 @@
 """Several processes that train one model: what torchrun or SLURM has told this one.
 
-Nothing here starts processes. torchrun does (`jetfm.training.launch`), or ``srun`` in a SLURM job; both set
-the variables that are read here. Without them there is one process, of rank 0.
+Nothing here starts processes. torchrun does (`jetfm.training.launch`), or ``srun`` in a SLURM job;
+both set the variables that are read here. Without them there is one process, of rank 0.
 
 Of SLURM the variables of the job *step* count, which srun sets for the tasks that it starts. Those
 of the whole job are there in an ``sbatch`` script and in an ``salloc`` shell too, where a command

@@ -2,8 +2,8 @@
 
 The chain of the Delphes card that made JetClass: propagation in the solenoid, tracking efficiency,
 momentum and impact-parameter smearing, calorimeter towers, energy flow. The constants come from a
-card (``jetfm/simulation/cards``). Electrons and photons shower in the ECAL, hadrons in the HCAL, K0S and
-Lambda that reach it in both; muons pass.
+card (``jetfm/simulation/cards``). Electrons and photons shower in the ECAL, hadrons in the HCAL,
+K0S and Lambda that reach it in both; muons pass.
 
 Where this differs from Delphes, by our choice: tracks whose momentum the energy flow sets to zero
 are dropped before clustering (there they enter jets with their mass as energy, and are dropped when

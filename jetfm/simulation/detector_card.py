@@ -1,7 +1,7 @@
 """Detector cards: the constants of a parametrised detector, validated, with lookups by (pT, eta).
 
-A card is a YAML file in ``jetfm/simulation/cards`` whose comments give the source of each constant. Bins
-follow the formulas of the Delphes cards: a bin of |eta| or pT includes its upper edge.
+A card is a YAML file in ``jetfm/simulation/cards`` whose comments give the source of each constant.
+Bins follow the formulas of the Delphes cards: a bin of |eta| or pT includes its upper edge.
 """
 
 from __future__ import annotations

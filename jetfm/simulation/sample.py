@@ -1,6 +1,7 @@
 """The simulated sample that ships with jetfm, in ``data/sample``.
 
-``python -m jetfm.simulation.sample FOLDER`` makes it again; the settings below are all that decides it.
+``python -m jetfm.simulation.sample FOLDER`` makes it again; the settings below are all that decides
+it.
 """
 
 from __future__ import annotations

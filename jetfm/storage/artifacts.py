@@ -85,8 +85,8 @@ def produce(
     settings : pydantic model or JSON values that decide the result
     inputs : digest of each input, by name
     version : raise it when a change of the code changes the stage's result
-    together : of several processes (`jetfm.runtime.distributed`) all call `make`; otherwise the first does,
-        and the others wait for its result
+    together : of several processes (`jetfm.runtime.distributed`) all call `make`; otherwise the
+        first does, and the others wait for its result
 
     Returns
     -------

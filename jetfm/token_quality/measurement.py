@@ -208,8 +208,8 @@ def fit_residuals(residuals: np.ndarray) -> dict[str, float | int | None]:
 
     Returns
     -------
-    'sigma', 'mean' of the fit (`jetfm.physics.statistics.fit_resolution`), None where it finds no peak;
-    'bias', the mean of all residuals; each with its ``_error``; 'n_undefined', NaN left out
+    'sigma', 'mean' of the fit (`jetfm.physics.statistics.fit_resolution`), None where it finds no
+    peak; 'bias', the mean of all residuals; each with its ``_error``; 'n_undefined', NaN left out
     """
     defined = residuals[~np.isnan(residuals)]
     result = dict.fromkeys(("sigma", "sigma_error", "mean", "mean_error", "bias", "bias_error"))

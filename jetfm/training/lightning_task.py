@@ -1,8 +1,8 @@
-"""Lightning's view of a training; apart from `jetfm.training.fit`, because importing it takes seconds.
+"""Lightning's view of a training; apart from `jetfm.training.fit`: importing it takes seconds.
 
 An epoch, to Lightning, is what lies between two validations. Loggers, checkpoints and progress are
-ours (`jetfm.training.checkpoints`, `jetfm.runtime.progress`): Lightning's checkpoints cannot resume exactly from
-within a stream of batches, and write more than a small fit takes to run.
+ours (`jetfm.training.checkpoints`, `jetfm.runtime.progress`): Lightning's checkpoints cannot resume
+exactly from within a stream of batches, and write more than a small fit takes to run.
 """
 
 from __future__ import annotations

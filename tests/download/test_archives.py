@@ -555,6 +555,6 @@ def test_archives_as_published():
     fresh = reload(archives)
     assert list(fresh.JETCLASS) == [f"train{i}" for i in range(10)] + ["val", "test"]
     assert list(fresh.TOPLANDSCAPE) == ["train", "val", "test"]
-    archives = [*fresh.JETCLASS.values(), *fresh.TOPLANDSCAPE.values()]
-    assert len({archive.md5 for archive in archives}) == 15
-    assert {len(bytes.fromhex(archive.md5)) for archive in archives} == {16}
+    published = [*fresh.JETCLASS.values(), *fresh.TOPLANDSCAPE.values()]
+    assert len({archive.md5 for archive in published}) == 15
+    assert {len(bytes.fromhex(archive.md5)) for archive in published} == {16}

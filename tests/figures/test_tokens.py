@@ -26,7 +26,7 @@ RESIDUAL_EDGES = np.linspace(-40, 40, 21)
 
 
 @pytest.fixture(autouse=True)
-def style():
+def jetfm_style():
     with plt.rc_context():
         style.use_style()
         yield

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jetfm.finetuning import TaskResults
+from jetfm.ledger import measurements
 from jetfm.ledger.claims import TAGGING, TRANSFER
 from jetfm.ledger.measurements import _largest, _over_seeds, _tagging, _transfer, measure
-from jetfm.ledger.verdicts import Ledger, Measurement, measurements
+from jetfm.ledger.verdicts import Ledger, Measurement
 
 N_TEST = 2000
 

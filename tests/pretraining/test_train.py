@@ -17,8 +17,8 @@ from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel, load_backbone, next_token_targets
 from jetfm.models.transformer import n_parameters
+from jetfm.pretraining import train as module
 from jetfm.pretraining.train import TokenBatches, pretrain, some_jets, token_batch
-from jetfm.pretraining.train import train as module
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
@@ -353,7 +353,7 @@ def test_a_damaged_batch_made_ahead_stops_the_training(token_store, monkeypatch)
 
 def _make_ahead(monkeypatch) -> None:
     """As on a GPU, but for the page-locked memory."""
-    from jetfm.training.fit import lightning_task
+    from jetfm.training import lightning_task
 
     steps = lightning_task._Steps
     monkeypatch.setattr(lightning_task, "pinned", lambda batch: batch)

@@ -416,7 +416,7 @@ def test_parameter_groups_keep_their_own_rates():
 
 def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
     """What a GPU gets: the same steps as from the plain optimiser, clipping included."""
-    from jetfm.training.fit import lightning_task
+    from jetfm.training import lightning_task
 
     adamw = OptimizerSettings(name="adamw", lr=1e-2, betas=(0.9, 0.999), eps=1.0, clip=0.05)
     plan = training_settings(max_steps=12, precision="bf16", optimizer=adamw)

@@ -16,7 +16,7 @@ from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
 from jetfm.settings import FinetuningSettings
 from jetfm.settings.profiles import dry_run, load_profile, save_profile
-from jetfm.training.fit import launch
+from jetfm.training import launch
 from tests.training.test_distributed import bare, talking  # noqa: F401
 
 CODE = Path(__file__).parent.parent
