@@ -34,7 +34,7 @@ import uproot
 import vector
 
 from jetfm.errors import JetfmError
-from jetfm.physics.observables import segment_sum
+from jetfm.physics.jagged import segment_sum
 from jetfm.schema import (
     BRANCHES,
     CLASSES,

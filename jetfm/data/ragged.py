@@ -307,13 +307,6 @@ def _gathered(name: str, ranges: Sequence[tuple], n: int) -> np.ndarray:
     return found
 
 
-def padded(rows: np.ndarray, mask: np.ndarray, dtype=None) -> np.ndarray:
-    """Lay rows (n, ...) out over the n true slots of a (B, T) mask, zero elsewhere."""
-    x = np.zeros((mask.size, *rows.shape[1:]), dtype or rows.dtype)
-    x[np.flatnonzero(mask)] = rows  # twice as fast as x[mask] on two axes
-    return x.reshape(*mask.shape, *rows.shape[1:])
-
-
 def manifest(folder: Path) -> dict:
     """``store.json`` of a folder; one that lacks what every store has is a JetfmError."""
     path = folder / MANIFEST

@@ -30,8 +30,9 @@ import numpy as np
 from tqdm import tqdm
 
 from jetfm.data import jetclass
-from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
+from jetfm.data.ragged import MANIFEST, RaggedFolder, write_manifest
 from jetfm.errors import JetfmError
+from jetfm.physics.jagged import padded
 from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
 from jetfm.storage.files import NpyWriter, make_folder, remove_leftovers, sha256
 

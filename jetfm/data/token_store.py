@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.data.joined import blocks
-from jetfm.data.ragged import MANIFEST, RaggedFolder, padded, write_manifest
+from jetfm.data.ragged import MANIFEST, RaggedFolder, write_manifest
 from jetfm.errors import JetfmError
+from jetfm.physics.jagged import padded
 from jetfm.storage.files import NpyWriter, make_folder, naming, remove_leftovers, write_npy
 
 _LAST_POSITION = np.iinfo(np.int16).max

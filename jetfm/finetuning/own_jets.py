@@ -13,12 +13,13 @@ from pyarrow import parquet
 from safetensors.torch import save_model
 
 from jetfm.data.jet_files import store_of
-from jetfm.data.labelled import EncodedJets, LabelledJets, encode
+from jetfm.data.labelled import LabelledJets
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.figures import style
 from jetfm.figures.roc import roc
 from jetfm.finetuning.contenders import Contender
+from jetfm.finetuning.encoded_jets import EncodedJets, encode
 from jetfm.finetuning.study import Jets, train_and_test
 from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone

@@ -24,9 +24,10 @@ import torch
 from torch import nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
-from jetfm.data.labelled import EncodedJets, LabelledJets, encode
+from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.finetuning.contenders import Contender
+from jetfm.finetuning.encoded_jets import EncodedJets, encode
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
 from jetfm.runtime.parallel import run_tasks

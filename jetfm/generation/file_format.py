@@ -28,7 +28,8 @@ from jetfm.data.jetclass import FEATURE_BRANCHES
 from jetfm.errors import JetfmError
 from jetfm.generation.tokens import GeneratedJets
 from jetfm.physics.features import Preprocessing
-from jetfm.physics.observables import segment_sum, wrap
+from jetfm.physics.jagged import segment_sum
+from jetfm.physics.observables import wrap
 from jetfm.schema import BRANCHES, UNLABELLED, is_jagged
 from jetfm.simulation.clustering import momenta, substructure
 from jetfm.simulation.jetclass_file import ETA_MAX, PZ_MAX, write_jetclass_file

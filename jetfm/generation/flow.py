@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from jetfm.data.batches import InOrderBatches
-from jetfm.data.store import padded
 from jetfm.errors import JetfmError
 from jetfm.generation.sampling import stream
 from jetfm.generation.tokens import check_request
 from jetfm.models.flow_matching import FlowModel
+from jetfm.physics.jagged import padded
 from jetfm.runtime.progress import Progress
 
 

@@ -21,8 +21,8 @@ from collections import Counter
 
 import numpy as np
 
-from jetfm.data.store import padded
 from jetfm.errors import JetfmError
+from jetfm.physics.jagged import padded
 from jetfm.physics.observables import wrap
 
 #: All 20 connected multigraphs without loops and with one to four edges, as lists of edges.

@@ -26,6 +26,7 @@ import numpy as np
 import vector
 
 from jetfm.errors import JetfmError
+from jetfm.physics.jagged import segment_sum
 
 R0 = 0.8  # jet radius: JetClass's anti-kt jets, and the official code of paper 1
 MIN_CONSTITUENTS = 3  # the papers' code refuses jets with fewer
@@ -199,15 +200,6 @@ def _exclusive(sequence, n: int) -> np.ndarray:
     finally:
         warnings.formatwarning = formatter
     return ak.to_numpy(ak.to_regular(subjets, axis=1))
-
-
-def segment_sum(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sum over the first axis within each jet: (n_total, ...) -> (n_jets, ...), 0 where empty."""
-    result = np.zeros((len(offsets) - 1, *values.shape[1:]), values.dtype)
-    full = np.diff(offsets) > 0
-    if full.any():  # reduceat misreads empty segments, so it sees only the full ones
-        result[full] = np.add.reduceat(values, offsets[:-1][full], axis=0)
-    return result
 
 
 def wrap(phi: np.ndarray) -> np.ndarray:

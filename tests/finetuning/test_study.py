@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from jetfm.data.labelled import EncodedJets, LabelledJets, encode
+from jetfm.data.labelled import LabelledJets
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study, study
+from jetfm.finetuning.encoded_jets import EncodedJets, encode
 from jetfm.models.classifier import JetClassifier, SumHead
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.physics.features import Preprocessing
