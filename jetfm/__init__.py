@@ -13,7 +13,7 @@ def load_backbone(folder, tokenizer_hash: str | None = None):
 
 
 def load_tokenizer(folder):
-    """A trained tokenizer from its folder; see `jetfm.tokenizers.Tokenizer.load`."""
+    """A trained tokenizer from its folder; see `jetfm.tokenizers.load_tokenizer`."""
     from jetfm.tokenizers import load_tokenizer as load
 
     return load(folder)

@@ -31,7 +31,7 @@ from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import make_folder, replacing, write_json
 from jetfm.storage.locks import exclusive
 from jetfm.tokenizers.files import tokenize_files
-from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.kinds import load_tokenizer
 
 VALIDATION_SHARE = 0.1  # of the training jets, where no others are given
 
@@ -109,7 +109,7 @@ def _finetune_files(
     if contender.model not in BASELINES:
         if tokenizer is None:
             raise JetfmError("tokenizer", "nothing", f"the folder of that of {contender.folder}")
-        loaded = Tokenizer.load(tokenizer)
+        loaded = load_tokenizer(tokenizer)
         preprocessing = loaded.preprocessing
         reads_ids = load_backbone(contender.folder, loaded.hash).reads_ids
     files = {"train": own.train, "val": own.val, "test": own.test}

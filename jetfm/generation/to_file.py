@@ -16,7 +16,7 @@ from jetfm.generation.sampling import Choice, draw_multiplicities
 from jetfm.generation.tokens import check_request, generate
 from jetfm.models.jet_model import JetModel
 from jetfm.storage.files import read_json
-from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.kinds import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def generate_file(
         Missing, damaged or mismatched files, a model that cannot generate.
     """
     requested = request.multiplicities(held_out)
-    model, tokenizer = JetModel.load(model), Tokenizer.load(tokenizer)
+    model, tokenizer = JetModel.load(model), load_tokenizer(tokenizer)
     choice = request.choice
     jets = generate(
         model,

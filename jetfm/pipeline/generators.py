@@ -20,7 +20,7 @@ from jetfm.runtime.distributed import rank
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import write_json
-from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.kinds import load_tokenizer
 
 FLOW, CONTINUOUS, BY_TYPE = "epic-fm", "continuous", "omnijet-"
 
@@ -118,7 +118,7 @@ class GeneratorStages(ModelStages):
                 folder / "training",
                 self.profile.seed,
                 self.progress,
-                Tokenizer.load(trained.folder) if settings.needs_tokenizer else None,
+                load_tokenizer(trained.folder) if settings.needs_tokenizer else None,
                 classes,
             )
             return _saved(model, result, folder)
@@ -184,7 +184,7 @@ class GeneratorStages(ModelStages):
         if name == CONTINUOUS:
             return generate_continuous(ContinuousModel.load(model), asked, **options)
         options |= settings.model_dump(include={"temperature", "top_k", "top_p"})
-        return generate(JetModel.load(model), Tokenizer.load(tokenizer), asked, **options)
+        return generate(JetModel.load(model), load_tokenizer(tokenizer), asked, **options)
 
     def _quality(self, name: str) -> Artifact:
         from jetfm.judging.samples import read_generated

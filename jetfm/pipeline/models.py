@@ -16,7 +16,7 @@ from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import read_json, write_json
 from jetfm.storage.paths import work_folder
-from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.kinds import load_tokenizer
 from jetfm.training.launch import launch, n_processes
 
 
@@ -74,7 +74,7 @@ class ModelStages(TokenStages):
         train, val = (self.tokens(split, settings.tokenizer) for split in ("train", "val"))
 
         def make(folder: Path) -> dict:
-            tokenizer = Tokenizer.load(trained.folder) if settings.needs_tokenizer else None
+            tokenizer = load_tokenizer(trained.folder) if settings.needs_tokenizer else None
             seed = self.profile.seed
             model, result = pretrain(
                 train, val, settings, folder / "training", seed, self.progress, tokenizer
@@ -129,7 +129,7 @@ class ModelStages(TokenStages):
         model, trained, val = self.pretraining(name), self.tokenizer_artifact(), self.tokens("val")
 
         def make(folder: Path) -> dict:
-            tokenizer = Tokenizer.load(trained.folder)
+            tokenizer = load_tokenizer(trained.folder)
             return judge(JetModel.load(model.folder), tokenizer, val, folder, self.profile.seed)
 
         return self._stage(

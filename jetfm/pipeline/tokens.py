@@ -23,6 +23,7 @@ from jetfm.storage.files import read_json, write_json
 from jetfm.token_quality.classifiers import TokenClassifiers
 from jetfm.token_quality.study import TokenQualityStudy
 from jetfm.tokenizers.interface import Tokenizer, preprocessing_of
+from jetfm.tokenizers.kinds import load_tokenizer
 
 #: Name of the tokenizer whose tokens pre-training predicts.
 MAIN = "main"
@@ -111,7 +112,7 @@ class TokenStages(JetStages):
 
     def tokenizer(self, name: str = MAIN) -> Tokenizer:
         """A trained tokenizer, in evaluation mode."""
-        return Tokenizer.load(self.tokenizer_artifact(name).folder)
+        return load_tokenizer(self.tokenizer_artifact(name).folder)
 
     def train_tokenizers(self) -> dict[str, Artifact]:
         """All tokenizers of the profile, trained side by side, one core each."""
@@ -144,7 +145,7 @@ class TokenStages(JetStages):
         seed = (self.profile.seed, SPLITS.index(split))
 
         def make(folder: Path) -> dict:
-            tokenizer = Tokenizer.load(trained.folder).to(self.device)
+            tokenizer = load_tokenizer(trained.folder).to(self.device)
             # parts side by side on a CPU, but for a worker, which has its one thread
             workers = torch.get_num_threads() if self.device == "cpu" else 1
             tokens = tokenize(
@@ -225,7 +226,7 @@ class TokenStages(JetStages):
         trained = self.tokenizer_artifact(name)
 
         def make(folder: Path) -> None:
-            tokenizer = Tokenizer.load(trained.folder)
+            tokenizer = load_tokenizer(trained.folder)
             points = token_map(tokenizer, n_reconstructions, n_conditioning, seed)
             panel = map_data(points, self.descriptor(name), n_conditioning, MAP_POINTS, seed)
             write_json(folder / "map.json", panel)

@@ -13,7 +13,7 @@ from jetfm.errors import JetfmError
 from jetfm.storage.files import make_folder
 from jetfm.storage.locks import exclusive
 from jetfm.tokenizers.encoding import tokenize
-from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.kinds import load_tokenizer
 
 
 def tokenize_files(
@@ -47,7 +47,7 @@ def tokenize_files(
     JetfmError
         Missing, damaged or mismatched files, or a complete token store of other jets.
     """
-    tokenizer, out = Tokenizer.load(tokenizer_folder), make_folder(out)
+    tokenizer, out = load_tokenizer(tokenizer_folder), make_folder(out)
     with exclusive(out, print, "tokenize."):
         store = store_of(jets, out / "jets", progress)
         wanted = {

@@ -1,4 +1,4 @@
-"""What every tokenizer offers: fit, encode, decode, save and load.
+"""What every tokenizer offers: fit, encode, decode and save.
 
 Axes: B jets, T constituents, F features in network space. Masks are True at real constituents.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from jetfm.data.store import JetStore
@@ -21,7 +20,7 @@ from jetfm.models.transformer import KVCache
 from jetfm.physics.features import FEATURE_SETS, Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.storage.files import sha256, write_npy
-from jetfm.storage.weights import fill, identity, load_weights, save_weights, weights_bytes
+from jetfm.storage.weights import identity, save_weights, weights_bytes
 
 NAME = "tokenizer"
 USAGE = "usage.npy"
@@ -196,37 +195,6 @@ class Tokenizer(nn.Module):
             write_npy(Path(folder) / USAGE, np.asarray(usage, np.int64))
             info["usage_sha256"] = sha256(Path(folder) / USAGE)
         return save_weights(folder, NAME, self.state_dict(), self.config, info)
-
-    @staticmethod
-    def load(folder: str | Path) -> Tokenizer:
-        """Read a tokenizer of any kind, in evaluation mode on the CPU.
-
-        Raises
-        ------
-        JetfmError
-            Missing, damaged, altered or mismatched files.
-        """
-        from jetfm.tokenizers import make_tokenizer
-
-        folder = Path(folder)
-        record, state = load_weights(folder, NAME)
-        expected = record.get("usage_sha256")
-        if expected is not None:
-            path = folder / USAGE
-            if not path.exists():
-                raise JetfmError(path, "no such file", f"the usage that {NAME}.json describes")
-            if sha256(path) != expected:
-                raise JetfmError(path, "other bytes", f"the usage that {NAME}.json describes")
-        config = record["config"]
-        try:
-            settings = TokenizerSettings.model_validate(config["settings"])
-            preprocessing = Preprocessing.from_dict(config["preprocessing"])
-            tokenizer = make_tokenizer(settings, preprocessing)
-        except (KeyError, TypeError, ValidationError) as error:
-            where = folder / f"{NAME}.json"
-            raise JetfmError(where, f"{error}".splitlines()[0], "a tokenizer's settings") from None
-        fill(tokenizer, state, folder)
-        return tokenizer.eval()
 
     def __str__(self) -> str:
         return f"{self.settings.label} ({json.dumps(self.config['settings'])})"

@@ -9,12 +9,12 @@ from typing import Any
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
 from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
-from jetfm.tokenizers.vqvae import VQVAE
+from jetfm.tokenizers.interface import Tokenizer
 from jetfm.training.fit import fit
 
 
 def train_vqvae(
-    tokenizer: VQVAE,
+    tokenizer: Tokenizer,
     train: JetStore,
     validation: JetStore,
     folder: str | Path,

@@ -26,6 +26,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.tokenizers.library_quantizers import make_quantizer
+from jetfm.tokenizers.training import train_vqvae
 
 
 class PointwiseMLP(nn.Module):
@@ -92,8 +93,6 @@ class VQVAE(Tokenizer):
         max_constituents: int = 128,
         progress: bool = True,
     ) -> dict[str, Any]:
-        from jetfm.tokenizers.training import train_vqvae
-
         return train_vqvae(self, train, validation, folder, seed, max_constituents, progress)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
