@@ -129,7 +129,10 @@ extends: smoke
 data: {jets_per_class: {train: 20, val: 10, test: 10}}
 tokenizer: {n_codes: 32, training: {batch_size: 50, max_steps: 10, validate_every: 5}}
 """
-TOKENS = "import sys; from jetfm.pipeline import Pipeline; Pipeline(sys.argv[1]).tokens('test')"
+TOKENS = (
+    "import sys; from jetfm.pipeline import Pipeline\n"
+    "Pipeline(sys.argv[1]).tokenizers.tokens('test')"
+)
 
 
 def test_locale_and_time_zone_change_nothing(tmp_path, monkeypatch):
@@ -160,12 +163,12 @@ def test_a_clock_that_jumped_redoes_nothing(tmp_path, monkeypatch, capsys, year)
     monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
     profile = tmp_path / "small.yaml"
     profile.write_text(PROFILE, encoding="utf-8")
-    Pipeline(load_profile(str(profile)), progress=False).store("test")
+    Pipeline(load_profile(str(profile)), progress=False).jets.store("test")
     seconds = (year - 1970) * 365 * 86400
     for path in (tmp_path / "work").rglob("*"):
         os.utime(path, (seconds, seconds))
     capsys.readouterr()
-    Pipeline(load_profile(str(profile)), progress=False).store("test")
+    Pipeline(load_profile(str(profile)), progress=False).jets.store("test")
     said = capsys.readouterr().out.splitlines()
     assert said and all("done before" in line for line in said)
 

@@ -115,9 +115,9 @@ def test_the_five_commands_make_every_figure_from_the_files(executed):
     assert settings.landscape.source == "folder"
     profile = dry_run(settings)
     pipeline = Pipeline(profile, progress=False)
-    assert pipeline.tokenizer().n_codes == 8192
-    assert len(pipeline.store("train")) == 10 * profile.data.jets_per_class.train
-    study = pipeline.generation()
+    assert pipeline.tokenizers.load().n_codes == 8192
+    assert len(pipeline.jets.store("train")) == 10 * profile.data.jets_per_class.train
+    study = pipeline.generation.study()
     assert set(study.names) >= {"main", "joint", "continuous", "omnijet-combined", "epic-fm"}
     for name in study.names:
         assert study.metrics(name)["n_jets"]["sample"] == profile.generation.n_jets

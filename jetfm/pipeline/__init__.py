@@ -1,7 +1,8 @@
 """The stages in order: what each needs, what it makes, and where its work is kept.
 
-A ``Pipeline`` belongs to one profile. Asking it for a result makes that result and everything it
-depends on, or finds them (`jetfm.storage.artifacts`). Nothing passes from stage to stage in memory:
+A ``Pipeline`` belongs to one profile, and has the stages of each notebook as a part of its own.
+Asking for a result makes it and everything that it depends on, or finds them
+(`jetfm.storage.artifacts`). Nothing passes from stage to stage in memory:
 
     jets -> store -> tokenizer -> tokens -> pretraining -----------> generated -> its quality
               |                     |            `-> fine-tuning <- other jets
@@ -12,14 +13,30 @@ depends on, or finds them (`jetfm.storage.artifacts`). Nothing passes from stage
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from jetfm import ledger
 from jetfm.errors import JetfmError
-from jetfm.pipeline.classifiers import ClassifierStages
+from jetfm.figures import CAPTIONS, style
+from jetfm.ledger.measurements import measure
+from jetfm.pipeline.finetuning import FinetuningStages
+from jetfm.pipeline.generation import GenerationStages
+from jetfm.pipeline.graph import StageGraph
+from jetfm.pipeline.jets import JetStages
+from jetfm.pipeline.pretraining import PretrainingStages
+from jetfm.pipeline.stage import Run, silent
+from jetfm.pipeline.token_quality import TokenQualityStages
+from jetfm.pipeline.tokenizers import TokenizerStages
+from jetfm.settings.profiles import Profile, load_profile
+from jetfm.storage.artifacts import as_json
+from jetfm.storage.paths import figures_folder
 
 
-class Pipeline(ClassifierStages):
+class Pipeline:
     """All stages of one profile, the ledger and the gallery of figures.
 
     Parameters
@@ -27,17 +44,61 @@ class Pipeline(ClassifierStages):
     profile : name of a shipped profile, path of a YAML file, or a Profile
     progress : show progress bars
     say : told which stage starts, ends, or is found done
+
+    Attributes
+    ----------
+    jets, tokenizers, token_quality, pretraining, generation, finetuning : the stages of a notebook
     """
+
+    def __init__(
+        self,
+        profile: str | Path | Profile = "smoke",
+        progress: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        self.run = run = Run(self.profile, progress, say, _make_in_worker)
+        self.jets = JetStages(run)
+        self.tokenizers = TokenizerStages(run, self.jets)
+        self.token_quality = TokenQualityStages(run, self.jets, self.tokenizers)
+        self.pretraining = PretrainingStages(run, self.tokenizers)
+        shared = (run, self.jets, self.tokenizers, self.pretraining)
+        self.generation = GenerationStages(*shared)
+        self.finetuning = FinetuningStages(*shared, self.generation)
+        style.use_style()
+
+    def stages(self) -> StageGraph:
+        """Every stage: what it needs, whether it is there, what it took; nothing is made."""
+        parts = {
+            "00 jets": self.jets,
+            "01 tokenizers": self.tokenizers,
+            "02 token quality": self.token_quality,
+            "03 pre-training": self.pretraining,
+            "04 generation": self.generation,
+            "05 fine-tuning": self.finetuning,
+        }
+        return StageGraph({title: list(part.stages()) for title, part in parts.items()})
 
     def ledger(self) -> list[dict]:
         """Every claim beside what was measured; written to ``ledger.json`` of the figures."""
-        from jetfm.ledger.measurements import measure
-
         book = ledger.Ledger(self.profile.name)
-        results = (self.token_quality(), self.token_classifiers(), self.generation())
-        measure(book, *results, self.finetuning())
+        quality = self.token_quality
+        results = (quality.study(), quality.classifiers(), self.generation.study())
+        measure(book, *results, self.finetuning.study())
         book.save(self.figures / "ledger.json")
         return book.entries()
+
+    @cached_property
+    def figures(self) -> Path:
+        """Folder of this profile's figures."""
+        return figures_folder(self.profile.name)
+
+    def figure(self, name: str, draw: Callable[..., Figure], **data) -> Figure:
+        """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`."""
+        data = as_json(data)
+        figure = draw(**data)
+        style.save(figure, data, name, self.figures)
+        return figure
 
     def gallery(self) -> list[tuple[str, Path]]:
         """Caption and picture of every figure of the notebooks, in order.
@@ -47,8 +108,6 @@ class Pipeline(ClassifierStages):
         JetfmError
             A figure that has not been made yet; names the notebook that makes it.
         """
-        from jetfm.figures import CAPTIONS
-
         pictures = []
         for name, caption in CAPTIONS.items():
             path = self.figures / f"{name}.png"
@@ -56,3 +115,11 @@ class Pipeline(ClassifierStages):
                 raise JetfmError(path, "no such figure", f"notebook {name[3:5]} to have run")
             pictures.append((caption, path))
         return pictures
+
+
+def _make_in_worker(profile: Profile, keys: Sequence[str]) -> None:
+    """Make the stages of these keys, without a word."""
+    pipeline = Pipeline(profile, progress=False, say=silent)
+    pipeline.stages()  # declares them
+    for key in keys:
+        pipeline.run.stages[key].artifact  # noqa: B018, made

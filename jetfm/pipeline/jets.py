@@ -1,7 +1,9 @@
-"""Stages that make jets: files, stores, the calibration against published numbers."""
+"""Notebook 00: files of jets, stores, the calibration against published numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,55 +13,40 @@ from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
 from jetfm.figures import style
-from jetfm.pipeline.stages import Stages
+from jetfm.pipeline.stage import Run, SourceFiles, Stage
 from jetfm.schema import CLASSES, SPLITS
 from jetfm.settings import DataSettings, LandscapeSettings
 from jetfm.simulation import calibration
-from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import read_json, sha256, write_json
 from jetfm.storage.paths import project_folder, sample_folder
 
 JETCLASS, TOPLANDSCAPE = "jetclass", "toplandscape"
 
-_HASHED = 64 * 2**20  # bytes; larger source files are known by name, size and time
 
-
-class JetStages(Stages):
+class JetStages:
     """From the simulation, or the user's files, to jets stores.
 
     Jets of two kinds: of the campaign 'jetclass', which everything learns from, and of
     'toplandscape', another generator set-up and detector, for transfer.
     """
 
-    def jet_files(self, split: str, campaign: str = JETCLASS) -> list[Path]:
-        """Files of a split: the sample's, simulated now, or the user's.
+    def __init__(self, run: Run) -> None:
+        self.run, self.profile = run, run.profile
 
-        JetClass ROOT files, or the Top Landscape's h5.
-        """
-        data = self._data(campaign)
-        if data.source == "simulate":
-            artifact = self._simulated(split, campaign)
-            return sorted(artifact.folder.glob("*.root"))
-        folder = sample_folder() if data.source == "sample" else project_folder() / data.path
-        if campaign != JETCLASS:
-            path = folder / f"{split}.h5"
-            if not path.exists():
-                raise JetfmError(path, "no such file", "the Top Landscape's h5 file of this split")
-            return [path]
-        files = sorted(folder.glob(f"{split}*/*.root"))
-        if data.classes:
-            prefixes = tuple(c.prefix + "_" for c in CLASSES if c.name in data.classes)
-            files = [path for path in files if path.name.startswith(prefixes)]
-        if not files:
-            expected = f"JetClass ROOT files in {split}*/"
-            raise JetfmError(folder, "no such file", expected)
-        return files
+    def stages(self) -> Iterator[Stage]:
+        """All of the profile."""
+        used = dict.fromkeys((JETCLASS, *(t.jets for t in self.profile.finetuning.tasks.values())))
+        stores = [self.stored(split, campaign) for campaign in used for split in SPLITS]
+        for stage in stores:
+            yield from stage.needs  # simulated files
+        yield from stores
+        yield self.calibrated()
 
-    def _data(self, campaign: str) -> DataSettings | LandscapeSettings:
-        return self.profile.data if campaign == JETCLASS else self.profile.landscape
+    # Declared ------------------------------------------------------------------------------------
 
-    def _simulated(self, split: str, campaign: str) -> Artifact:
-        from jetfm.simulation.processes import campaign_by_name
+    def simulated(self, split: str, campaign: str = JETCLASS) -> Stage:
+        """Simulated files of a split."""
+        from jetfm.simulation.processes import campaign_by_name  # seconds: loads Pythia
         from jetfm.simulation.simulate import recipe, simulate
 
         data = self._data(campaign)
@@ -83,40 +70,81 @@ class JetStages(Stages):
                 workers=data.workers,
                 jets_per_file=data.jets_per_file,
                 detector=data.detector,
-                progress=self.progress,
+                progress=self.run.progress,
             )
             return {"jets_per_class": n_jets}
 
-        return self._stage(f"jets-{split}", make, _variant(campaign), settings=request)
+        return self.run.stage(f"jets-{split}", make, variant=_variant(campaign), settings=request)
 
-    def store(self, split: str, campaign: str = JETCLASS) -> JetStore:
+    def stored(self, split: str, campaign: str = JETCLASS) -> Stage:
         """Jets store of a split, at most `jets_per_class` of each class."""
-        return JetStore(self._store(split, campaign).folder)
-
-    def _store(self, split: str, campaign: str) -> Artifact:
-        files = self.jet_files(split, campaign)
-        limit = getattr(self._data(campaign).jets_per_class, split) or None
-
-        workers = self._data(campaign).workers
+        data, files = self._data(campaign), self._files([split], campaign)
+        limit = getattr(data.jets_per_class, split) or None
 
         def make(folder: Path) -> dict:
-            if in_parts(files):
-                store = convert(
-                    files, folder, workers, jets_per_class=limit, progress=self.progress
-                )
-            elif files[0].suffix == ".h5":
-                store = build_toplandscape_store(files, folder, self.progress, jets_per_class=limit)
+            paths, shown = files.paths(), self.run.progress
+            if in_parts(paths):
+                store = convert(paths, folder, data.workers, jets_per_class=limit, progress=shown)
+            elif paths[0].suffix == ".h5":
+                store = build_toplandscape_store(paths, folder, shown, jets_per_class=limit)
             else:
-                store = build_store(files, folder, self.progress, jets_per_class=limit)
+                store = build_store(paths, folder, shown, jets_per_class=limit)
             return {"n_jets": len(store)}
 
-        return self._stage(
+        return self.run.stage(
             f"store-{split}",
             make,
-            _variant(campaign),
+            variant=_variant(campaign),
             settings={"jets_per_class": limit},
-            inputs=_digests(files),
+            files=files,
         )
+
+    def calibrated(self) -> Stage:
+        """Table of all splits' jets beside the published statistics of JetClass."""
+        files = self._files(SPLITS, JETCLASS)
+        if self.profile.data.source == "folder":
+            # real files hold 100 000 jets: one a class will do
+            files = SourceFiles(partial(_one_a_class, files))
+
+        def make(folder: Path) -> dict:
+            rows = calibration.calibrate(files.paths())
+            write_json(folder / "table.json", calibration.as_records(rows))
+            return {
+                "within": sum(row.ok is True for row in rows),
+                "outside": sum(row.ok is False for row in rows),
+            }
+
+        published = {"published": sha256(calibration.REFERENCE)}
+        return self.run.stage("calibration", make, settings=published, files=files)
+
+    # Asked for -----------------------------------------------------------------------------------
+
+    def files(self, split: str, campaign: str = JETCLASS) -> list[Path]:
+        """Files of a split: the sample's, simulated now, or the user's.
+
+        JetClass ROOT files, or the Top Landscape's h5.
+        """
+        data = self._data(campaign)
+        if data.source == "simulate":
+            return sorted(self.simulated(split, campaign).folder.glob("*.root"))
+        folder = sample_folder() if data.source == "sample" else project_folder() / data.path
+        if campaign != JETCLASS:
+            path = folder / f"{split}.h5"
+            if not path.exists():
+                raise JetfmError(path, "no such file", "the Top Landscape's h5 file of this split")
+            return [path]
+        files = sorted(folder.glob(f"{split}*/*.root"))
+        if data.classes:
+            prefixes = tuple(c.prefix + "_" for c in CLASSES if c.name in data.classes)
+            files = [path for path in files if path.name.startswith(prefixes)]
+        if not files:
+            expected = f"JetClass ROOT files in {split}*/"
+            raise JetfmError(folder, "no such file", expected)
+        return files
+
+    def store(self, split: str, campaign: str = JETCLASS) -> JetStore:
+        """Jets store of a split."""
+        return JetStore(self.stored(split, campaign).folder)
 
     def count_by_class(self, split: str) -> dict[str, int]:
         """Jets of each class in a split."""
@@ -126,18 +154,8 @@ class JetStages(Stages):
 
     def calibration(self) -> list[calibration.Comparison]:
         """Statistics of all splits' jets beside the published ones of JetClass."""
-        files = [path for split in SPLITS for path in self.jet_files(split)]
-        if (
-            self.profile.data.source == "folder"
-        ):  # real files hold 100 000 jets: one a class will do
-            files = list({path.name.rsplit("_", 1)[0]: path for path in files[::-1]}.values())
-        artifact = self._stage(
-            "calibration",
-            lambda folder: _calibrate(files, folder),
-            settings={"published": sha256(calibration.REFERENCE)},
-            inputs=_digests(files),
-        )
-        return [calibration.Comparison(**row) for row in read_json(artifact / "table.json")]
+        table = read_json(self.calibrated().folder / "table.json")
+        return [calibration.Comparison(**row) for row in table]
 
     def class_histograms(
         self, classes: tuple[str, ...] = ("QCD", "Hbb", "Wqq", "Tbqq", "Tbl")
@@ -164,26 +182,25 @@ class JetStages(Stages):
             for quantity, array in values.items()
         }
 
+    # Inside --------------------------------------------------------------------------------------
+
+    def _data(self, campaign: str) -> DataSettings | LandscapeSettings:
+        return self.profile.data if campaign == JETCLASS else self.profile.landscape
+
+    def _files(self, splits, campaign: str) -> SourceFiles:
+        made_by = ()
+        if self._data(campaign).source == "simulate":
+            made_by = tuple(self.simulated(split, campaign) for split in splits)
+        return SourceFiles(partial(self._paths, splits, campaign), made_by)
+
+    def _paths(self, splits, campaign: str) -> list[Path]:
+        return [path for split in splits for path in self.files(split, campaign)]
+
 
 def _variant(campaign: str) -> str:
     return "" if campaign == JETCLASS else campaign
 
 
-def _calibrate(files: list[Path], folder: Path) -> dict:
-    rows = calibration.calibrate(files)
-    write_json(folder / "table.json", calibration.as_records(rows))
-    return {
-        "within": sum(row.ok is True for row in rows),
-        "outside": sum(row.ok is False for row in rows),
-    }
-
-
-def _digests(files: list[Path]) -> dict[str, str]:
-    return {f"{path.parent.name}/{path.name}": _source_digest(path) for path in files}
-
-
-def _source_digest(path: Path) -> str:
-    status = path.stat()
-    if status.st_size <= _HASHED:
-        return sha256(path)
-    return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
+def _one_a_class(files: SourceFiles) -> list[Path]:
+    first = {path.name.rsplit("_", 1)[0]: path for path in files.paths()[::-1]}
+    return list(first.values())

@@ -375,7 +375,7 @@ def test_archives_unpack_to_what_data_reads(jetclass_server, root_files, tmp_pat
     profile = with_folder(load_profile("smoke"), tmp_path)
     from jetfm.pipeline import Pipeline
 
-    assert Pipeline(profile).jet_files("val") == [p for p in paths if p.parent.name == "val_5M"]
+    assert Pipeline(profile).jets.files("val") == [p for p in paths if p.parent.name == "val_5M"]
 
 
 def test_archives_are_unpacked_once_and_again_if_a_file_is_gone(jetclass_server, tmp_path):

@@ -52,6 +52,38 @@ def test_everything_is_found_the_second_time(first, tiny, capsys):
     assert said and all("done before" in line for line in said)
 
 
+def test_the_graph_shows_what_is_done_and_makes_nothing(first, tiny, tmp_path, monkeypatch):
+    rows = _graph_of(tiny)
+    # the ledger needs neither of these
+    missing = {row["stage"] for row in rows.values() if not row["done"]}
+    assert missing == {"calibration", "strategy"}
+    assert rows["generated main"]["needs"] == ["pretraining main", "tokenizer main", "store-val"]
+    assert all(needed in rows for row in rows.values() for needed in row["needs"])
+    done = {key: row for key, row in rows.items() if row["done"]}
+    made = {path.parent.name for path in work_folder().glob("*/artifact.json")}
+    assert made == {row["folder"].name for row in done.values()}, "every stage is in the graph"
+    assert all(row["bytes"] > 0 and row["seconds"] >= 0 for row in done.values())
+
+    longer = tiny.pretraining.training.model_copy(update={"max_steps": 4})
+    pretraining = tiny.pretraining.model_copy(update={"training": longer})
+    after = _graph_of(tiny.model_copy(update={"pretraining": pretraining}))
+    gone = {key for key in done if not after[key]["done"]}
+    assert gone == {"pretraining main", "generated main", "generative-quality main", "finetuning"}
+
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path))
+    elsewhere = Pipeline(tiny, progress=False).stages()
+    assert not any(row["done"] for row in elsewhere.rows()) and not any(tmp_path.iterdir())
+    text, every = elsewhere.as_text(), elsewhere.as_text(every=True)
+    assert f"0 of {len(rows)} stages are done, in {tmp_path}" in text
+    assert len(text.splitlines()) < 40, "one screen"
+    assert {line.strip().partition("  ")[0] for line in every.splitlines()} >= rows.keys()
+
+
+def _graph_of(profile) -> dict[str, dict]:
+    rows = Pipeline(profile, progress=False).stages().rows()
+    return {f"{row['stage']} {row['variant']}".rstrip(): row for row in rows}
+
+
 def test_a_changed_setting_reruns_its_stage_and_what_follows(first, tiny):
     def finished() -> set[str]:
         return {path.parent.name for path in work_folder().glob("*/artifact.json")}
@@ -64,10 +96,16 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(first, tiny):
     assert made == {"pretraining", "generated", "generative-quality", "finetuning"}
 
 
+def test_the_graph_of_jets_that_are_not_there(work, tmp_path):
+    """A profile whose files are missing shows everything as missing, instead of an error."""
+    profile = with_folder(load_profile("paper"), tmp_path)
+    assert not any(row["done"] for row in Pipeline(profile).stages().rows())
+
+
 def test_two_of_a_kind_are_told_apart(work, tiny):
     strategies = tiny.strategies | {"mpm-long": tiny.strategies["mpm"]}
     pipeline = Pipeline(tiny.model_copy(update={"strategies": strategies}), progress=False)
-    labels = [pipeline.label(name) for name in pipeline.pretraining_settings]
+    labels = [pipeline.pretraining.label(name) for name in pipeline.pretraining.settings]
     assert len(set(labels)) == len(labels)
     assert labels[-1] == "MPM (mpm-long)" and "MPM" in labels
 
@@ -75,7 +113,7 @@ def test_two_of_a_kind_are_told_apart(work, tiny):
 def test_generators_of_a_kind_are_told_apart(work, tiny):
     strategies = tiny.strategies | {"joint-again": tiny.strategies["joint"]}
     pipeline = Pipeline(tiny.model_copy(update={"strategies": strategies}), progress=False)
-    labels = [(one.label, one.classes) for one in pipeline.generators.values()]
+    labels = [(one.label, one.classes) for one in pipeline.generation.generators.values()]
     assert len(set(labels)) == len(labels)
     assert ("NTP + MPM (joint-again)", ()) in labels
 
@@ -90,7 +128,7 @@ def test_studies_share_the_fits_of_equal_contenders(first, tiny):
     def runs(**changed) -> dict[str, Path]:
         finetuning = settings.model_copy(update=changed)
         profile = tiny.model_copy(update={"finetuning": finetuning})
-        folder = Pipeline(profile, progress=False).finetuning().folder / "runs"
+        folder = Pipeline(profile, progress=False).finetuning.study().folder / "runs"
         return {str(path.relative_to(folder)): path for path in folder.rglob("*.json")}
 
     usual, other, longer = runs(), runs(tasks=tasks), runs(tasks=tasks, max_steps=3)
@@ -101,12 +139,12 @@ def test_studies_share_the_fits_of_equal_contenders(first, tiny):
 
 def test_tokens_belong_to_their_jets(work, tiny):
     pipeline = Pipeline(tiny, progress=False)
-    store, tokens = pipeline.store("test"), pipeline.tokens("test")
+    store, tokens = pipeline.jets.store("test"), pipeline.tokenizers.tokens("test")
     assert np.array_equal(tokens.labels, store.labels)
     assert np.array_equal(tokens.multiplicity, store.n_constituents)
     kept = np.minimum(store.n_constituents, tiny.data.max_constituents)
     assert np.array_equal(tokens.n_constituents, kept)
-    tokenizer, jet = pipeline.tokenizer(), 7
+    tokenizer, jet = pipeline.tokenizers.load(), 7
     ids, decoded, mask = (array[0] for array in tokens.dense([jet]))
     again = tokenizer.decode(_tensor(ids)[None], _tensor(mask)[None])[0]
     np.testing.assert_allclose(again.numpy(), decoded, atol=1e-5)
@@ -119,14 +157,14 @@ def _tensor(array):
 
 
 def test_counts_by_class(work, tiny):
-    counts = Pipeline(tiny, progress=False).count_by_class("val")
+    counts = Pipeline(tiny, progress=False).jets.count_by_class("val")
     assert counts == {c.name: tiny.data.jets_per_class.val for c in CLASSES}
 
 
 def test_a_folder_without_the_files_is_named(work, tiny, tmp_path):
     profile = with_folder(load_profile("smoke"), tmp_path)
     with pytest.raises(JetfmError, match="train"):
-        Pipeline(profile, progress=False).store("train")
+        Pipeline(profile, progress=False).jets.store("train")
 
 
 def test_the_gallery_names_the_notebook_of_a_missing_figure(work, tiny):

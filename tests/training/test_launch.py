@@ -103,7 +103,7 @@ def folder(tmp_path_factory) -> Path:
         for name, value in environment(folder).items():
             patch.setenv(name, value)
         pipeline = Pipeline(tiny(), progress=False)
-        pipeline.tokens("train"), pipeline.tokens("val")
+        pipeline.tokenizers.tokens("train"), pipeline.tokenizers.tokens("val")
     return folder
 
 
@@ -118,12 +118,12 @@ def test_models_of_two_processes_are_found_by_this_one(machine, monkeypatch, fol
     monkeypatch.setenv("DRY_RUN", "1")
     said = []
     pipeline = Pipeline(tiny(), progress=False, say=said.append)
-    models = pipeline.pretrain_all()
+    models = pipeline.pretraining.train_all()
     assert list(models) == ["main", "joint"]
     assert sum("in 2 processes" in line for line in said) == 2
     assert not any("pretraining: starting" in line for line in said), "by the command, not here"
     assert capfd.readouterr().out.count("pretraining: starting") == 2
-    again = Pipeline(tiny(), progress=False, say=said.append).pretrain_all()
+    again = Pipeline(tiny(), progress=False, say=said.append).pretraining.train_all()
     assert {n: a.digest for n, a in again.items()} == {n: a.digest for n, a in models.items()}
     assert sum("in 2 processes" in line for line in said) == 2
 

@@ -1,0 +1,56 @@
+"""``python -m jetfm``: the stages of the notebooks as commands, for a terminal or a cluster job."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import jetfm
+from jetfm.cli import figures, jets, models
+from jetfm.errors import JetfmError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Jet foundation models: simulate jets, tokenise, pre-train, generate, fine-tune, draw.",
+)
+for command in (
+    jets.simulate,
+    jets.download,
+    jets.convert,
+    models.tokenize,
+    models.pretrain,
+    models.generate,
+    models.finetune,
+    figures.figures,
+    figures.stages,
+):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(jetfm.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: bad input ends in one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # the terminal's encoding may lack an alpha
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except JetfmError as error:
+        typer.echo(f"jetfm: {error}", err=True)
+        sys.exit(getattr(error, "code", 2))  # several processes end with the code of one of them
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C
+            typer.echo("jetfm: interrupted; the same command continues from here", err=True)
+        raise

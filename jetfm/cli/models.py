@@ -1,0 +1,299 @@
+"""Commands that train and use models: tokenize, pretrain, generate, finetune."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jetfm.cli.options import (
+    DataOption,
+    DryRunOption,
+    ProfileOption,
+    SeedOption,
+    StrategyOption,
+    known_strategy,
+    pipeline_of,
+    pretrained,
+    profile_of,
+)
+from jetfm.errors import JetfmError
+from jetfm.runtime.cores import AGENT, watch_parent
+from jetfm.runtime.distributed import SHARDING, rank
+from jetfm.runtime.distributed import sharding as check_sharding
+from jetfm.training.launch import PROCESSES, n_processes
+
+
+def tokenize(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a trained tokenizer, for jets of your own.")
+    ] = None,
+    jets: Annotated[
+        Path | None,
+        typer.Option(help="With --tokenizer: a jets store, a ROOT file or a folder of them."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --tokenizer: folder for the token store.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="With --tokenizer: processes, a part of the jets store each.")
+    ] = 1,
+    dask_address: Annotated[
+        str | None, typer.Option(help="With --tokenizer: a Dask scheduler, to run on its workers.")
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="With --tokenizer: check finished tokens against checksums, remake damaged ones.",
+        ),
+    ] = False,
+) -> None:
+    """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
+
+    Without --tokenizer, trains the profile's tokenizer (or finds it trained) and tokenises its
+    three splits. With it, encodes --jets into --out. Either is streamed and can be repeated.
+    """
+    if tokenizer is None and jets is None and out is None:
+        pipeline = pipeline_of(profile, data, seed, dry_run)
+        for split in ("train", "val", "test"):
+            typer.echo(pipeline.tokenizers.tokens(split).folder)
+        return
+    for name, value in (("--tokenizer", tokenizer), ("--jets", jets), ("--out", out)):
+        if value is None:
+            raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
+    from jetfm.tokenizers.files import tokenize_files
+
+    tokens = tokenize_files(
+        tokenizer,
+        jets,
+        out,
+        1 if seed is None else seed,
+        workers=workers,
+        dask_address=dask_address,
+        verify=verify,
+    )
+    typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
+
+
+def pretrain(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    strategy: StrategyOption = "main",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of this machine that train together; by default JETFM_PROCESSES, "
+            "or one per GPU where there are several."
+        ),
+    ] = None,
+    sharding: Annotated[
+        str | None,
+        typer.Option(
+            help="What each of several processes holds: ddp, all weights (default), or fsdp, a "
+            "share of them."
+        ),
+    ] = None,
+) -> None:
+    """Pre-train a model, with every stage before it.
+
+    Several processes each take their share of every batch; the step is that of one process with
+    the whole batch, but for masks and dropout, which each draws for itself. --processes starts
+    them here. Across machines run `jetfm tokenize` once, then this under torchrun or srun, see
+    examples/.
+    """
+    if sharding is not None:
+        os.environ[SHARDING] = sharding  # its processes have to know, too
+    check_sharding()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        watch_parent(int(os.environ.get(AGENT, os.getppid())))  # ours, or torchrun's own
+    if processes is not None:
+        os.environ[PROCESSES] = str(n_processes(processes))
+    pipeline = pipeline_of(profile, data, seed, dry_run)
+    known_strategy(pipeline, strategy)
+    folder = pipeline.pretraining.pretrained(strategy).folder
+    if rank() == 0:
+        typer.echo(folder)
+
+
+def generate(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    strategy: StrategyOption = "main",
+    out: Annotated[
+        Path | None, typer.Option(help="File for the jets, .root (JetClass-like) or .parquet.")
+    ] = None,
+    n_jets: Annotated[
+        int | None, typer.Option(help="With --out: how many; the profile's number by default.")
+    ] = None,
+    n_constituents: Annotated[
+        int | None, typer.Option(help="With --out: multiplicity to ask for, in every jet.")
+    ] = None,
+    multiplicities: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --out: a token or jets store whose multiplicities to draw from; the "
+            "profile's validation jets by default."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --out: divides the logits; 1 by default.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="With --out: only the k most probable tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="With --out: only the nucleus that holds this share.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --out: folder of a model of your own.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With --model: folder of the tokenizer it was trained on.")
+    ] = None,
+) -> None:
+    """Generate jets with a pre-trained model.
+
+    With --out, writes them to a file. Without it, generates with every generator of the profile
+    and judges each against its own truth.
+    """
+    if out is None:
+        sampling = (n_jets, n_constituents, multiplicities, temperature, top_k, top_p)
+        given = any(value is not None for value in (*sampling, model, tokenizer))
+        if given or strategy != "main":
+            raise JetfmError("--out", "nothing", "a .root or .parquet file for the jets asked for")
+        pipeline = pipeline_of(profile, data, seed, dry_run)
+        typer.echo(pipeline.generation.study().as_text())
+        typer.echo(f"\njets of the main model: {pipeline.generation.generated().folder}")
+        return
+    from jetfm.generation.sampling import Choice
+    from jetfm.generation.to_file import Request, generate_file, multiplicities_of
+
+    settings = profile_of(profile, data, seed, dry_run)
+    default = settings.generation
+    request = Request(
+        out,
+        default.n_jets if n_jets is None else n_jets,
+        settings.seed,
+        default.batch_size,
+        n_constituents,
+        Choice(
+            default.temperature if temperature is None else temperature,
+            default.top_k if top_k is None else top_k,
+            default.top_p if top_p is None else top_p,
+        ),
+        settings.data.max_constituents,
+    )
+    held_out = None if multiplicities is None else multiplicities_of(multiplicities)
+    if model is None and tokenizer is None:
+        from jetfm.pipeline import Pipeline
+
+        pipeline = Pipeline(settings)
+        known = known_strategy(pipeline, strategy)
+        if not known.predicts_next:
+            found = f"{known.label}, without a next-token head"
+            raise JetfmError("--strategy", found, "one with it")
+        if held_out is None:
+            held_out = pipeline.tokenizers.tokens("val", known.tokenizer).n_constituents
+    model, tokenizer, _ = pretrained(settings, strategy, model, tokenizer)
+    written = generate_file(request, model, tokenizer, held_out)
+    typer.echo(f"{written.n_jets} jets in {out}")
+    if written.n_left_out or written.n_empty:
+        typer.echo(
+            f"left out: {written.n_left_out} constituents without pt or outside what JetClass has, "
+            f"and {written.n_empty} jets without constituents"
+        )
+
+
+def finetune(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    strategy: StrategyOption = "main",
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            help="Jets of your own to train on: JetClass ROOT or Top Landscape h5 files, a folder "
+            "of them, or a jets store."
+        ),
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="With --train: jets to score.")] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(help="With --train: jets that stop it; a tenth of --train by default."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --train: folder for scores, metrics and ROC figure.")
+    ] = None,
+    classes: Annotated[
+        str,
+        typer.Option(help="With --train: classes to tell apart, e.g. QCD,Tbqq, the signal last."),
+    ] = "",
+    n_train: Annotated[
+        int | None, typer.Option(help="With --train: so many of its jets, balanced.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="With --train: finetuned, fixed (backbone) or scratch.")
+    ] = "finetuned",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="With --train: folder of a model of your own, instead of --strategy."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With --model: folder of the tokenizer it was trained on.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="With --train: deepsets, transformer or part, without pre-training."),
+    ] = None,
+) -> None:
+    """Fine-tune: every task of the profile, or one classifier on jets of your own.
+
+    With --train, --test and --out: one fit, scores of the test jets as parquet, and a ROC figure.
+    Without: all tasks, contenders and training sizes of the profile.
+    """
+    given = {"--train": train, "--test": test, "--out": out}
+    if not any(given.values()):
+        if any(value is not None for value in (val, n_train, model, tokenizer, baseline)):
+            raise JetfmError("--train", "nothing", "--train, --test and --out for jets of your own")
+        study = pipeline_of(profile, data, seed, dry_run).finetuning.study()
+        typer.echo(study.as_text())
+        typer.echo(study.folder)
+        return
+    for name, value in given.items():
+        if value is None:
+            raise JetfmError(name, "nothing", "--train, --test and --out together")
+    from jetfm.finetuning.contenders import STARTS, Contender
+    from jetfm.finetuning.own_jets import OwnJets, finetune_files
+    from jetfm.settings import BASELINES
+
+    if weights not in STARTS:
+        raise JetfmError("--weights", repr(weights), f"one of {', '.join(STARTS)}")
+    settings = profile_of(profile, data, seed, dry_run)
+    if baseline is not None:
+        if baseline not in BASELINES:
+            raise JetfmError("--baseline", repr(baseline), f"one of {', '.join(BASELINES)}")
+        contender, tokenizer = Contender(baseline, "scratch"), None
+    else:
+        model, tokenizer, label = pretrained(settings, strategy, model, tokenizer)
+        contender = Contender(strategy, weights, label, model)
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    own = OwnJets(train, test, val, names, n_train)
+    limit = settings.data.max_constituents
+    metrics = finetune_files(
+        own, contender, settings.finetuning, out, settings.seed, tokenizer, limit
+    )
+    text = f"accuracy {metrics['accuracy']:.4f} +- {metrics['accuracy_error']:.4f} (test jets)"
+    typer.echo(f"{contender.text}, {metrics['n_train']} training jets: {text}")
+    typer.echo(f"scores, metrics and ROC figure in {out}")

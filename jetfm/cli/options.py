@@ -1,0 +1,81 @@
+"""Options that several commands share, and what they stand for.
+
+Imports inside functions, here and in the commands, save the seconds that torch and the readers take
+to load: ``--help`` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jetfm.errors import JetfmError
+from jetfm.settings import PretrainingSettings
+from jetfm.settings.profiles import Profile, available_profiles, dry_run, load_profile, with_folder
+
+if TYPE_CHECKING:
+    from jetfm.pipeline import Pipeline
+
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile", "-p", help=f"{', '.join(available_profiles())}, or a YAML file of settings."
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of JetClass ROOT files with train*/, val*/ and test*/, used instead of the "
+        "profile's own jets."
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="A few jets and steps of every stage, on any machine.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed of everything random; the profile's own by default.")
+]
+
+StrategyOption = Annotated[
+    str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
+]
+
+
+def profile_of(name: str, data: Path | None, seed: int | None, short: bool) -> Profile:
+    profile = load_profile(name, **({} if seed is None else {"seed": seed}))
+    if data is not None:
+        profile = with_folder(profile, data)
+    return dry_run(profile) if short or os.environ.get("DRY_RUN") == "1" else profile
+
+
+def pipeline_of(name: str, data: Path | None, seed: int | None, short: bool) -> Pipeline:
+    from jetfm.pipeline import Pipeline
+
+    return Pipeline(profile_of(name, data, seed, short))
+
+
+def known_strategy(pipeline: Pipeline, name: str) -> PretrainingSettings:
+    """Settings of a strategy."""
+    known = pipeline.pretraining.settings
+    if name not in known:
+        raise JetfmError("--strategy", repr(name), f"one of {', '.join(known)}")
+    return known[name]
+
+
+def pretrained(
+    settings: Profile, strategy: str, model: Path | None, tokenizer: Path | None
+) -> tuple[Path, Path, str]:
+    """Folders of model and tokenizer: a user's, or those of a strategy of the profile."""
+    if (model is None) != (tokenizer is None):
+        raise JetfmError("--model, --tokenizer", "one of them", "both, or neither")
+    if model is not None:
+        return model, tokenizer, model.name
+    from jetfm.pipeline import Pipeline
+
+    pipeline = Pipeline(settings)
+    known = known_strategy(pipeline, strategy)
+    folder = pipeline.pretraining.pretrained(strategy).folder
+    return folder, pipeline.tokenizers.trained(known.tokenizer).folder, known.label

@@ -1,0 +1,212 @@
+"""Notebook 05: the contenders of every task, on JetClass-like and on other jets.
+
+A model that is fine-tuned is a pre-training of the profile, or one of paper 1's generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jetfm
+from jetfm.data.labelled import LabelledJets
+from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
+from jetfm.pipeline.generation import BY_TYPE, GenerationStages
+from jetfm.pipeline.jets import JETCLASS, JetStages
+from jetfm.pipeline.pretraining import PretrainingStages
+from jetfm.pipeline.stage import Run, Stage
+from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
+from jetfm.schema import SPLITS
+from jetfm.settings import BASELINES, PretrainingSettings
+from jetfm.settings.finetuning import TaskSettings
+from jetfm.storage.artifacts import fingerprint
+from jetfm.storage.files import link_files
+from jetfm.storage.paths import work_folder
+
+# Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
+# sets once, at the end, 3 padded all jets of a batch alike.
+FITS_VERSION = 4
+
+
+class FinetuningStages:
+    """From pre-trained models to classifiers."""
+
+    def __init__(
+        self,
+        run: Run,
+        jets: JetStages,
+        tokenizers: TokenizerStages,
+        pretraining: PretrainingStages,
+        generation: GenerationStages,
+    ) -> None:
+        self.run, self.profile = run, run.profile
+        self.jets, self.tokenizers = jets, tokenizers
+        self.pretraining, self.generation = pretraining, generation
+
+    def stages(self) -> Iterator[Stage]:
+        """All of the profile."""
+        stage = self.finetuned()
+        yield from stage.also
+        yield stage
+
+    # Declared ------------------------------------------------------------------------------------
+
+    def finetuned(self) -> Stage:
+        """All fits of the profile."""
+        tasks, chosen = self.profile.finetuning.tasks, self._chosen()
+        models = dict.fromkeys(model for _, model, _ in chosen if model not in BASELINES)
+        inputs = {f"model {name}": self.generation.model(name) for name in models}
+        for campaign in {task.jets for task in tasks.values()}:
+            for split in SPLITS:
+                inputs[f"{campaign} {split}"] = self.jets.stored(split, campaign)
+        return self.run.stage(
+            "finetuning",
+            self._fit_all,
+            settings={
+                "finetuning": self.profile.finetuning,
+                "max_constituents": self.profile.data.max_constituents,
+                "contenders": [(task, Contender(*one).name) for task, *one in chosen],
+                # of those that no model stands for
+                "preprocessing": self.tokenizers.preprocessing().to_dict(),
+            },
+            inputs=inputs,
+            also=self._tokens_read(),
+            version=FITS_VERSION,
+        )
+
+    # Asked for -----------------------------------------------------------------------------------
+
+    def study(self) -> Finetuning:
+        """Every task of the profile: pre-trained models, the same from scratch, baselines."""
+        self.pretraining.train_all()
+        return Finetuning(self.finetuned().folder)
+
+    def pretraining_jets(self, model: str = MAIN, task: str = "ten-classes") -> dict:
+        """Arguments of `jetfm.figures.pretraining_jets`: fine-tuned accuracy by number of jets in
+        pre-training, of the pre-trainings that differ from `model` in their ``limit_train_jets``
+        alone."""
+        results, total = self.study()[task], len(self.jets.store("train"))
+        like = self.pretraining.settings[model]
+        names = {}
+        for name, settings in self.pretraining.settings.items():
+            if settings.model_copy(update={"limit_train_jets": like.limit_train_jets}) == like:
+                names[settings.limit_train_jets or total] = name
+        lines = []
+        for size in results.sizes:
+            points = [
+                (n, results.curves("accuracy", [(names[n], "finetuned")])) for n in sorted(names)
+            ]
+            at = results.sizes.index(size)
+            found = [(n, curves[0]) for n, curves in points if curves]
+            scratch = results.curves("accuracy", [(results.scratch_of(model), "scratch")])
+            line = {"size": size, "n_pretraining": [n for n, _ in found]}
+            line |= {
+                key: [curve[key][at] for _, curve in found] for key in ("mean", "spread", "jets")
+            }
+            line["scratch"] = [one[key][at] for one in scratch for key in ("mean", "spread")]
+            lines.append(line)
+        return {
+            "lines": lines,
+            "n_test": results.n_test,
+            "classes": list(results.result["classes"]),
+        }
+
+    # Inside --------------------------------------------------------------------------------------
+
+    @property
+    def _settings(self) -> dict[str, PretrainingSettings]:
+        """Of every model that can be fine-tuned."""
+        quality = self.profile.generative_quality
+        of_types = {BY_TYPE + name: quality.model for name in quality.trained_on}
+        return {**self.pretraining.settings, **of_types}
+
+    def _chosen(self) -> list[tuple[str, str, str]]:
+        """Task, model and weights of every contender that the profile has."""
+        known = (*self._settings, *BASELINES)
+        return [
+            (name, model, weights)
+            for name, task in self.profile.finetuning.tasks.items()
+            for model, starts in task.contenders.items()
+            if model in known
+            for weights in starts
+        ]
+
+    def _tokens_read(self) -> list[Stage]:
+        """Tokens of the jets of models that read ids; they follow from model and jets."""
+        tasks = self.profile.finetuning.tasks
+        found = {
+            (split, self._settings[model].tokenizer, tasks[name].jets): None
+            for name, model, _ in self._chosen()
+            if self._reads_ids(model)
+            for split in SPLITS
+        }
+        return [self.tokenizers.tokenised(*key) for key in found]
+
+    def _reads_ids(self, model: str) -> bool:
+        return model not in BASELINES and self._settings[model].backbone.input == "token-id"
+
+    def _label(self, model: str) -> str:
+        if model in self.pretraining.settings:
+            return self.pretraining.label(model)
+        return "" if model in BASELINES else self._settings[model].label
+
+    def _fit_all(self, folder: Path) -> dict:
+        settings, seed = self.profile.finetuning, self.profile.seed
+        runners = [self._runner(*one) for one in self._chosen()]
+        kept = [work_folder() / "fits" / self._fits(runner) for runner in runners]
+        for runner, fits in zip(runners, kept, strict=True):
+            link_files(fits, runner.runs(folder), f"{runner.contender.name}_*")
+        result = run_study(runners, settings, folder, seed, self.run.progress)
+        for runner, fits in zip(runners, kept, strict=True):
+            link_files(runner.runs(folder), fits, f"{runner.contender.name}_*")
+        return {name: {"sizes": task["sizes"]} for name, task in result.items()}
+
+    def _runner(self, name: str, model: str, weights: str) -> Runner:
+        folder = None if model in BASELINES else self.generation.model(model).folder
+        contender = Contender(model, weights, self._label(model), folder)
+        return Runner(name, contender, self._labelled(self.profile.finetuning.tasks[name], model))
+
+    def _labelled(self, task: TaskSettings, model: str) -> Jets:
+        """The splits of a task as a contender reads them."""
+        settings = self.profile.finetuning
+        tokenizer = MAIN if model in BASELINES else self._settings[model].tokenizer
+        limits = {"train": 0, "val": settings.limit_val_jets, "test": settings.limit_test_jets}
+
+        def side(split: str) -> LabelledJets:
+            tokens = None
+            if self._reads_ids(model):
+                tokens = self.tokenizers.tokens(split, tokenizer, task.jets).folder
+            return LabelledJets(
+                self.jets.store(split, task.jets).folder,
+                task.classes if task.classes or task.jets == JETCLASS else ("QCD", "Tbqq"),
+                self.tokenizers.preprocessing(tokenizer),
+                self.profile.data.max_constituents,
+                tokens,
+                limits[split],
+                self.profile.seed,
+            )
+
+        return Jets(**{split: side(split) for split in SPLITS})
+
+    def _fits(self, runner: Runner) -> str:
+        """Hash of all that decides a contender's fits, so that studies share them.
+
+        Another strategy in the profile, or another size, then costs its own fits alone.
+        """
+        settings, model = self.profile.finetuning, runner.contender.model
+        task = settings.tasks[runner.task]
+        like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
+        stores = [self.jets.stored(split, task.jets) for split in SPLITS]
+        request = {
+            "version": FITS_VERSION,
+            "jetfm": jetfm.__version__,
+            "seed": self.profile.seed,
+            "settings": like_these,
+            "classes": task.classes,
+            "max_constituents": self.profile.data.max_constituents,
+            "contender": runner.contender.name,
+            "preprocessing": runner.jets.train.preprocessing.to_dict(),
+            "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
+            "stores": [stage.artifact.digest for stage in stores],
+        }
+        return fingerprint(request)

@@ -1,0 +1,37 @@
+"""What trained models leave in their stage's folder, written and read in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jetfm.runtime.distributed import rank
+from jetfm.storage.artifacts import Artifact
+from jetfm.storage.files import read_json, write_json
+
+_HISTORY = "history.json"
+
+
+def save_trained(model, result, folder: Path) -> dict:
+    """Write a trained model and its history; return what the record says of the training.
+
+    Parameters
+    ----------
+    model : with ``save(folder, **metrics)``
+    result : its TrainingResult
+    """
+    metrics = {"best_loss": result.best_metric, "best_step": result.best_step}
+    if rank() == 0:
+        model.save(folder, **metrics)
+        write_json(folder / _HISTORY, result.history)
+    return metrics | {"last_step": result.last_step}
+
+
+def learning_curves(artifact: Artifact) -> dict:
+    """Arguments of `jetfm.figures.training`: learning curves, and the step that was kept."""
+    rows = read_json(artifact / _HISTORY)
+    history = {}
+    for split, name in (("train", "train"), ("val", "validation")):
+        chosen = [row for row in rows if row["split"] == name]
+        keys = [key for key in chosen[0] if key != "split"] if chosen else []
+        history[split] = {key: [row[key] for row in chosen] for key in keys}
+    return {"history": history, "best_step": artifact.metrics["best_step"]}

@@ -1,0 +1,190 @@
+"""Notebook 03: pre-trained models, and what they predict.
+
+Models go by name: 'main' is the one that the later stages use, the others are the profile's
+``strategies``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jetfm.models.jet_model import JetModel
+from jetfm.pipeline.history import learning_curves, save_trained
+from jetfm.pipeline.stage import Run, Stage
+from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
+from jetfm.pretraining.strategies import Strategies, judge
+from jetfm.pretraining.train import pretrain
+from jetfm.settings import PretrainingSettings
+from jetfm.settings.profiles import save_profile
+from jetfm.storage.artifacts import Artifact, fingerprint
+from jetfm.storage.paths import work_folder
+from jetfm.training.launch import launch, n_processes
+
+
+class PretrainingStages:
+    """From tokens to pre-trained models."""
+
+    def __init__(self, run: Run, tokenizers: TokenizerStages) -> None:
+        self.run, self.profile, self.tokenizers = run, run.profile, tokenizers
+
+    @property
+    def settings(self) -> dict[str, PretrainingSettings]:
+        """Of every pre-training of the profile, the main one first."""
+        return {MAIN: self.profile.pretraining, **self.profile.strategies}
+
+    def stages(self) -> Iterator[Stage]:
+        """All of the profile."""
+        for name in self.settings:
+            stage = self.pretrained(name)
+            yield from stage.needs  # tokens of its tokenizer
+            yield stage
+        yield from map(self.judged, self._of_the_main_tokens())
+
+    # Declared ------------------------------------------------------------------------------------
+
+    def pretrained(self, name: str = MAIN) -> Stage:
+        """A pre-trained model.
+
+        Where it is not there yet and is to have several processes
+        (`jetfm.training.launch.n_processes`), they are started for it: a notebook's kernel cannot
+        become several.
+        """
+        settings = self.settings[name]
+        return self.run.stage(
+            "pretraining",
+            partial(self._pretrain, name),
+            variant=name,
+            together=True,
+            settings=settings,
+            inputs=self._token_stages(settings.tokenizer),
+            elsewhere=partial(self._in_processes, name),
+        )
+
+    def judged(self, name: str) -> Stage:
+        """What a model predicts on the validation jets, by position and by pt."""
+        trained, tokenizer = self.pretrained(name), self.tokenizers.trained()
+
+        def make(folder: Path) -> dict:
+            model = JetModel.load(trained.folder)
+            val = self.tokenizers.tokens("val")
+            return judge(model, self.tokenizers.load(), val, folder, self.profile.seed)
+
+        return self.run.stage(
+            "strategy",
+            make,
+            variant=name,
+            inputs={
+                "model": trained,
+                "tokenizer": tokenizer,
+                "tokens": self.tokenizers.tokenised("val"),
+            },
+        )
+
+    # Asked for -----------------------------------------------------------------------------------
+
+    def train_all(self) -> dict[str, Artifact]:
+        """All pre-trainings of the profile: side by side, one core each, where one process trains
+        a model; else in turn."""
+        stages = {name: self.pretrained(name) for name in self.settings}
+        for stage in stages.values():
+            for tokens in stage.needs:
+                tokens.artifact  # noqa: B018, made here, with all cores
+        if n_processes() == 1:
+            self.run.side_by_side("pre-training", [[one] for one in stages.values()], "model")
+        return {name: stage.artifact for name, stage in stages.items()}
+
+    def strategies(self) -> Strategies:
+        """What the models of the main tokenizer, which saw all jets, predict on the validation
+        jets, by position and by pt: other codebooks have other losses."""
+        self.train_all()
+        chosen = self._of_the_main_tokens()
+        stages = {name: self.judged(name) for name in chosen}
+        self.run.side_by_side("judge models", [[one] for one in stages.values()], "model")
+        return Strategies(
+            {name: self.label(name) for name in chosen},
+            {name: stage.folder for name, stage in stages.items()},
+            {name: self.pretrained(name).folder for name in chosen},
+        )
+
+    def summary(self) -> dict:
+        """Validation loss beside what no model and token frequencies alone would give, in nats."""
+        train, val = self.tokenizers.tokens("train"), self.tokenizers.tokens("val")
+        counts = np.append(train.count_ids(), len(train)) + 1.0  # the stop token, once a jet
+        log_p = np.log(counts / counts.sum())
+        n_predicted = len(val.ids) + len(val)
+        return {
+            "n_codes": train.n_codes,
+            "uniform": float(np.log(train.n_codes + 2)),
+            "unigram": float(-(np.append(val.count_ids(), len(val)) @ log_p) / n_predicted),
+            "validation": self.pretrained().artifact.metrics["best_loss"],
+        }
+
+    def history(self) -> dict:
+        """Learning curves of the main model, as `jetfm.figures.training` takes them."""
+        return learning_curves(self.pretrained().artifact)
+
+    # Described -----------------------------------------------------------------------------------
+
+    def label(self, model: str) -> str:
+        """What it is, and its name where an earlier pre-training is of the same kind."""
+        label = self._kind(model)
+        first = next(name for name in self.settings if self._kind(name) == label)
+        return label if first == model else f"{label} ({model})"
+
+    def _kind(self, model: str) -> str:
+        """Objective and input, and what is special about this pre-training."""
+        settings = self.settings[model]
+        label = settings.label
+        if settings.tokenizer != MAIN:
+            n_features = self.tokenizers.preprocessing(settings.tokenizer).n_features
+            label += f", {n_features} features"
+        if settings.limit_train_jets:
+            label += f", {settings.limit_train_jets:,} jets"
+        return label
+
+    def _of_the_main_tokens(self) -> list[str]:
+        """Models of the main tokenizer that saw all jets."""
+        return [
+            name
+            for name, settings in self.settings.items()
+            if settings.tokenizer == MAIN and not settings.limit_train_jets
+        ]
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _token_stages(self, tokenizer: str) -> dict[str, Stage]:
+        return {split: self.tokenizers.tokenised(split, tokenizer) for split in ("train", "val")}
+
+    def _pretrain(self, name: str, folder: Path) -> dict:
+        settings = self.settings[name]
+        train, val = (
+            self.tokenizers.tokens(split, settings.tokenizer) for split in ("train", "val")
+        )
+        tokenizer = self.tokenizers.load(settings.tokenizer) if settings.needs_tokenizer else None
+        trained = pretrain(
+            train,
+            val,
+            settings,
+            folder / "training",
+            self.profile.seed,
+            self.run.progress,
+            tokenizer,
+        )
+        return save_trained(*trained, folder)
+
+    def _in_processes(self, name: str) -> None:
+        """Make it in several processes, if it is to have them."""
+        processes = n_processes()
+        if processes == 1:
+            return
+        for tokens in self.pretrained(name).needs:
+            tokens.artifact  # noqa: B018, made here, with all cores
+        profile = self.profile
+        path = work_folder() / "profiles" / f"{profile.name}-{fingerprint(profile)}.yaml"
+        save_profile(profile, path)  # it may differ from the file it came from
+        self.run.say(f"pretraining: '{name}' in {processes} processes")
+        launch(processes, ["pretrain", "--profile", str(path), "--strategy", name])

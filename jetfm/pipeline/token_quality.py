@@ -1,0 +1,159 @@
+"""Notebook 02: what jets lose as tokens, tokenizer by tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jetfm.pipeline.jets import JetStages
+from jetfm.pipeline.stage import Run, Stage
+from jetfm.pipeline.tokenizers import TokenizerStages
+from jetfm.schema import SPLITS
+from jetfm.storage.files import read_json, write_json
+from jetfm.token_quality.classifier_jets import ClassifierJets
+from jetfm.token_quality.classifiers import TokenClassifiers, run_study
+from jetfm.token_quality.measurement import compare, original_observables
+from jetfm.token_quality.study import TokenQualityStudy
+from jetfm.token_quality.token_map import map_data, token_map
+
+MAP_POINTS = 5_000  # drawn of each tokenizer, which keeps the figure and its data small
+
+
+class TokenQualityStages:
+    """From token stores to comparisons, maps and classifiers."""
+
+    def __init__(self, run: Run, jets: JetStages, tokenizers: TokenizerStages) -> None:
+        self.run, self.profile = run, run.profile
+        self.jets, self.tokenizers = jets, tokenizers
+
+    def stages(self) -> Iterator[Stage]:
+        """All of the profile."""
+        yield self.original()
+        for name in self.tokenizers.settings:
+            yield from self._of(name)
+        yield self.classified()
+
+    # Declared ------------------------------------------------------------------------------------
+
+    def original(self) -> Stage:
+        """Observables of the test jets before tokenisation."""
+        limit = self.profile.data.max_constituents
+        return self.run.stage(
+            "observables",
+            lambda folder: original_observables(self.jets.store("test"), folder, limit),
+            settings={"max_constituents": limit},
+            inputs={"store": self.jets.stored("test")},
+        )
+
+    def compared(self, name: str) -> Stage:
+        """Test jets before and after a tokenizer."""
+        signal, limit = self.profile.token_quality.signal, self.profile.data.max_constituents
+        original, tokenised = self.original(), self.tokenizers.tokenised("test", name)
+
+        def make(folder: Path) -> dict | None:
+            store, tokens = self.jets.store("test"), self.tokenizers.tokens("test", name)
+            preprocessing = self.tokenizers.load(name).preprocessing
+            return compare(store, tokens, preprocessing, original.folder, folder, signal, limit)
+
+        return self.run.stage(
+            "token-quality",
+            make,
+            variant=name,
+            settings={"signal": signal, "max_constituents": limit},
+            inputs={
+                "original": original,
+                "store": self.jets.stored("test"),
+                "tokens": tokenised,
+            },
+        )
+
+    def mapped(self, name: str) -> Stage:
+        """What every token of a tokenizer stands for in physical space."""
+        settings, seed = self.profile.token_quality, self.profile.seed
+        n_reconstructions, n_conditioning = settings.n_reconstructions, settings.n_conditioning
+        descriptor = self.tokenizers.describe(name)
+
+        def make(folder: Path) -> None:
+            tokenizer = self.tokenizers.load(name)
+            points = token_map(tokenizer, n_reconstructions, n_conditioning, seed)
+            panel = map_data(points, descriptor, n_conditioning, MAP_POINTS, seed)
+            write_json(folder / "map.json", panel)
+
+        return self.run.stage(
+            "token-map",
+            make,
+            variant=name,
+            settings={
+                "n_reconstructions": n_reconstructions,
+                "n_conditioning": n_conditioning,
+                "descriptor": descriptor,
+            },
+            inputs={"tokenizer": self.tokenizers.trained(name)},
+        )
+
+    def classified(self) -> Stage:
+        """Ten-class classifiers on original and on reconstructed constituents."""
+        settings, limit = self.profile.token_quality, self.profile.data.max_constituents
+        inputs = {split: self.jets.stored(split) for split in SPLITS}
+        for name in settings.classified:
+            inputs |= {f"{name} {s}": self.tokenizers.tokenised(s, name) for s in SPLITS}
+
+        def make(folder: Path) -> dict | None:
+            jets = {s: ClassifierJets(self.jets.store(s), max_constituents=limit) for s in SPLITS}
+            sources = {"original": jets}
+            for name in settings.classified:
+                preprocessing = self.tokenizers.load(name).preprocessing
+                sources[name] = {
+                    s: ClassifierJets(self.tokenizers.tokens(s, name), preprocessing, limit)
+                    for s in SPLITS
+                }
+            return run_study(sources, settings, folder, self.profile.seed, self.run.progress)
+
+        return self.run.stage(
+            "token-classifiers",
+            make,
+            settings=settings.model_dump(
+                mode="json",
+                include={"classified", "n_train", "n_seeds", "deepsets", "transformer"},
+            ),
+            inputs=inputs,
+            version=3,  # 1 had batches of one length, 2 padded all jets of a batch alike
+        )
+
+    # Asked for -----------------------------------------------------------------------------------
+
+    def study(self) -> TokenQualityStudy:
+        """Test jets before and after tokenisation, for every tokenizer of the profile."""
+        self._study_all()
+        names = list(self.tokenizers.settings)
+        return TokenQualityStudy(
+            self.original().folder,
+            {name: self.compared(name).folder for name in names},
+            {name: self.tokenizers.describe(name) for name in names},
+            self.profile.token_quality.signal,
+        )
+
+    def maps(self) -> list[dict]:
+        """A panel of paper 1's figure 3 for every tokenizer."""
+        self._study_all()
+        folders = [self.mapped(name).folder for name in self.tokenizers.settings]
+        return [read_json(folder / "map.json") for folder in folders]
+
+    def classifiers(self) -> TokenClassifiers:
+        """Ten-class accuracy on original and reconstructed constituents."""
+        self._study_all()
+        return TokenClassifiers(self.classified().folder)
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _study_all(self) -> None:
+        """Train, compare and map every tokenizer, side by side."""
+        self.tokenizers.train_all()
+        groups = [self._of(name) for name in self.tokenizers.settings]
+        self.run.side_by_side("study tokenizers", groups, "tokenizer")
+
+    def _of(self, name: str) -> list[Stage]:
+        stages = [self.compared(name), self.mapped(name)]
+        if name in self.profile.token_quality.classified:
+            stages += [self.tokenizers.tokenised(split, name) for split in SPLITS]
+        return stages
