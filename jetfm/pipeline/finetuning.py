@@ -45,9 +45,7 @@ class FinetuningStages:
 
     def stages(self) -> Iterator[Stage]:
         """All of the profile."""
-        stage = self.finetuned()
-        yield from stage.also
-        yield stage
+        yield self.finetuned()
 
     # Declared ------------------------------------------------------------------------------------
 

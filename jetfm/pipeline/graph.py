@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jetfm.pipeline.stage import Stage
 from jetfm.schema import SPLITS
@@ -17,7 +17,7 @@ class StageGraph:
 
     Parameters
     ----------
-    parts : stages by title, those that a stage needs before it
+    parts : stages by title; what they need is added before them
     """
 
     def __init__(self, parts: Mapping[str, Sequence[Stage]]) -> None:
@@ -25,10 +25,8 @@ class StageGraph:
         home: dict[str, str] = {}  # of a kind: where the first of its stages is
         seen: set[str] = set()
         for title, stages in parts.items():
-            for stage in stages:
-                if stage.key not in seen:
-                    seen.add(stage.key)
-                    self.parts[home.setdefault(_kind(stage.name), title)].append(stage)
+            for stage in _with_needs(stages, seen):
+                self.parts[home.setdefault(_kind(stage.name), title)].append(stage)
 
     @property
     def stages(self) -> list[Stage]:
@@ -78,6 +76,15 @@ class StageGraph:
 
     def __str__(self) -> str:
         return self.as_text()
+
+
+def _with_needs(stages: Iterable[Stage], seen: set[str]) -> Iterator[Stage]:
+    """Stages that were not seen before, each after what it needs."""
+    for stage in stages:
+        if stage.key not in seen:
+            seen.add(stage.key)
+            yield from _with_needs(stage.needs, seen)
+            yield stage
 
 
 def _state(stage: Stage) -> dict:

@@ -36,10 +36,7 @@ class JetStages:
     def stages(self) -> Iterator[Stage]:
         """All of the profile."""
         used = dict.fromkeys((JETCLASS, *(t.jets for t in self.profile.finetuning.tasks.values())))
-        stores = [self.stored(split, campaign) for campaign in used for split in SPLITS]
-        for stage in stores:
-            yield from stage.needs  # simulated files
-        yield from stores
+        yield from (self.stored(split, campaign) for campaign in used for split in SPLITS)
         yield self.calibrated()
 
     # Declared ------------------------------------------------------------------------------------

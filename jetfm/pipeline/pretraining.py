@@ -38,10 +38,7 @@ class PretrainingStages:
 
     def stages(self) -> Iterator[Stage]:
         """All of the profile."""
-        for name in self.settings:
-            stage = self.pretrained(name)
-            yield from stage.needs  # tokens of its tokenizer
-            yield stage
+        yield from map(self.pretrained, self.settings)
         yield from map(self.judged, self._of_the_main_tokens())
 
     # Declared ------------------------------------------------------------------------------------

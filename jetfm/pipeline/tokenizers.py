@@ -42,7 +42,7 @@ class TokenizerStages:
         return {MAIN: self.profile.tokenizer, **self.profile.token_quality.tokenizers}
 
     def stages(self) -> Iterator[Stage]:
-        """All of the profile; tokens as far as notebooks 01 to 03 read them."""
+        """All of the profile; those of other tokens come with the stages that read them."""
         yield from map(self.trained, self.settings)
         yield from (self.tokenised(split) for split in SPLITS)
 
