@@ -81,6 +81,7 @@ FAULTS = {
     "stall": ("stall", MB),
     "too many requests": ("status", 429, {"Retry-After": "0"}),
     "busy": ("status", 503, {}),
+    "busy without sense": ("status", 503, {"Retry-After": "soon"}),
     "bad gateway": ("status", 502, {}),
 }
 
