@@ -26,7 +26,7 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -183,10 +183,8 @@ def download_class_files(
         An unknown part or class, fewer files of it in the archive, a server without ranges of
         bytes, no room, or a file that is not JetClass's.
     """
-    archive, jet_class = (
-        JETCLASS[_known([part], JETCLASS, alone=True)[0]],
-        class_by_name(class_name),
-    )
+    archive = JETCLASS[_known([part], JETCLASS, alone=True)[0]]
+    jet_class = class_by_name(class_name)
     if n_files < 1:
         raise JetfmError("--files", str(n_files), "at least 1")
     dest = make_folder(dest)
@@ -209,9 +207,8 @@ def download_class_files(
 
 def _known(parts: Sequence[str], archives: dict[str, Archive], alone: bool = False) -> list[str]:
     """Names of archives; ``train`` stands for all of them, unless one `alone` is asked for."""
-    groups = (
-        {} if "train" in archives or alone else {"train": [n for n in archives if "train" in n]}
-    )
+    grouped = not alone and "train" not in archives
+    groups = {"train": [name for name in archives if "train" in name]} if grouped else {}
     wanted = [name for part in parts for name in groups.get(part, [part])]
     if wrong := [name for name in wanted if name not in archives]:
         expected = f"one of {', '.join([*archives, *groups])}"
@@ -257,10 +254,8 @@ def _together(
             pool.submit(one, archive, remote, size, bar)
             for archive, remote, size in zip(archives, remotes, sizes, strict=True)
         ]
-        done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-        failed = [task for task in done if not isinstance(task.exception(), (type(None), Stopped))]
-        if failed:
-            raise failed[0].exception()
+        for task in as_completed(tasks):
+            task.result()  # or the first error; it is what ends the others as `Stopped`
     finally:
         for remote in remotes:
             remote.interrupt()

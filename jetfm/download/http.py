@@ -1,8 +1,10 @@
 """Files from a server, by ranges of bytes: patient with refusals, resumed after any interruption.
 
-Neither pooch nor uproot's own HTTP source does what archives of 15 GB need: pooch checks sums and
-waits, but starts a cut download from its beginning, and uproot reads what it is asked for and
-checks nothing.
+Libraries were tried on the server of ``tests/download/faulty_server.py``: pooch 1.9, parfive 2.3
+and fsspec's `get_file` begin a cut download anew, which archives of 15 GB forbid; pypdl 1.5 goes
+on, but asks a busy server 18 times in a second, checks nothing, and without an ETag takes a cut
+file for a whole one. urllib3's `Retry` repeats no cut body and sleeps on when interrupted: only its
+reading of Retry-After is used.
 
 A download grows under ``NAME.part`` and gets its name only when it passed its check. A killed
 process leaves the part, from whose end the next call continues. A part that fails its check is
@@ -16,14 +18,13 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import requests
 import urllib3
+from urllib3.util import Retry
 
 import jetfm
 from jetfm.errors import JetfmError
@@ -62,14 +63,6 @@ class Stopped(Exception):
     """Another download failed or was interrupted, so this one ends too."""
 
 
-class _Trouble(Exception):
-    """An attempt failed in a way that may pass."""
-
-    def __init__(self, what: str, retry_after: float | None = None):
-        super().__init__(what)
-        self.retry_after = retry_after
-
-
 class Remote:
     """A file on a server, read in order from any byte. Not for several threads at once.
 
@@ -90,13 +83,15 @@ class Remote:
         self.url, self.patience, self.say = url, patience or Patience(), say
         self.stop = stop or threading.Event()
         self._response: requests.Response | None = None
+        self._failures = 0  # in a row, that brought no byte
         self.session = requests.Session()
         # identity: positions count the file's own bytes, not those of a compressed transfer
         self.session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
 
     def size(self) -> int | None:
         """Length of the file in bytes; None where the server does not say."""
-        with self._attempts(lambda: self._get(0, 1)) as response:
+        self._failures = 0
+        with self._get(0, 1) as response:
             return _bounds(response)[2]
 
     def interrupt(self) -> None:
@@ -116,10 +111,7 @@ class Remote:
         JetfmError
             As `blocks`, or a server that only sends whole files.
         """
-        data = b""
-        for _, block in self.blocks(start, stop):
-            data += block
-        return data
+        return b"".join(block for _, block in self.blocks(start, stop))
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Yield (position, bytes) from `start` to `stop` or the end, over any interruption.
@@ -133,89 +125,79 @@ class Remote:
             server without ranges where a `stop` was asked for.
         """
         position = furthest = start
-        failures = 0
+        self._failures = 0
         while stop is None or position < stop:
-            try:
-                response = self._get(position, stop)
-                with response:
-                    first, end, total = _bounds(response)
-                    if response.status_code == 416:
-                        if total == position:
-                            return
-                        if position == 0 or stop is not None:
-                            found = f"a file of {total} bytes"
-                            raise JetfmError(self.url, found, f"more than {position}")
-                        position = furthest = 0  # more than the server has: begin anew
-                        raise _Trouble("another length than before")
-                    if response.status_code == 200:  # the whole file, whatever was asked for
-                        if stop is not None:
-                            raise self._without_ranges()
-                        position = 0
-                    elif first != position:
-                        raise JetfmError(self.url, f"bytes from {first} on", f"from {position} on")
-                    # read1 gives what has come; iter_content would lose up to a block in a cut
-                    while block := response.raw.read1(_BLOCK, decode_content=False):
-                        if self.stop.is_set():
-                            raise Stopped
-                        yield position, block
-                        position += len(block)
-                        if position > furthest:
-                            furthest, failures = position, 0
-                    if end is None or position >= end:
+            trouble = "a connection cut"
+            with self._get(position, stop) as response:
+                first, end, total = _bounds(response)
+                if response.status_code == 416:
+                    if total == position:
                         return
-                    raise _Trouble("a connection cut")
-            except (requests.RequestException, urllib3.exceptions.HTTPError, _Trouble) as error:
-                failures += 1
-                self._wait(error, failures)
-
-    @contextmanager
-    def _attempts(self, get: Callable[[], requests.Response]) -> Iterator[requests.Response]:
-        failures = 0
-        while True:
-            try:
-                response = get()
-                break
-            except (requests.RequestException, _Trouble) as error:
-                failures += 1
-                self._wait(error, failures)
-        with response:
-            yield response
+                    if position == 0 or stop is not None:
+                        found = f"a file of {total} bytes"
+                        raise JetfmError(self.url, found, f"more than {position}")
+                    position = furthest = 0  # more than the server has: begin anew
+                    trouble = "another length than before"
+                elif response.status_code == 200 and stop is not None:
+                    found = "a server that sends whole files only"
+                    raise JetfmError(self.url, found, "ranges of bytes")
+                elif response.status_code == 206 and first != position:
+                    raise JetfmError(self.url, f"bytes from {first} on", f"from {position} on")
+                else:
+                    position = first
+                    try:
+                        # read1 gives what has come; iter_content would lose up to a block in a cut
+                        while block := response.raw.read1(_BLOCK, decode_content=False):
+                            if self.stop.is_set():
+                                raise Stopped
+                            yield position, block
+                            position += len(block)
+                            if position > furthest:
+                                furthest, self._failures = position, 0
+                        if end is None or position >= end:
+                            return
+                    except urllib3.exceptions.HTTPError as error:
+                        trouble = _cause(error)
+            self._wait(trouble)
 
     def _get(self, start: int, stop: int | None) -> requests.Response:
-        """The answer to one request: 200, 206 or 416, its body still to come."""
-        response = self.session.get(
-            self.url,
-            headers={"Range": f"bytes={start}-{'' if stop is None else stop - 1}"},
-            timeout=(self.patience.connect, self.patience.stall),
-            stream=True,
-        )
-        status = f"{response.status_code} {response.reason}".strip()
-        if response.status_code in (200, 206, 416):
-            self._response = response
-            return response
-        response.close()
-        if response.status_code in _BUSY:
-            raise _Trouble(f"'{status}'", _seconds(response.headers.get("Retry-After")))
-        raise JetfmError(self.url, f"'{status}'", "a file to download")
+        """The answer once it is 200, 206 or 416, however often asked for; its body is to come."""
+        headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        limits = self.patience.connect, self.patience.stall
+        while True:
+            try:
+                answer = self.session.get(self.url, headers=headers, timeout=limits, stream=True)
+            except requests.RequestException as error:
+                self._wait(_cause(error))
+                continue
+            if answer.status_code in (200, 206, 416):
+                self._response = answer
+                return answer
+            answer.close()
+            status = f"'{f'{answer.status_code} {answer.reason}'.strip()}'"
+            if answer.status_code not in _BUSY:
+                raise JetfmError(self.url, status, "a file to download")
+            asked = None
+            with suppress(urllib3.exceptions.InvalidHeader):  # neither seconds nor a date
+                asked = Retry().get_retry_after(answer.raw)
+            self._wait(status, asked)
 
-    def _wait(self, error: Exception, failures: int) -> None:
-        patience = self.patience
-        asked = getattr(error, "retry_after", None)
-        what = str(error) if isinstance(error, _Trouble) else _cause(error)
-        if failures >= patience.attempts:
-            expected = f"an answer within {failures} attempts; the same command continues later"
-            raise JetfmError(self.url, what, expected) from None
+    def _wait(self, trouble: str, asked: float | None = None) -> None:
+        """Before the next attempt, longer each time, or as long as the server asks."""
+        patience, self._failures = self.patience, self._failures + 1
+        later = "; the same command continues later"
+        if self._failures >= patience.attempts:
+            raise JetfmError(
+                self.url, trouble, f"an answer within {self._failures} attempts{later}"
+            )
         if asked is not None and asked > patience.longest_retry_after:
-            found = f"{what}, asking to wait {asked:.0f} s"
-            raise JetfmError(self.url, found, "an answer; the same command continues later")
-        wait = min(patience.first_wait * 2 ** (failures - 1), patience.longest_wait)
+            found = f"{trouble}, asking to wait {asked:.0f} s"
+            raise JetfmError(self.url, found, f"an answer{later}")
+        wait = min(patience.first_wait * 2 ** (self._failures - 1), patience.longest_wait)
         wait = max(wait, asked or 0.0)
-        self.say(f"{what}, waiting {wait:.0f} s")
+        self.say(f"{trouble}, waiting {wait:.0f} s")
         if self.stop.wait(wait):
             raise Stopped
-
-    def _without_ranges(self) -> JetfmError:
-        return JetfmError(self.url, "a server that sends whole files only", "ranges of bytes")
 
 
 def fetch(
@@ -304,18 +286,6 @@ def _bounds(response: requests.Response) -> tuple[int | None, int | None, int | 
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdigit() else None
     return 0, total, total
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After, which is a number of seconds or a date."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
-        return None
 
 
 def _cause(error: Exception) -> str:

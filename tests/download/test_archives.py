@@ -48,11 +48,11 @@ def server():
 
 @pytest.fixture(autouse=True)
 def known_archives(monkeypatch):
-    archives = {
+    published = {
         "train": Archive("train.h5", MD5),
         "val": Archive("val.h5", hashlib.md5(CONTENT[:MB]).hexdigest()),
     }
-    monkeypatch.setattr(archives, "TOPLANDSCAPE", archives)
+    monkeypatch.setattr(archives, "TOPLANDSCAPE", published)
     monkeypatch.delenv(archives.URL_VARIABLE, raising=False)
 
 
@@ -81,6 +81,7 @@ FAULTS = {
     "stall": ("stall", MB),
     "too many requests": ("status", 429, {"Retry-After": "0"}),
     "busy": ("status", 503, {}),
+    "busy without sense": ("status", 503, {"Retry-After": "soon"}),
     "bad gateway": ("status", 502, {}),
 }
 
@@ -348,11 +349,11 @@ def jetclass_server(root_files, monkeypatch):
     some = [(name.replace("12", "00"), content) for name, content in root_files.items()]
     tars = {"val.tar": val, "t0.tar": tar_of(some[:3]), "t1.tar": tar_of(some[3:])}
     folders = {"val": "val_5M", "train0": "train_100M", "train1": "train_100M"}
-    archives = {
+    published = {
         part: Archive(name, hashlib.md5(tars[name]).hexdigest(), folders[part])
         for part, name in zip(("val", "train0", "train1"), tars, strict=True)
     }
-    monkeypatch.setattr(archives, "JETCLASS", archives)
+    monkeypatch.setattr(archives, "JETCLASS", published)
     with serving(tars) as running:
         yield running
 
