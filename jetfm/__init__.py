@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from jetfm.version import __version__
+
+__all__ = ["__version__", "load_backbone", "load_tokenizer"]
+
+# Imports inside the functions save the seconds that torch takes to load.
 
 
 def load_backbone(folder, tokenizer_hash: str | None = None):

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import yaml
 
-import jetfm
 from jetfm.errors import JetfmError
 from jetfm.settings.profiles import Profile, available_profiles
 from jetfm.storage.artifacts import as_json, fingerprint
@@ -84,7 +83,7 @@ def _times(folder: Path) -> dict[str, int]:
 
 def _code_digest() -> str:
     """Hash of the library: after a change of it notebooks run again, and find what still holds."""
-    package = Path(jetfm.__file__).parent
+    package = Path(__file__).parent
     files = sorted(p for p in package.rglob("*") if p.suffix in (".py", ".yaml"))
     return fingerprint({str(p.relative_to(package)): sha256(p) for p in files})
 

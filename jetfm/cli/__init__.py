@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-import jetfm
 from jetfm.cli import figures, jets, models
 from jetfm.errors import JetfmError
+from jetfm.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +36,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        typer.echo(jetfm.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 

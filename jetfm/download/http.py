@@ -26,13 +26,13 @@ import requests
 import urllib3
 from urllib3.util import Retry
 
-import jetfm
 from jetfm.errors import JetfmError
 from jetfm.runtime.progress import ByteProgress
 from jetfm.storage.files import make_folder, naming
 from jetfm.storage.locks import exclusive
+from jetfm.version import __version__
 
-USER_AGENT = f"jetfm/{jetfm.__version__}"  # Zenodo slows down libraries' default names
+USER_AGENT = f"jetfm/{__version__}"  # Zenodo slows down libraries' default names
 
 _BLOCK = 2**20  # bytes at most between looks at `stop`
 _BUSY = (408, 425, 429, 500, 502, 503, 504)  # status codes that pass

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import jetfm
 from jetfm.data.labelled import LabelledJets
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
 from jetfm.pipeline.generation import BY_TYPE, GenerationStages
@@ -22,6 +21,7 @@ from jetfm.settings.finetuning import TaskSettings
 from jetfm.storage.artifacts import fingerprint
 from jetfm.storage.files import link_files
 from jetfm.storage.paths import work_folder
+from jetfm.version import __version__
 
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
 # sets once, at the end, 3 padded all jets of a batch alike.
@@ -197,7 +197,7 @@ class FinetuningStages:
         stores = [self.jets.stored(split, task.jets) for split in SPLITS]
         request = {
             "version": FITS_VERSION,
-            "jetfm": jetfm.__version__,
+            "jetfm": __version__,
             "seed": self.profile.seed,
             "settings": like_these,
             "classes": task.classes,

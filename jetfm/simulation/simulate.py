@@ -19,7 +19,6 @@ import numpy as np
 import uproot
 from tqdm import tqdm
 
-from jetfm import __version__
 from jetfm.errors import JetfmError
 from jetfm.runtime.workers import run_distributed, run_local
 from jetfm.schema import BRANCHES, SPLITS, class_by_name
@@ -31,6 +30,7 @@ from jetfm.simulation.processes import CAMPAIGNS, Campaign, campaign_by_name
 from jetfm.simulation.pythia import Generator
 from jetfm.storage.files import make_folder, remove_leftovers
 from jetfm.storage.locks import exclusive
+from jetfm.version import __version__
 
 MAX_FILES = 1_000_000  # per class and split: keeps seeds apart
 COMPRESSIONS = {"lz4": uproot.LZ4(4), "lzma": uproot.LZMA(9)}  # JetClass's; a quarter smaller

@@ -28,10 +28,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-import jetfm
 from jetfm.runtime.distributed import rank
 from jetfm.storage.files import make_folder, read_json, sha256, write_json
 from jetfm.storage.locks import exclusive
+from jetfm.version import __version__
 
 RECORD = "artifact.json"
 RECORDED_PACKAGES = (
@@ -95,7 +95,7 @@ def produce(
     request = {
         "stage": stage,
         "version": version,
-        "jetfm": jetfm.__version__,
+        "jetfm": __version__,
         "seed": seed,
         "settings": as_json(settings),
         "inputs": dict(sorted((inputs or {}).items())),
