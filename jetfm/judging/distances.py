@@ -13,6 +13,10 @@ Notes
 A distance is never negative and is biased upwards by the size of the samples, so that value and
 floor are to be compared, not value and zero. The bootstrap repeats that bias: its spread is taken
 and not its mean.
+
+Libraries are the tests' oracles. `scipy.stats.wasserstein_distance` sorts at each draw (12 ms
+against 0.4 ms for 20 000 jets each), `scipy.stats.entropy` takes 0.5 ms for what is one product
+here, torchmetrics knows no weights, and jetnet depends on energyflow (GPL), numba and coffea.
 """
 
 from __future__ import annotations
@@ -283,6 +287,9 @@ def frechet_distance(
 
     .. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}\left(\Sigma_1 + \Sigma_2
               - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\right)
+
+    Eigenvalues instead of `scipy.linalg.sqrtm` or torchmetrics: as accurate (1e-8 with covariances
+    of condition 1e8, as polynomials have), and never complex nor negative.
 
     Parameters
     ----------

@@ -13,6 +13,10 @@ with :math:`z_i = p_{T,i} / \sum_j p_{T,j}` and :math:`\theta_{ij} = (\Delta\eta
 The sums cost n^N when taken as they stand. Here vertices are summed over one at a time: one that
 hangs on a single other vertex is a matrix times a vector, one between two others a matrix
 product, which leaves an edge between these. All graphs with up to four edges can be undone so.
+
+The package energyflow is under the GPL and computes jet after jet, four times as slowly (3.0 ms
+against 0.8 ms a jet of 10 to 100 constituents on one core); the tests compare with it, to 1e-13.
+Batched `numpy.einsum` is as fast, but sums in another order: other last digits.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 Every result says how many values went into it. NaN (an observable undefined for a jet with too
 few constituents) is left out and counted; infinities are an error. Distances between samples are
 in `jetfm.judging.distances`.
+
+The tests compare with scipy and scikit-learn. Ours stay: `roc_auc_score` takes 13 ms a resampling
+of 20 000 jets against 8 ms, and has no uncertainty; `scipy.stats.Normal` takes 2 ms for the
+integrals of 40 bins against 0.02 ms, some hundred times a fit.
 """
 
 from __future__ import annotations

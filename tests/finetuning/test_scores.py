@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
 from jetfm.finetuning.label_savings import label_saving
 from jetfm.finetuning.scores import calibration_error, judged, reliability
@@ -32,6 +33,20 @@ def test_calibration_error_of_a_classifier_that_is_too_sure():
     error, _ = calibration_error(labels, p, 2)
     gap = p.max(1).mean() - (p.argmax(1) == labels).mean()  # too sure everywhere
     assert gap > 0.05 and error == pytest.approx(gap, rel=0.05)
+
+
+def test_calibration_is_scikit_learns():
+    """Equal numbers of jets, of which 15 bins hold 100 each; equal widths from 1/3 to 1."""
+    labels, p = sure_of_itself(1500, 1.0)
+    confidence, right = p.max(1), p.argmax(1) == labels
+    curve = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
+    error, _ = calibration_error(labels, p, 2)
+    assert error == pytest.approx(np.abs(curve[0] - curve[1]).mean(), rel=1e-9)
+    found = reliability(labels, p)
+    stretched = (confidence - 1 / 3) * 1.5
+    accuracy, mean = calibration_curve(right, stretched, n_bins=15)
+    assert [x for x in found["accuracy"] if x is not None] == pytest.approx(accuracy)
+    assert [x for x in found["confidence"] if x is not None] == pytest.approx(mean / 1.5 + 1 / 3)
 
 
 def test_reliability_counts_every_jet_once():

@@ -1,4 +1,4 @@
-"""Distances against closed forms, scipy, and fresh samples of known distributions."""
+"""Distances against closed forms, libraries, and fresh samples of known distributions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import linalg, stats
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from jetfm.errors import JetfmError
 from jetfm.judging.distances import (
@@ -34,6 +36,15 @@ def normal(seed, n, mean=0.0, width=1.0):
 
 def ones(values: Values):
     return np.ones(values.n_jets)
+
+
+def drawn_jets(seed, counts, width=1.0):
+    """Jagged jets with ties, how often each was drawn, and the drawn values, repeated."""
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    numbers = np.round(2 * rng(seed).normal(0, width, offsets[-1])) / 2
+    values = Values.of_constituents(numbers, offsets)
+    weights = resampled(rng([seed, 5]), values.n_jets, 40)
+    return values, weights, np.repeat(values.values, weights[values.jets].astype(int))
 
 
 # --- values ---
@@ -157,6 +168,17 @@ def test_divergence_of_two_normals():
     assert expected < shift**2 / 2  # binning loses information
 
 
+def test_divergence_of_drawn_jets_is_scipys_entropy():
+    """Of histograms of the values, each as often as its jet was drawn."""
+    sides = drawn_jets(1, np.arange(40) % 9, 1.3), drawn_jets(2, np.arange(60) % 7)
+    (sample, weights, drawn), (truth, truth_weights, truth_drawn) = sides
+    divergence = QuantileKL(sample, truth)
+    bins = np.concatenate([[-np.inf], divergence.edges, [np.inf]])
+    q, p = (np.histogram(values, bins)[0] + 0.5 for values in (drawn, truth_drawn))
+    found = divergence(weights, truth_weights)
+    np.testing.assert_allclose(found, stats.entropy(p, q), rtol=1e-12)
+
+
 def test_divergence_has_the_bias_of_its_bins():
     """Equal distributions: (bins - 1) / 2 (1 / n + 1 / m) on average."""
     pairs = [(normal(i, 600), normal(i + 500, 3000)) for i in range(100)]
@@ -226,6 +248,25 @@ def test_frechet_of_normal_samples():
     assert result.measured.uncertainty < 0.02 and result.floor.value < 0.001
 
 
+def test_frechet_of_drawn_jets_is_torchmetrics():
+    """Of features as they are, each row as often as it was drawn; the third is nearly the first."""
+    samples, weights, rows = [], [], []
+    for seed, n in ((7, 300), (8, 200)):
+        x = rng(seed).normal(size=(n, 5)) * [30.0, 1, 1, 0.1, 1]
+        x[:, 2] = x[:, 0] / 30 + 0.01 * x[:, 2]
+        samples.append(Values.of_jets(x + [seed, 0, 0, 0, seed / 8]))
+        weights.append(resampled(rng([seed, 5]), n, n))
+        rows.append(np.repeat(samples[-1].values, weights[-1].astype(int), axis=0))
+    unit = samples[1].values.std(0)
+    score = FrechetInceptionDistance(torch.nn.Identity(), input_img_size=(5,)).set_dtype(
+        torch.float64
+    )
+    for real, x in enumerate(rows):
+        score.update(torch.from_numpy(x / unit), real=bool(real))
+    found = Frechet(*samples)(*weights)
+    np.testing.assert_allclose(found, score.compute().item(), rtol=1e-8)
+
+
 def test_frechet_weights_repeat_jets():
     x = rng(4).normal(size=(30, 3))
     weights = resampled(rng(5), 30, 30)
@@ -253,6 +294,21 @@ def test_tails_twice_as_heavy_or_as_light():
     light = Values.of_jets(np.arange(5.0, 995))
     found = TailExcess(light, truth)(ones(light), ones(truth))
     np.testing.assert_allclose(found, math.log((10.5 / 1001) / (5.5 / 991)), rtol=1e-12)
+
+
+def test_tails_of_drawn_jets_are_those_of_scipys_distribution():
+    """Shares beyond the quantiles of all of the truth, half a count added to each."""
+    sides = drawn_jets(1, np.arange(200) % 9, 1.5), drawn_jets(2, np.arange(300) % 7)
+    (sample, weights, _), (truth, truth_weights, _) = sides
+    low, high = np.quantile(truth.values, (0.01, 0.99))
+    shares = []
+    for *_, drawn in sides:
+        n, cdf = len(drawn), stats.ecdf(drawn).cdf
+        beyond = np.array([cdf.evaluate(low), 1 - cdf.evaluate(np.nextafter(high, 0))])
+        shares.append((beyond * n + 0.5) / (n + 1))
+    expected = np.abs(np.log(shares[0] / shares[1])).mean()
+    found = TailExcess(sample, truth)(weights, truth_weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_tails_of_equal_samples_are_at_the_floor_and_a_missing_tail_is_finite():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.integrate import solve_ivp
 from torch import nn
 
 from jetfm.errors import JetfmError
@@ -116,6 +117,20 @@ def test_midpoint_rotates_and_is_exact_for_straight_lines():
     np.testing.assert_allclose(turned, [[0.0, 1.0]], atol=1e-4)
     line = midpoint(lambda z, t: torch.full_like(z, 2 * t), z, 1)  # 1: the midpoint's time is used
     np.testing.assert_allclose(line, z + 1)
+
+
+def test_midpoint_is_scipys_solution():
+    """Of a field that is neither linear nor constant in time, to the second order of the step."""
+    turn = np.array([[0.5, 2.0, 0.0], [-1.0, 0.3, 1.0], [0.7, -2.0, 0.1]])
+    start = np.array([1.0, -0.5, 0.2])
+    expected = solve_ivp(
+        lambda t, z: np.tanh(z @ turn) * (1 + t**2), (0, 1), start, rtol=1e-10, atol=1e-10
+    ).y[:, -1]
+    weights = torch.from_numpy(turn)
+    found = midpoint(
+        lambda z, t: torch.tanh(z @ weights) * (1 + t**2), torch.from_numpy(start), 400
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_transport_is_the_solver_on_the_network():

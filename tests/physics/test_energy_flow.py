@@ -1,4 +1,4 @@
-"""Energy-flow polynomials against loops, closed forms and symmetries."""
+"""Energy-flow polynomials against loops, closed forms, energyflow and symmetries."""
 
 from __future__ import annotations
 
@@ -74,6 +74,58 @@ def test_equal_to_the_sums(beta):
     found = energy_flow_polynomials(physical, offsets, beta)
     for jet, (a, b) in enumerate(itertools.pairwise(offsets)):
         np.testing.assert_allclose(found[jet], brute_force(physical[a:b], beta), rtol=1e-10)
+
+
+#: What energyflow 1.4.0 gives for `spiral`, in the order of `GRAPHS`:
+#: EFP(graph, measure="hadr", beta=1, normed=True, coords="ptyphim").compute(spiral())
+ENERGYFLOW = (
+    0.3373412061847205,
+    0.16781310081280923,
+    0.11954255277245157,
+    0.08963243345198621,
+    0.06050840121903577,
+    0.03506383039181246,
+    0.041561577045632875,
+    0.044777124160528065,
+    0.04960905665616401,
+    0.03274187039958443,
+    0.03110968203050323,
+    0.017178853536055805,
+    0.012973610725547025,
+    0.016347051901857583,
+    0.02094840064483034,
+    0.021261733246935303,
+    0.023149892879038698,
+    0.014576424835040722,
+    0.017779432143693243,
+    0.015272027737350199,
+)
+
+
+def spiral():
+    """Twelve particles on both sides of phi = pi, (12, 3)."""
+    k = np.arange(12)
+    phi = 3.1 + 0.3 * np.cos(2.0 * k)
+    wrapped = (phi + np.pi) % (2 * np.pi) - np.pi
+    return np.column_stack([100 / (k + 1.0), 0.3 * np.sin(k), wrapped])
+
+
+def test_equal_to_the_numbers_of_energyflow():
+    found = energy_flow_polynomials(spiral(), [0, 12])[0]
+    np.testing.assert_allclose(found, ENERGYFLOW, rtol=1e-13)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
+def test_equal_to_energyflow(beta):
+    """GPL-3, so that nothing of jetfm depends on it: compared where somebody has installed it."""
+    energyflow = pytest.importorskip("energyflow", reason="energyflow is not installed")
+    physical, offsets = random_jets([40, 3, 7, 90, 1, 128], seed=5)
+    found = energy_flow_polynomials(physical, offsets, beta)
+    how = {"measure": "hadr", "beta": beta, "normed": True, "coords": "ptyphim"}
+    theirs = [energyflow.EFP(list(graph), **how) for graph in GRAPHS]
+    for jet, (a, b) in enumerate(itertools.pairwise(offsets)):
+        expected = [one.compute(physical[a:b]) for one in theirs]
+        np.testing.assert_allclose(found[jet], expected, rtol=1e-13)
 
 
 def test_two_particles_in_closed_form():

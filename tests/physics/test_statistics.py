@@ -1,4 +1,4 @@
-"""Metrics against known truths, literals and scikit-learn."""
+"""Metrics against known truths, literals, scipy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-from sklearn.metrics import roc_auc_score
+from scipy import differentiate, optimize, stats
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from jetfm.errors import JetfmError
 from jetfm.physics import statistics
@@ -49,6 +49,35 @@ def test_bin_integrals_make_wide_bins_harmless():
     residuals = rng().normal(0, 1, 400_000)
     fit = statistics.fit_resolution(residuals, bins=8)
     np.testing.assert_allclose(fit.sigma, 1, atol=4 * fit.sigma_uncertainty)
+
+
+def test_fit_is_scipys_truncated_normal():
+    """Many bins: the maximum of the unbinned likelihood, and its curvature."""
+    residuals, reach = rng(3).normal(0.2, 1, 1500), 1.5
+    fit = statistics.fit_resolution(residuals, bins=2000, window=(-reach, reach))
+    inside = residuals[abs(residuals) <= reach]
+
+    def cost(at):  # (2, ...), of mean and sigma
+        mean, sigma = at
+        edges = (-reach - mean) / sigma, (reach - mean) / sigma
+        values = inside.reshape(-1, *[1] * mean.ndim)
+        return -stats.truncnorm.logpdf(values, *edges, mean, sigma).sum(0)
+
+    best = optimize.minimize(cost, [0, 1], bounds=[(-1, 1), (0.3, 3)]).x
+    curvature = differentiate.hessian(cost, best, initial_step=0.02).ddf
+    errors = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    np.testing.assert_allclose([fit.mean, fit.sigma], best, rtol=2e-3)
+    found = [fit.mean_uncertainty, fit.sigma_uncertainty]
+    np.testing.assert_allclose(found, errors, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("mean", "sigma"), [(0.1, 0.4), (-1.2, 0.03), (0.0, 10.0)])
+def test_bin_integrals_are_scipys_intervals(mean, sigma):
+    """Also where the peak is outside the window, and both ends of a bin are far in its tail."""
+    edges, normal = np.linspace(-1, 1, 41), stats.Normal(mu=mean, sigma=sigma)
+    found = statistics._log_bin_probabilities(edges, mean, math.log(sigma))
+    expected = normal.logcdf(edges[:-1], edges[1:]) - normal.logcdf(-1, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_tails_do_not_enter():
@@ -95,6 +124,24 @@ def test_auc_equals_scikit_learn_with_ties(scores, seed):
     labels[:2] = 0, 1
     auc = statistics.roc_auc(labels, np.array(scores, float), n_bootstrap=0)
     np.testing.assert_allclose(auc.value, roc_auc_score(labels, scores), atol=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [16, 1])
+def test_curve_and_rejection_lie_on_scikit_learns_curve(decimals):
+    """With few ties and with many, at the first threshold that keeps enough of the signal."""
+    labels = rng(6).integers(0, 2, 700)
+    scores = np.round(labels + rng(7).normal(size=700), decimals)
+    of_background, of_signal, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    signal, background = statistics.roc_curve(labels, scores, 50)
+    points = np.searchsorted(of_signal, signal - 1e-9)
+    np.testing.assert_allclose(signal, of_signal[points], rtol=1e-12)
+    np.testing.assert_allclose(background, of_background[points], rtol=1e-12)
+    for efficiency in (0.05, 0.3, 0.5, 1.0):
+        found = statistics.rejection(labels, scores, efficiency)
+        point = np.searchsorted(of_signal, efficiency - 1e-9)
+        assert found.threshold == thresholds[point]
+        np.testing.assert_allclose(found.efficiency, of_signal[point], rtol=1e-12)
+        np.testing.assert_allclose(1 / found.value, of_background[point], rtol=1e-12)
 
 
 def test_auc_uncertainty_covers():
