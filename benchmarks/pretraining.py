@@ -34,7 +34,7 @@ from jetfm.models.jet_model import JetModel, next_token_targets
 from jetfm.models.masking import draw_masked, pt_ranks
 from jetfm.runtime.cores import n_cores
 from jetfm.settings import OptimizerSettings, PretrainingSettings
-from jetfm.training.fit import make_optimizer
+from jetfm.training.optimizer import make_optimizer
 
 N_CODES, BATCH, LONGEST, SECONDS = 8192, 100, 100, 15.0
 

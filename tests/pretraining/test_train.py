@@ -22,6 +22,7 @@ from jetfm.pretraining.train import TokenBatches, pretrain, some_jets, token_bat
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import (
     randomise,
     small_pretraining_settings,
@@ -161,7 +162,7 @@ def test_it_learns_a_few_jets_by_heart(tokenizer):
         validate_every=50,
         optimizer=OptimizerSettings(name="adamw", lr=4e-3, betas=(0.9, 0.999)),
     )
-    fit(model, lambda step: batch, plan, validation=[batch], progress=False)
+    fit(Training(model, lambda step: batch, plan, validation=[batch], progress=False))
     whole_jet = 5 * model.loss(batch)[0].item()
     assert np.log(64) - 1e-4 < whole_jet < np.log(64) + 0.25
 
@@ -347,7 +348,7 @@ def test_a_damaged_batch_made_ahead_stops_the_training(token_store, monkeypatch)
     _make_ahead(monkeypatch)
     model = JetModel(PretrainingSettings(backbone=SMALL), K)
     with pytest.raises(JetfmError, match="ids.npy"):
-        fit(model, batches, training_settings(), progress=False)
+        fit(Training(model, batches, training_settings(), progress=False))
     assert not _helpers()
 
 

@@ -16,6 +16,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import CLIP_FIVE, randomise, small_tokenizer_settings, toy_jets, training_settings
 
 
@@ -132,7 +133,7 @@ def test_it_learns_a_few_jets_by_heart():
     batch = {"x": x, "mask": mask}
     before = model.loss(batch)[1]["reconstruction"].item()
     plan = training_settings(max_steps=600, validate_every=100, optimizer=CLIP_FIVE)
-    fit(model, lambda step: batch, plan, validation=[batch], progress=False)
+    fit(Training(model, lambda step: batch, plan, validation=[batch], progress=False))
     difference = model.decode(model.encode(x, mask)) - x
     assert difference.square().sum(-1).mean() < 0.02 * before
     usage = model.usage(model.encode(x, mask))

@@ -29,7 +29,9 @@ from jetfm.training.checkpoints import (
     save_newest,
     write_checkpoint,
 )
-from jetfm.training.fit import fit, make_optimizer
+from jetfm.training.fit import fit
+from jetfm.training.job import Training
+from jetfm.training.optimizer import make_optimizer
 from tests.toys import training_settings
 
 
@@ -64,7 +66,7 @@ def train(folder=None, steps=57, every=10, seed=3, say=lambda text: None, **opti
     plan = training_settings(max_steps=steps, validate_every=every, patience=100, optimizer=RANGER)
     options = {"validation": VALIDATION, "restore_best": False} | options
     options |= {"folder": folder, "seed": seed, "progress": False, "say": say}
-    result = fit(module, batches, plan, **options)
+    result = fit(Training(module, batches, plan, **options))
     return module, result
 
 
@@ -258,7 +260,7 @@ def test_early_stopping_and_best_weights():
             name="adamw", weight_decay=0, warmup_steps=0, lr=1.0, betas=(0.9, 0.999), eps=1e-8
         ),
     )
-    result = fit(module, batches, plan, validation=[batches(0)], progress=False)
+    result = fit(Training(module, batches, plan, validation=[batches(0)], progress=False))
     assert result.stopped_early and result.last_step == 14
     assert (result.best_metric, result.best_step) == (2.0, 8)
     assert module.weight.item() == pytest.approx(-8, rel=1e-5)  # Adam walks one lr a step
@@ -274,7 +276,7 @@ def test_monitor_can_be_maximised():
 
     module = Accuracy([0.1, 0.7, 0.3, 0.2])
     plan = training_settings(max_steps=8, validate_every=2)
-    result = fit(module, batches, plan, validation=[batches(0)], progress=False)
+    result = fit(Training(module, batches, plan, validation=[batches(0)], progress=False))
     assert result.best_metric == pytest.approx(-0.7) and result.best_step == 4
 
 
@@ -289,7 +291,7 @@ def test_validation_weighs_batches_by_what_they_average_over():
 
     parts = [{"x": torch.tensor([1.0])}, {"x": torch.tensor([2.0, 4.0, 9.0])}]
     plan = training_settings(max_steps=1, validate_every=1)
-    result = fit(Weighted(), lambda step: parts[0], plan, validation=parts, progress=False)
+    result = fit(Training(Weighted(), lambda _: parts[0], plan, validation=parts, progress=False))
     assert result.best_metric == pytest.approx(4.0)
 
 
@@ -305,7 +307,7 @@ def test_a_loss_that_is_not_finite_is_reported():
         return {**batch, "y": batch["y"] * (math.nan if step == 7 else 1)}
 
     with pytest.raises(JetfmError, match="step 8.*NaN"):
-        fit(Noisy(), poisoned, training_settings(validate_every=10), progress=False)
+        fit(Training(Noisy(), poisoned, training_settings(validate_every=10), progress=False))
 
 
 def test_the_callers_random_numbers_stay_untouched():
@@ -373,7 +375,7 @@ def test_autocast_in_bfloat16_trains_the_float32_weights():
 
     module = Probe()
     plan = training_settings(max_steps=2, validate_every=1, precision="bf16")
-    fit(module, batches, plan, validation=VALIDATION, progress=False)
+    fit(Training(module, batches, plan, validation=VALIDATION, progress=False))
     assert set(seen) == {torch.bfloat16} and module.weight.dtype == torch.float32
 
 
@@ -388,7 +390,8 @@ def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path
 
     module = Watched()
     expected = module.weight.detach().clone()
-    fit(module, batches, plan, validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    options = dict(validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    fit(Training(module, batches, plan, **options))
     averages = []
     for weight in visited:
         expected = 0.75 * expected + 0.25 * weight
@@ -397,7 +400,7 @@ def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path
     assert not torch.allclose(module.weight, visited[7])
     short = plan.model_copy(update={"max_steps": 8})
     again = Watched()
-    fit(again, batches, short, validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    fit(Training(again, batches, short, **options))
     assert torch.equal(again.weight, module.weight)
 
 
@@ -430,7 +433,7 @@ def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
 
         monkeypatch.setattr(lightning_task, "make_optimizer", make)
         module = Noisy()
-        fit(module, batches, plan, progress=False)
+        fit(Training(module, batches, plan, progress=False))
         weights.append(module.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
     assert (weights[0] - Noisy().weight).abs().max() > 1e-4
