@@ -41,7 +41,7 @@ def store(tmp_path_factory) -> TokenStore:
 
 
 ENVIRONMENT = {
-    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "PYTHONPATH": str(Path(__file__).parents[2]),
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }

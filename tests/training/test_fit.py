@@ -159,7 +159,7 @@ t.train(sys.argv[1], steps=200, every=4)
 
 def test_kill_minus_nine(tmp_path):
     """SIGKILL soon after a checkpoint, wherever it hits; then the same call: the same bits."""
-    folder, root = tmp_path / "killed", Path(__file__).parents[1]
+    folder, root = tmp_path / "killed", Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, folder], env=environment, cwd=root)
     while not (folder / PREVIOUS).exists():
