@@ -35,6 +35,7 @@ class TrainingResult:
     resumed_from: int  # 0: from the beginning
     seconds: float  # of this call
     jets_per_second: float  # of this call
+    precision: str  # of the newest steps: 'bf16' may have been asked for and 'fp32' given
 
     @property
     def steps(self) -> dict[str, int]:
@@ -108,6 +109,7 @@ def fit(training: Training) -> TrainingResult:
         resumed_from=resumed_from,
         seconds=time.monotonic() - began,
         jets_per_second=jets_per_second,
+        precision=state.precision,
     )
 
 

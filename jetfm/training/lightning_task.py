@@ -26,6 +26,7 @@ from jetfm.data.batches import seed_of
 from jetfm.data.prefetch import pinned, prefetched
 from jetfm.errors import JetfmError
 from jetfm.runtime.distributed import SHARDING, rank, sharding, summed, world_size
+from jetfm.runtime.precision import precision_on
 from jetfm.runtime.progress import Progress
 from jetfm.storage.files import write_text
 from jetfm.training.checkpoints import read_checkpoint, save_newest, write_checkpoint
@@ -52,8 +53,9 @@ def run(task: Task) -> None:
     if sharded and task.average is not None:
         raise JetfmError("ema", f"an average of weights, with {SHARDING}=fsdp", "ddp, or no ema")
     options = trainer_options(accelerator, sharded)
-    if settings.precision == "bf16":
-        kind = "cpu" if accelerator == "cpu" else "cuda"
+    kind = "cpu" if accelerator == "cpu" else "cuda"
+    task.state.precision = precision_on(kind, settings.precision, task.job.say)
+    if task.state.precision == "bf16":
         options["plugins"].append(_BFloat16("bf16-mixed", kind))
     trainer = L.Trainer(
         **options,
@@ -141,6 +143,7 @@ class State:
     bad_validations: int = 0
     finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    precision: str = "fp32"  # of the newest steps; the settings ask, the device decides
 
 
 class Task(L.LightningModule):
@@ -154,7 +157,7 @@ class Task(L.LightningModule):
     def __init__(self, job: Training) -> None:
         super().__init__()
         self.job, self.module, self.settings = job, job.module, job.settings
-        self.state = State()
+        self.state = State(precision=self.settings.precision)
         self.best: dict[str, Tensor] | None = None
         self.last: dict[str, Tensor] | None = None  # where weights were shared out
         self.average = Average(self.module, self.settings.ema) if self.settings.ema else None

@@ -20,6 +20,7 @@ from torch import nn
 
 from jetfm.errors import JetfmError
 from jetfm.models.attention import dropout
+from jetfm.runtime import precision
 from jetfm.settings import OptimizerSettings
 from jetfm.training.checkpoints import (
     LAST,
@@ -365,18 +366,63 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch, capfd):
     assert list(tmp_path.iterdir()) == [] and capfd.readouterr() == ("", "")
 
 
-def test_autocast_in_bfloat16_trains_the_float32_weights():
-    seen = []
+class Probe(Noisy):
+    """Notes in which type its products are."""
 
-    class Probe(Noisy):
-        def loss(self, batch):
-            seen.append((batch["x"][:, None] @ self.weight[:, None]).dtype)
-            return super().loss(batch)
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
 
-    module = Probe()
-    plan = training_settings(max_steps=2, validate_every=1, precision="bf16")
-    fit(Training(module, batches, plan, validation=VALIDATION, progress=False))
-    assert set(seen) == {torch.bfloat16} and module.weight.dtype == torch.float32
+    def loss(self, batch):
+        self.seen.add((batch["x"][:, None] @ self.weight[:, None]).dtype)
+        return super().loss(batch)
+
+
+BF16 = dict(max_steps=2, validate_every=1, precision="bf16")
+
+
+def test_autocast_in_bfloat16_trains_the_float32_weights(monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    module, plan = Probe(), training_settings(**BF16)
+    result = fit(Training(module, batches, plan, validation=VALIDATION, progress=False))
+    assert module.seen == {torch.bfloat16} and module.weight.dtype == torch.float32
+    assert result.precision == "bf16"
+
+
+def test_a_processor_without_bfloat16_takes_the_steps_of_float32(monkeypatch, tmp_path):
+    """Says so once, for two trainings; what the folder asks for stays bf16."""
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "_said", [])
+    plain, lines = Noisy(), []
+    fit(Training(plain, batches, training_settings(**BF16 | {"precision": "fp32"}), progress=False))
+    options = dict(progress=False, say=lines.append)
+    for name in ("first", "second"):
+        module, plan = Probe(), training_settings(**BF16)
+        result = fit(Training(module, batches, plan, folder=tmp_path / name, **options))
+        assert module.seen == {torch.float32} and torch.equal(module.weight, plain.weight)
+        assert result.precision == "fp32"
+    assert len(lines) == 1 and "bf16 is float32 here" in lines[0]
+    saved = load_newest(tmp_path / "second")
+    assert saved["request"]["settings"]["precision"] == "bf16"
+    assert saved["state"]["precision"] == "fp32"
+
+
+def test_a_gpu_keeps_bfloat16_whatever_the_processor(monkeypatch):
+    from jetfm.training import lightning_task
+
+    class Trainer:
+        def __init__(self, plugins, **options):
+            asked.extend((p.device, p.precision) for p in plugins if hasattr(p, "precision"))
+
+        def fit(self, task):
+            raise Killed
+
+    asked = []
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(lightning_task.L, "Trainer", Trainer)
+    with pytest.raises(Killed):
+        fit(Training(Noisy(), batches, training_settings(**BF16), device="cuda", progress=False))
+    assert asked == [("cuda", "bf16-mixed")]
 
 
 def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path):
@@ -421,6 +467,7 @@ def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
     """What a GPU gets: the same steps as from the plain optimiser, clipping included."""
     from jetfm.training import lightning_task
 
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     adamw = OptimizerSettings(name="adamw", lr=1e-2, betas=(0.9, 0.999), eps=1.0, clip=0.05)
     plan = training_settings(max_steps=12, precision="bf16", optimizer=adamw)
     weights = []
