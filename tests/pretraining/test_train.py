@@ -20,6 +20,7 @@ from jetfm.models.transformer import n_parameters
 from jetfm.pretraining import train as module
 from jetfm.pretraining.train import TokenBatches, pretrain, some_jets, token_batch
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
+from jetfm.tokenizers.kinds import load_tokenizer
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
@@ -220,7 +221,7 @@ def test_foreign_files_are_refused(model, tokenizer, tmp_path):
         JetModel.load(tmp_path)
     model.save(tmp_path)
     with pytest.raises(JetfmError, match="SHA-256"):  # the weights are the model's now
-        VQVAE.load(tmp_path)
+        load_tokenizer(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(JetfmError, match="weights.safetensors"):
         load_backbone(tmp_path)
