@@ -27,7 +27,7 @@ from jetfm.models.classifier import JetClassifier, cross_entropy
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.cores import n_cores
 from jetfm.settings import FinetuningSettings, OptimizerSettings, PretrainingSettings, TaskSettings
-from jetfm.training.fit import make_optimizer
+from jetfm.training.optimizer import make_optimizer
 
 SAMPLE = Path(__file__).parents[1] / "data/sample"
 N_JETS, N_VAL, BATCH, LONGEST, EPOCHS = 1000, 400, 100, 128, 2

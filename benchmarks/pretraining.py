@@ -4,9 +4,10 @@ Plain: every jet padded to 100, torch's own dropout, attention with dropout thro
 the backbone over all slots of a masked jet too, logits of every slot; one process, all cores. Ours:
 batches bucketed by length, blocks computed in cachefuls (`jetfm.models.fast_block`), the masked
 pass on the survivors alone, logits where there is a target, in chunks; with 'bf16' products of
-matrices in bfloat16. 'processes' is what ``jetfm pretrain --processes`` does: one process a core,
-each with its share of every batch, gradients summed over gloo. Jets have 50 constituents on
-average, as many as the plain way can hold; data are ready in memory (`benchmarks.loader`).
+matrices in bfloat16, left out where the processor lacks it. 'processes' is what ``jetfm pretrain
+--processes`` does: one process a core, each with its share of every batch, gradients summed over
+gloo. Jets have 50 constituents on average, as many as the plain way can hold; data are ready in
+memory (`benchmarks.loader`).
 
 ``share of matmul rate`` is the rate of multiplications in our step, counted by torch, over that of
 products of large matrices at the same precision on the same cores.
@@ -33,8 +34,9 @@ from jetfm.data.batches import LengthBucketedBatches
 from jetfm.models.jet_model import JetModel, next_token_targets
 from jetfm.models.masking import draw_masked, pt_ranks
 from jetfm.runtime.cores import n_cores
+from jetfm.runtime.precision import precision_on
 from jetfm.settings import OptimizerSettings, PretrainingSettings
-from jetfm.training.fit import make_optimizer
+from jetfm.training.optimizer import make_optimizer
 
 N_CODES, BATCH, LONGEST, SECONDS = 8192, 100, 100, 15.0
 
@@ -50,20 +52,21 @@ STRATEGIES = {
 
 def run() -> Iterator[dict]:
     """Rows of the benchmark: jets a second through forward, backward and optimiser."""
-    rates = {precision: _matmul_rate(precision) for precision in ("fp32", "bf16")}
+    low = precision_on("cpu", "bf16", say=lambda text: None)
+    rates = {precision: _matmul_rate(precision) for precision in dict.fromkeys(("fp32", low))}
     for precision, rate in rates.items():
         row = {"name": f"matmul rate, {precision}", "value": round(rate / 1e9)}
         yield row | {"unit": "GFLOP/s", "reference": None, "ratio": None}
-    ways = (("fp32", 1), ("bf16", 1), ("bf16", n_cores()))
+    ways = dict.fromkeys((("fp32", 1), (low, 1), (low, n_cores())))
     for name, values in STRATEGIES.items():
         settings = PretrainingSettings.model_validate(values)
         reference = _rate(_model(settings), _batches(padded=True), plain=True)
         flops = _flops_per_jet(_model(settings), _batches(padded=False))
         for precision, processes in ways:
             if processes == 1:
-                value = _rate(_model(settings), _batches(padded=False), bf16=precision == "bf16")
+                value = _rate(_model(settings), _batches(padded=False), precision)
             else:
-                value = _shared_rate(settings, processes)
+                value = _shared_rate(settings, precision, processes)
             manner = f"{precision}, {processes} process{'es' if processes > 1 else ''}"
             yield {
                 "name": f"pre-training step: {name}, {manner}",
@@ -100,21 +103,23 @@ def _batches(padded: bool) -> list[dict[str, Tensor]]:
     return made
 
 
-def _rate(model: JetModel, batches: list[dict], bf16: bool = False, plain: bool = False) -> float:
+def _rate(
+    model: JetModel, batches: list[dict], precision: str = "fp32", plain: bool = False
+) -> float:
     """Jets a second, from the fastest time of each batch."""
     with plain_layers() if plain else nullcontext():
-        return BATCH * len(batches) / sum(_best_times(model, batches, bf16, plain))
+        return BATCH * len(batches) / sum(_best_times(model, batches, precision, plain))
 
 
 def _best_times(
-    model: JetModel, batches: list[dict], bf16: bool, plain: bool = False, world: int = 1
+    model: JetModel, batches: list[dict], precision: str, plain: bool = False, world: int = 1
 ) -> list[float]:
     """Seconds that a step takes on each batch, at best."""
     optimizer = make_optimizer(model, OptimizerSettings())
     loss_of = _plain_loss if plain else JetModel.loss
 
     def step(batch):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             result = loss_of(model, batch)
         loss = result if plain else result[0]
         optimizer.zero_grad()
@@ -138,19 +143,21 @@ def _best_times(
     return best
 
 
-def _shared_rate(settings: PretrainingSettings, world: int) -> float:
+def _shared_rate(settings: PretrainingSettings, precision: str, world: int) -> float:
     """Jets a second of `world` processes together, the slowest deciding."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_share, (settings, world, Path(folder)), world)
+        torch.multiprocessing.spawn(_share, (settings, precision, world, Path(folder)), world)
         return json.loads((Path(folder) / "rate.json").read_text())
 
 
-def _share(rank: int, settings: PretrainingSettings, world: int, folder: Path) -> None:
+def _share(
+    rank: int, settings: PretrainingSettings, precision: str, world: int, folder: Path
+) -> None:
     torch.set_num_threads(max(n_cores() // world, 1))
     meeting = f"file://{folder / 'meeting'}"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     batches = [{k: v[rank::world] for k, v in b.items()} for b in _batches(padded=False)]
-    best = _largest(_best_times(_model(settings), batches, bf16=True, world=world))
+    best = _largest(_best_times(_model(settings), batches, precision, world=world))
     if rank == 0:
         (folder / "rate.json").write_text(json.dumps(BATCH * len(batches) / sum(best)))
     torch.distributed.barrier()  # who leaves first would tear the other's threads down

@@ -29,7 +29,7 @@ from jetfm.tokenizers import make_tokenizer
 from jetfm.tokenizers.encoding import jet_batch, tokenize
 from jetfm.tokenizers.quantizer import VectorQuantizer, nearest_code
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training.fit import make_optimizer
+from jetfm.training.optimizer import make_optimizer
 
 SAMPLE = Path(__file__).parents[1] / "data/sample"
 LONGEST = 128

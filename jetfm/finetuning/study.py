@@ -34,6 +34,7 @@ from jetfm.runtime.parallel import run_tasks
 from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 
 EVALUATION_BATCH = 500
 STUDY = "study.json"
@@ -267,7 +268,7 @@ def train_and_test(
     schedule = LengthBucketedBatches(lengths, batch_size, seed, indices, chunk_batches=1)
     interval = validation_interval(settings, schedule.steps_per_epoch)
     patience = settings.patience(len(indices)) * schedule.steps_per_epoch  # in steps
-    training = TrainingSettings(
+    plan = TrainingSettings(
         batch_size=batch_size,
         max_steps=settings.max_steps,
         validate_every=interval,
@@ -275,21 +276,21 @@ def train_and_test(
         optimizer=settings.optimizer,
     )
     val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
-    outcome = fit(
+    training = Training(
         module,
         lambda step: sides["train"].batch(schedule.indices(step)),
-        training,
+        plan,
         validation=EvaluationBatches(val, sides["val"].batch),
         folder=folder,
         seed=seed,
         progress=progress,
         say=lambda text: None,
     )
+    outcome = fit(training)
     scores = log_probabilities(module, sides["test"], jets.test)
     labels = jets.test.labels[jets.test.indices].astype(np.int64)
     result = judged(labels, scores, settings.n_bootstrap)
-    result |= {"best_step": outcome.best_step, "last_step": outcome.last_step}
-    return result | {"history": outcome.history}, scores
+    return result | outcome.steps | {"history": outcome.history}, scores
 
 
 @torch.no_grad()

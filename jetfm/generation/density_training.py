@@ -23,6 +23,7 @@ from jetfm.models.continuous_model import ContinuousModel
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import ContinuousSettings
 from jetfm.training.fit import TrainingResult, fit
+from jetfm.training.job import Training
 
 
 def continuous_batch(
@@ -149,7 +150,7 @@ def train_continuous(
         )
         for stream, (store, schedule) in enumerate(zip((train, validation), schedules, strict=True))
     )
-    result = fit(
+    training = Training(
         model,
         batches,
         settings.training,
@@ -159,4 +160,4 @@ def train_continuous(
         progress=progress,
         name="continuous generator",
     )
-    return model, result
+    return model, fit(training)

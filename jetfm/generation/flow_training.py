@@ -16,6 +16,7 @@ from jetfm.models.flow_matching import FlowModel
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import FlowSettings
 from jetfm.training.fit import TrainingResult, fit
+from jetfm.training.job import Training
 
 _CHUNK = 20_000  # jets at once while moments are taken
 
@@ -97,7 +98,7 @@ def train_flow(
     batch_size = settings.training.batch_size
     schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
     reading = Reading(train, schedule)
-    result = fit(
+    training = Training(
         model,
         lambda step: collate(*reading.of(step, schedule.indices(step))),
         settings.training,
@@ -110,4 +111,4 @@ def train_flow(
         progress=progress,
         name="EPiC-FM",
     )
-    return model, result
+    return model, fit(training)

@@ -20,6 +20,7 @@ from jetfm.models.jet_transformer import JetTransformer
 from jetfm.physics.statistics import roc_auc
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 
 SHARES = (0.6, 0.2, 0.2)  # training, validation, test
 EPOCHS = 100
@@ -112,7 +113,7 @@ def classifier_test(
             name="adamw", lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
         ),
     )
-    outcome = fit(
+    training = Training(
         judge,
         lambda step: batch(schedule.indices(step)),
         settings,
@@ -122,6 +123,7 @@ def classifier_test(
         progress=progress,
         name="classifier test",
     )
+    outcome = fit(training)
     final = InOrderBatches(lengths, 2000, test)
     with torch.no_grad():
         logits = torch.cat([judge(b["x"], b["mask"]) for b in map(batch, final)])

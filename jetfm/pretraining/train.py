@@ -19,6 +19,7 @@ from jetfm.models.jet_model import JetModel
 from jetfm.settings import PretrainingSettings
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.training.fit import TrainingResult, fit
+from jetfm.training.job import Training
 
 
 def token_batch(
@@ -140,7 +141,7 @@ def pretrain(
         batch_size,
         some_jets(validation, settings.limit_val_jets, seed, classes),
     )
-    result = fit(
+    training = Training(
         model,
         TokenBatches(train, schedule, plan=model.plan, seed=(seed, 0)),
         settings.training,
@@ -156,7 +157,7 @@ def pretrain(
         name=f"pre-training {settings.label}",
         tensorboard=True,
     )
-    return model, result
+    return model, fit(training)
 
 
 def some_jets(

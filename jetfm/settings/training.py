@@ -42,6 +42,7 @@ class TrainingSettings(Settings):
     max_steps: Positive
     validate_every: Positive  # steps; also the interval of checkpoints
     patience: Positive = 5  # validations without improvement before stopping
-    precision: Literal["fp32", "bf16"] = "fp32"  # 'bf16': autocast, with attention in fp32 on CPUs
+    # 'bf16': autocast, with attention in fp32 on CPUs; all in fp32 on CPUs that would emulate it
+    precision: Literal["fp32", "bf16"] = "fp32"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
     optimizer: OptimizerSettings = OptimizerSettings()

@@ -37,6 +37,7 @@ from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json
 from jetfm.token_quality.classifier_jets import ClassifierJets
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 
 CLASSIFIERS = ("deepsets", "transformer")
 ORIGINAL = "original"
@@ -157,7 +158,7 @@ def one_fit(
     schedule = LengthBucketedBatches(
         train.lengths, chosen.training.batch_size, run_seed, indices, chunk_batches=1
     )
-    outcome = fit(
+    training = Training(
         network,
         lambda step: train.batch(schedule.indices(step)),
         chosen.training,
@@ -167,12 +168,12 @@ def one_fit(
         progress=False,
         say=lambda text: None,
     )
+    outcome = fit(training)
     labels, logits = evaluate(network, jets["test"])
     result = {
         "accuracy": accuracy(labels, logits.argmax(1)).value,
         "loss": float(F.cross_entropy(torch.as_tensor(logits), torch.as_tensor(labels))),
-        "best_step": outcome.best_step,
-        "last_step": outcome.last_step,
+        **outcome.steps,
     }
     write_json(path, result)
 

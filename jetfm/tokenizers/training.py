@@ -11,6 +11,7 @@ from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 
 
 def train_vqvae(
@@ -37,7 +38,7 @@ def train_vqvae(
         store, indices = reading.of(step, schedule.indices(step))
         return collate(store, indices=indices, seed=(seed, 0, step))
 
-    result = fit(
+    training = Training(
         tokenizer,
         batch,
         settings,
@@ -51,9 +52,5 @@ def train_vqvae(
         name="tokenizer",
         tensorboard=True,
     )
-    metrics = {
-        "best_loss": result.best_metric,
-        "best_step": result.best_step,
-        "last_step": result.last_step,
-    }
-    return {"metrics": metrics, "history": result.history}
+    result = fit(training)
+    return {"metrics": result.metrics, "history": result.history}

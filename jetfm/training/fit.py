@@ -5,40 +5,22 @@ A training is a pure function of its module, its batches, its settings and its s
 that matters (weights and their average, buffers, optimiser with its lookahead weights, early
 stopping, history) is in the checkpoint written after each validation. On one CPU machine with one
 number of threads a training that was killed and started again therefore ends with the same bits.
-
-What is trained is any ``nn.Module`` with
-
-- ``loss(batch) -> (loss, metrics)``: the loss tensor, and detached scalars to log, or pairs of a
-  sum and the number of things in it; a metric called 'weight' is the number of things the loss
-  averages over, and weighs batches in validation;
-- optionally ``after_step(optimizer)``, ``parameter_groups() -> [{'params': ..., 'lr': ...}]``, and
-  ``monitor``, the metric that early stopping minimises (default 'loss'; '-accuracy' maximises).
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from rangerlite import RangerLite
-from torch import nn
 
 from jetfm.errors import JetfmError
 from jetfm.runtime.distributed import rank, world_size
 from jetfm.runtime.progress import Progress
-from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.storage.files import make_folder, remove_leftovers
 from jetfm.training.checkpoints import load_newest
-
-Batches = Callable[[int], Any]
-# With several processes (`jetfm.runtime.distributed`) the batches and the validation need a method
-# ``shard(rank, world)`` that returns this process's part of each; together the parts are the whole.
-BEST = "best.ckpt"
+from jetfm.training.job import Training
 
 
 @dataclass(frozen=True)
@@ -53,63 +35,26 @@ class TrainingResult:
     resumed_from: int  # 0: from the beginning
     seconds: float  # of this call
     jets_per_second: float  # of this call
+    precision: str  # of the newest steps: 'bf16' may have been asked for and 'fp32' given
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """'best_step' and 'last_step', for the record of whatever was trained."""
+        return {"best_step": self.best_step, "last_step": self.last_step}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The same after 'best_loss', the metric of the best validation."""
+        return {"best_loss": self.best_metric, **self.steps}
 
 
-def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5) or AdamW, on all trainable parameters.
-
-    On CUDA AdamW is one fused kernel for all of them. torch has none for RAdam, which there works
-    through lists of tensors by itself; its counters of steps stay on the CPU, so neither asks the
-    device for a number.
-    """
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = module.parameter_groups() if hasattr(module, "parameter_groups") else trainable
-    options = {}
-    if settings.name == "adamw" and all(p.device.type == "cuda" for p in trainable):
-        options["fused"] = True
-    kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW}
-    return kinds[settings.name](
-        groups,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        betas=settings.betas,
-        eps=settings.eps,
-        **options,
-    )
-
-
-def fit(
-    module: nn.Module,
-    batches: Batches,
-    settings: TrainingSettings,
-    *,
-    validation: Iterable[Any] | None = None,
-    folder: str | Path | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-    name: str = "training",
-    restore_best: bool = True,
-    tensorboard: bool = False,
-    say: Callable[[str], None] = print,
-) -> TrainingResult:
-    """Train `module` in place; continue where an interrupted call with the same arguments was.
-
-    Parameters
-    ----------
-    module : see the head of this module
-    batches : batch of each step 0, 1, ...; must depend on the step alone. On a GPU they are made
-        ahead in another thread, see `jetfm.data.prefetch`
-    validation : batches that can be iterated again and again; None validates on the training loss
-    folder : for checkpoints and ``metrics.csv``; None keeps everything in memory
-    device : 'auto', 'cpu', 'cuda' (as Lightning's accelerator)
-    restore_best : leave the weights of the best validation in `module`, else the last ones
-    tensorboard : write the learning curves for TensorBoard too, into ``folder/tensorboard``
+def fit(training: Training) -> TrainingResult:
+    """Train in place; continue where an interrupted call with the same training was.
 
     Raises
     ------
     JetfmError
-        A loss that is not finite, or a `folder` that holds a training with other settings.
+        A loss that is not finite, or a folder that holds a training with other settings.
     """
     from jetfm.training.lightning_task import (  # seconds, which loading a model must not pay
         Task,
@@ -117,23 +62,24 @@ def fit(
         run,
     )
 
+    module, settings, name = training.module, training.settings, training.name
     if world_size() > 1:
-        batches, validation = (_part(side, name) for side in (batches, validation))
-    request = {"settings": settings.model_dump(mode="json"), "seed": seed}
-    state = State()
-    folder = None if folder is None else make_folder(folder)
-    task = Task(module, batches, validation, settings, seed, folder, request, state)
+        batches, validation = (_part(b, name) for b in (training.batches, training.validation))
+        training = replace(training, batches=batches, validation=validation)
+    folder = None if training.folder is None else make_folder(training.folder)
+    task = Task(replace(training, folder=folder))
+    state = task.state
     if folder is not None:
         if rank() == 0:
             remove_leftovers(folder)
-        saved = load_newest(folder, say)
+        saved = load_newest(folder, training.say)
         if saved is not None:
             task.restore(saved)
     resumed_from, began = state.step, time.monotonic()
     jets_per_second = 0.0
     if not state.finished:
-        task.progress = Progress(name, settings.max_steps, state.step, show=progress)
-        if tensorboard and folder is not None and rank() == 0:
+        task.progress = Progress(name, settings.max_steps, state.step, show=training.progress)
+        if training.tensorboard and folder is not None and rank() == 0:
             from tensorboardX import SummaryWriter
 
             # what a killed training logged after its last checkpoint comes again: hide the old
@@ -142,16 +88,16 @@ def fit(
                 purge_step=state.step + 1,
                 filename_suffix=f".{state.step}",  # or two starts in one second share a file
             )
-        rng_devices = [] if device == "cpu" else None
+        rng_devices = [] if training.device == "cpu" else None
         try:
             with quiet(), torch.random.fork_rng(rng_devices):
-                run(task, settings, device)
+                run(task)
         finally:
             task.progress.close()
             if task.curves is not None:
                 task.curves.close()
         jets_per_second = task.progress.jets_per_second
-    if restore_best and task.best is not None:
+    if training.restore_best and task.best is not None:
         module.load_state_dict(task.best)
     module.eval()
     return TrainingResult(
@@ -163,19 +109,8 @@ def fit(
         resumed_from=resumed_from,
         seconds=time.monotonic() - began,
         jets_per_second=jets_per_second,
+        precision=state.precision,
     )
-
-
-@dataclass
-class State:
-    """What early stopping and the log remember; part of the checkpoint."""
-
-    step: int = 0
-    best_metric: float = math.inf
-    best_step: int = 0
-    bad_validations: int = 0
-    finished: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _part(batches: Any, name: str) -> Any:

@@ -15,9 +15,9 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -26,11 +26,12 @@ from jetfm.data.batches import seed_of
 from jetfm.data.prefetch import pinned, prefetched
 from jetfm.errors import JetfmError
 from jetfm.runtime.distributed import SHARDING, rank, sharding, summed, world_size
+from jetfm.runtime.precision import precision_on
 from jetfm.runtime.progress import Progress
-from jetfm.settings import TrainingSettings
 from jetfm.storage.files import write_text
 from jetfm.training.checkpoints import read_checkpoint, save_newest, write_checkpoint
-from jetfm.training.fit import BEST, Batches, make_optimizer
+from jetfm.training.job import Batches, Training
+from jetfm.training.optimizer import Average, make_optimizer, rate_factor
 
 with warnings.catch_warnings():  # it imports a notebook widget that it does not need
     warnings.filterwarnings("ignore", message="IProgress not found")
@@ -39,18 +40,22 @@ with warnings.catch_warnings():  # it imports a notebook widget that it does not
 
     from jetfm.training.devices import put_away, shared_out, trainer_options, whole
 
+BEST = "best.ckpt"
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
 _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 
-def run(task: Task, settings: TrainingSettings, device: str) -> None:
+def run(task: Task) -> None:
+    """Train from where the task's state is, to the end."""
+    settings, device = task.settings, task.job.device
     accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
     sharded = world_size() > 1 and sharding() == "fsdp"
     if sharded and task.average is not None:
         raise JetfmError("ema", f"an average of weights, with {SHARDING}=fsdp", "ddp, or no ema")
     options = trainer_options(accelerator, sharded)
-    if settings.precision == "bf16":
-        kind = "cpu" if accelerator == "cpu" else "cuda"
+    kind = "cpu" if accelerator == "cpu" else "cuda"
+    task.state.precision = precision_on(kind, settings.precision, task.job.say)
+    if task.state.precision == "bf16":
         options["plugins"].append(_BFloat16("bf16-mixed", kind))
     trainer = L.Trainer(
         **options,
@@ -58,7 +63,7 @@ def run(task: Task, settings: TrainingSettings, device: str) -> None:
         use_distributed_sampler=False,  # the batches shard themselves
         max_steps=settings.max_steps - task.state.step,
         max_epochs=-1,
-        limit_val_batches=1.0 if task.validation is not None else 0,
+        limit_val_batches=1.0 if task.job.validation is not None else 0,
         gradient_clip_val=settings.optimizer.clip,
         reload_dataloaders_every_n_epochs=1,  # the last epoch may be shorter
         num_sanity_val_steps=0,
@@ -128,23 +133,39 @@ class _Again:
         return iter(self.batches)
 
 
-class Task(L.LightningModule):
-    """One training: its module, its batches, and what the checkpoint holds."""
+@dataclass
+class State:
+    """What early stopping and the log remember; part of the checkpoint."""
 
-    def __init__(self, module, batches, validation, settings, seed, folder, request, state):
+    step: int = 0
+    best_metric: float = math.inf
+    best_step: int = 0
+    bad_validations: int = 0
+    finished: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+    precision: str = "fp32"  # of the newest steps; the settings ask, the device decides
+
+
+class Task(L.LightningModule):
+    """A training under way: its module, and what the checkpoint holds beside it.
+
+    Parameters
+    ----------
+    job : its `folder` exists, or is None
+    """
+
+    def __init__(self, job: Training) -> None:
         super().__init__()
-        self.module = module
-        self.batches, self.validation = batches, validation
-        self.settings, self.seed, self.folder = settings, seed, folder
-        self.request, self.state = request, state
+        self.job, self.module, self.settings = job, job.module, job.settings
+        self.state = State(precision=self.settings.precision)
         self.best: dict[str, Tensor] | None = None
         self.last: dict[str, Tensor] | None = None  # where weights were shared out
-        self.average = Average(module, settings.ema) if settings.ema else None
+        self.average = Average(self.module, self.settings.ema) if self.settings.ema else None
         self.progress: Progress | None = None
         self._steps: _Steps | None = None
         self.optimizer_state: dict | None = None
         self.curves: Any = None  # a TensorBoard writer
-        self.log_every = max(1, settings.validate_every // _LOGS_PER_VALIDATION)
+        self.log_every = max(1, self.settings.validate_every // _LOGS_PER_VALIDATION)
         self._train, self._validation = _Means(), _Means()
 
     # Data ----------------------------------------------------------------------------------------
@@ -152,7 +173,7 @@ class Task(L.LightningModule):
     def train_dataloader(self):
         step, every = self.state.step, self.settings.validate_every
         end = min((step // every + 1) * every, self.settings.max_steps)
-        self._steps = _Steps(self.batches, step, end, ahead=self.device.type == "cuda")
+        self._steps = _Steps(self.job.batches, step, end, ahead=self.device.type == "cuda")
         return self._steps
 
     def stop_loading(self) -> None:
@@ -161,7 +182,7 @@ class Task(L.LightningModule):
             self._steps.close()
 
     def val_dataloader(self):
-        return _Again(self.validation if self.validation is not None else [])
+        return _Again(self.job.validation if self.job.validation is not None else [])
 
     # Steps ---------------------------------------------------------------------------------------
 
@@ -175,7 +196,7 @@ class Task(L.LightningModule):
 
     def on_train_batch_start(self, batch, batch_idx):
         # every process its own dropout, the first the same as if it were alone
-        _seed_all(self.seed, self.state.step, *([rank()] if rank() else []))
+        _seed_all(self.job.seed, self.state.step, *([rank()] if rank() else []))
         factor = rate_factor(self.settings, self.state.step)
         groups = self.trainer.optimizers[0].param_groups
         for group, rate in zip(groups, self._learning_rates, strict=True):
@@ -209,7 +230,7 @@ class Task(L.LightningModule):
 
     def on_validation_epoch_start(self):
         self._validation = _Means()
-        _seed_all(self.seed, _VALIDATION)
+        _seed_all(self.job.seed, _VALIDATION)
         if self.average is not None:  # judged, and kept if best, are the averaged weights
             self.average.swap()
 
@@ -224,7 +245,7 @@ class Task(L.LightningModule):
         row = None
         if self._train.n:
             row = self._log("train", self._train)
-        if self.validation is not None:
+        if self.job.validation is not None:
             row = self._log("validation", self._validation)
         elif row is None:
             row = state.history[-1]
@@ -241,7 +262,7 @@ class Task(L.LightningModule):
         stop = state.bad_validations >= self.settings.patience
         state.finished = stop or state.step >= self.settings.max_steps
         self.progress.note(f"{monitor} {metric:.4f}, best {state.best_metric:.4f}")
-        if self.folder is not None:
+        if self.job.folder is not None:
             self._save(improved)
         if stop:
             self.trainer.should_stop = True
@@ -273,74 +294,31 @@ class Task(L.LightningModule):
         parts = whole(parts)  # by all, if they hold shares
         if rank() > 0:  # one writes
             return
-        write_text(self.folder / "metrics.csv", _csv(self.state.history))
+        write_text(self.job.folder / "metrics.csv", _csv(self.state.history))
         if improved:  # before the checkpoint that counts on it; a repeat writes the same again
-            write_checkpoint(self.folder / BEST, {"step": self.state.step, "module": self.best})
+            write_checkpoint(self.job.folder / BEST, {"step": self.state.step, "module": self.best})
         content = {
-            "request": self.request,
+            "request": self.job.request,
             "state": vars(self.state),
             **parts,
             "average": self.average.weights if self.average is not None else None,
         }
-        save_newest(self.folder, content)
+        save_newest(self.job.folder, content)
 
     def restore(self, saved: dict) -> None:
-        if saved["request"] != self.request:
-            raise JetfmError(self.folder, "a training with other settings", "the same, or a new "
-                             "folder")  # fmt: skip
+        if saved["request"] != self.job.request:
+            found = "a training with other settings"
+            raise JetfmError(self.job.folder, found, "the same, or a new folder")
         vars(self.state).update(saved["state"])
         self.module.load_state_dict(saved["module"])
         self.optimizer_state = saved["optimizer"]
         if self.average is not None:
             self.average.weights = saved["average"]
-        best = read_checkpoint(self.folder / BEST)
+        best = read_checkpoint(self.job.folder / BEST)
         if best is None:
-            raise JetfmError(self.folder / BEST, "a damaged or missing file", "the best weights; "
-                             "delete the folder to start again")  # fmt: skip
+            wanted = "the best weights; delete the folder to start again"
+            raise JetfmError(self.job.folder / BEST, "a damaged or missing file", wanted)
         self.best = best["module"]
-
-
-class Average:
-    """Exponential moving average of a module's parameters, w <- d w + (1 - d) p, from its start.
-
-    Parameters
-    ----------
-    module : whose parameters are averaged; buffers are the module's own
-    decay : d
-    """
-
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        self.module, self.decay, self.swapped = module, decay, False
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """After each step of the optimiser."""
-        for name, parameter in self.module.named_parameters():
-            average = self.weights[name] = self.weights[name].to(parameter.device)
-            average.lerp_(parameter, 1 - self.decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the module's parameters and their averages; a second call undoes it."""
-        for name, parameter in self.module.named_parameters():
-            average = self.weights[name].to(parameter.device)
-            self.weights[name] = parameter.clone()
-            parameter.copy_(average)
-        self.swapped = not self.swapped
-
-
-def rate_factor(settings: TrainingSettings, step: int) -> float:
-    """Factor on the learning rate in a step.
-
-    A third in the first `warmup_steps` (official code of paper 2: a scheduler default), times the
-    schedule: straight lines between its points.
-    """
-    factor = 1 / 3 if step < settings.optimizer.warmup_steps else 1.0
-    if not settings.optimizer.schedule:
-        return factor
-    shares, factors = zip(*settings.optimizer.schedule, strict=True)
-    return factor * float(np.interp(step / settings.max_steps, shares, factors))
 
 
 class _Means:

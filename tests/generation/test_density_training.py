@@ -16,6 +16,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 from jetfm.settings import BackboneSettings, ContinuousSettings, OptimizerSettings
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import training_settings
 
 COUNTS = (3, 0, 40, 1, 2, 150, 17, 25, 60, 9)
@@ -169,8 +170,10 @@ def learned():
         ),
     )
     validation = source(4000, seed=10**6)
-    result = fit(model, lambda step: source(64, step), plan, validation=[validation],
-                 progress=False)  # fmt: skip
+    training = Training(
+        model, lambda step: source(64, step), plan, validation=[validation], progress=False
+    )
+    result = fit(training)
     return model, result.history[-1], validation
 
 

@@ -19,6 +19,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.schema import class_by_name
 from jetfm.settings import FlowSettings, OptimizerSettings, TrainingSettings
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import randomise
 
 SMALL = FlowSettings(n_layers=2, dim=16, global_dim=4, n_steps=5)
@@ -81,7 +82,7 @@ def test_learns_a_ring_that_jets_share():
     model = FlowModel(FlowSettings(n_layers=3, dim=48, global_dim=8, n_steps=25), 2)
     spread = np.sqrt(0.5 + scatter**2)
     model.set_standardisation([0, 0], [spread, spread])
-    fit(
+    training = Training(
         model,
         batch,
         TrainingSettings(batch_size=256, max_steps=500, validate_every=500, optimizer=ADAM),
@@ -89,6 +90,7 @@ def test_learns_a_ring_that_jets_share():
         device="cpu",
         progress=False,
     )
+    fit(training)
     rng = np.random.default_rng(5)
     counts = rng.integers(2, 5, n_jets)
     jets = generate_flow(model, counts, seed=2, progress=False)

@@ -25,6 +25,7 @@ from jetfm.storage.files import read_json
 from jetfm.tokenizers.binned import BinnedTokenizer
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import randomise, small_tokenizer_settings, token_batch_of, training_settings
 
 K = 64
@@ -264,7 +265,7 @@ def test_it_learns_64_jets_by_heart(name):
             schedule=((0.0, 1.0), (1.0, 0.02)),
         ),
     )  # fmt: skip
-    fit(model, lambda step: batch, plan, validation=[batch], progress=False)
+    fit(Training(model, lambda step: batch, plan, validation=[batch], progress=False))
     _, metrics = loss_of(model, batch)
     if model.settings.predicts_next:  # the first token is a fair die with 64 sides: ln 64 a jet
         total, _ = metrics["ntp"]

@@ -17,8 +17,8 @@ from jetfm.models.masking import draw_masked, pt_ranks
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import OptimizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
-from jetfm.training.fit import make_optimizer
-from jetfm.training.lightning_task import Average, _Means, _on
+from jetfm.training.lightning_task import _Means, _on
+from jetfm.training.optimizer import Average, make_optimizer
 from tests.models.test_jet_model import STRATEGIES, K, model_of, settings_of
 from tests.toys import randomise, small_tokenizer_settings, token_batch_of
 

@@ -20,8 +20,10 @@ from jetfm.models.transformer import n_parameters
 from jetfm.pretraining import train as module
 from jetfm.pretraining.train import TokenBatches, pretrain, some_jets, token_batch
 from jetfm.settings import BackboneSettings, OptimizerSettings, PretrainingSettings
+from jetfm.tokenizers.kinds import load_tokenizer
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import (
     randomise,
     small_pretraining_settings,
@@ -161,7 +163,7 @@ def test_it_learns_a_few_jets_by_heart(tokenizer):
         validate_every=50,
         optimizer=OptimizerSettings(name="adamw", lr=4e-3, betas=(0.9, 0.999)),
     )
-    fit(model, lambda step: batch, plan, validation=[batch], progress=False)
+    fit(Training(model, lambda step: batch, plan, validation=[batch], progress=False))
     whole_jet = 5 * model.loss(batch)[0].item()
     assert np.log(64) - 1e-4 < whole_jet < np.log(64) + 0.25
 
@@ -219,7 +221,7 @@ def test_foreign_files_are_refused(model, tokenizer, tmp_path):
         JetModel.load(tmp_path)
     model.save(tmp_path)
     with pytest.raises(JetfmError, match="SHA-256"):  # the weights are the model's now
-        VQVAE.load(tmp_path)
+        load_tokenizer(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(JetfmError, match="weights.safetensors"):
         load_backbone(tmp_path)
@@ -347,7 +349,7 @@ def test_a_damaged_batch_made_ahead_stops_the_training(token_store, monkeypatch)
     _make_ahead(monkeypatch)
     model = JetModel(PretrainingSettings(backbone=SMALL), K)
     with pytest.raises(JetfmError, match="ids.npy"):
-        fit(model, batches, training_settings(), progress=False)
+        fit(Training(model, batches, training_settings(), progress=False))
     assert not _helpers()
 
 

@@ -22,7 +22,8 @@ from jetfm.settings import (
 )
 from jetfm.tokenizers import make_tokenizer
 from jetfm.training.fit import fit
-from jetfm.training.lightning_task import rate_factor
+from jetfm.training.job import Training
+from jetfm.training.optimizer import rate_factor
 from tests.toys import training_settings
 
 # Learning-rate schedule --------------------------------------------------------------------------
@@ -95,7 +96,7 @@ class Recorder(nn.Module):
 def test_training_follows_the_schedule(name):
     """Every step of a fit, in every group in proportion to its own rate."""
     module, settings = Recorder(), plan(PAPER_1, 50, warmup_steps=3, name=name, lr=2e-3)
-    fit(module, lambda step: torch.ones(2), settings, progress=False)
+    fit(Training(module, lambda step: torch.ones(2), settings, progress=False))
     expected = [factor_by_hand(PAPER_1, step / 50) / (3 if step < 3 else 1) for step in range(50)]
     assert [a for a, _ in module.rates] == pytest.approx([2e-3 * f for f in expected])
     assert [b for _, b in module.rates] == pytest.approx([1e-4 * f for f in expected])
@@ -109,11 +110,12 @@ def test_an_interrupted_training_finds_its_place_in_the_schedule(tmp_path):
 
     settings = plan(PAPER_1, 60)
     settings = settings.model_copy(update={"validate_every": 20})
+    options = dict(folder=tmp_path, progress=False, say=lambda text: None)
     resumed = False
     with pytest.raises(KeyError):
-        fit(Recorder(), batches, settings, folder=tmp_path, progress=False, say=lambda text: None)
+        fit(Training(Recorder(), batches, settings, **options))
     resumed, module = True, Recorder()
-    fit(module, batches, settings, folder=tmp_path, progress=False, say=lambda text: None)
+    fit(Training(module, batches, settings, **options))
     expected = [1e-3 * factor_by_hand(PAPER_1, step / 60) for step in range(40, 60)]
     assert [a for a, _ in module.rates] == pytest.approx(expected)
 

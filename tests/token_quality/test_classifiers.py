@@ -213,16 +213,16 @@ def test_study_sees_what_tokens_keep_and_what_they_lose(inputs, tmp_path):
 def test_every_input_has_the_same_jets_batches_and_initial_weights(inputs, tmp_path, monkeypatch):
     seen = {}
 
-    def spy(network, batches, settings, validation, seed, **options):
-        steps = [batches(step) for step in range(7)]  # more than an epoch
+    def spy(training):
+        steps = [training.batches(step) for step in range(7)]  # more than an epoch
         seen[run] = {
             "labels": [b["label"].tolist() for b in steps],
             "lengths": [b["mask"].sum(1).tolist() for b in steps],
-            "validation": [b["label"].tolist() for b in validation],
-            "weights": [p.detach().clone() for p in network.parameters()],
-            "seed": seed,
+            "validation": [b["label"].tolist() for b in training.validation],
+            "weights": [p.detach().clone() for p in training.module.parameters()],
+            "seed": training.seed,
         }
-        return SimpleNamespace(best_step=1, last_step=1)
+        return SimpleNamespace(steps={})
 
     monkeypatch.setattr(classifiers, "fit", spy)
     for classifier in classifiers.CLASSIFIERS:

@@ -19,6 +19,7 @@ from jetfm.settings import OptimizerSettings, TokenizerSettings
 from jetfm.tokenizers import interface, load_tokenizer, make_tokenizer
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import randomise, training_settings
 
 SMALL = dict(dim=16, n_blocks=2, n_heads=2, n_codes=64, latent_dim=4, replace_after=20)
@@ -252,7 +253,8 @@ def test_a_short_training_improves_the_reconstruction(kind):
         max_steps=40, validate_every=10,
         optimizer=OptimizerSettings(name="adamw", lr=1e-2, clip=5.0, warmup_steps=0),
     )  # fmt: skip
-    result = fit(tokenizer, lambda step: batch, plan, validation=[batch], progress=False)
+    training = Training(tokenizer, lambda step: batch, plan, validation=[batch], progress=False)
+    result = fit(training)
     rows = [row["reconstruction"] for row in result.history if row["split"] == "train"]
     assert min(rows) < 0.7 * rows[0]
     with torch.no_grad():

@@ -14,8 +14,10 @@ from jetfm.errors import JetfmError
 from jetfm.models.transformer import n_parameters
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
+from jetfm.tokenizers.kinds import load_tokenizer
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.toys import CLIP_FIVE, randomise, small_tokenizer_settings, toy_jets, training_settings
 
 
@@ -132,7 +134,7 @@ def test_it_learns_a_few_jets_by_heart():
     batch = {"x": x, "mask": mask}
     before = model.loss(batch)[1]["reconstruction"].item()
     plan = training_settings(max_steps=600, validate_every=100, optimizer=CLIP_FIVE)
-    fit(model, lambda step: batch, plan, validation=[batch], progress=False)
+    fit(Training(model, lambda step: batch, plan, validation=[batch], progress=False))
     difference = model.decode(model.encode(x, mask)) - x
     assert difference.square().sum(-1).mean() < 0.02 * before
     usage = model.usage(model.encode(x, mask))
@@ -143,7 +145,7 @@ def test_saved_and_loaded(tokenizer, tmp_path):
     tokenizer.preprocessing = Preprocessing(pt_map="log")
     own_hash = tokenizer.save(tmp_path, training_data="abc", usage=[1, 2])
     assert own_hash == tokenizer.hash
-    loaded = VQVAE.load(tmp_path)
+    loaded = load_tokenizer(tmp_path)
     tokenizer.preprocessing = Preprocessing()
     x, mask = toy_jets([9, 3])
     assert torch.equal(loaded.encode(x, mask), tokenizer.encode(x, mask))
@@ -170,7 +172,7 @@ def test_damaged_files_are_refused(tokenizer, tmp_path, damage):
     else:
         description.write_text("{}")
     with pytest.raises(JetfmError, match="tokenizer.json|weights.safetensors"):
-        VQVAE.load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_wrong_shapes_are_refused(tokenizer):

@@ -19,6 +19,7 @@ from jetfm.errors import JetfmError
 from jetfm.pretraining.train import TokenBatches
 from jetfm.runtime import distributed
 from jetfm.training.fit import fit
+from jetfm.training.job import Training
 from tests.download.faulty_server import has_loopback
 from tests.toys import training_settings
 from tests.training.two_processes import KILLED, RANGER, settings_of, train
@@ -40,7 +41,7 @@ def store(tmp_path_factory) -> TokenStore:
 
 
 ENVIRONMENT = {
-    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "PYTHONPATH": str(Path(__file__).parents[2]),
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }
@@ -280,7 +281,7 @@ def test_averaged_weights_are_not_shared_out(monkeypatch, store):
     monkeypatch.setenv("JETFM_SHARDING", "fsdp")
     batches = TokenBatches(store, LengthBucketedBatches(store.n_constituents, 8, seed=1))
     with pytest.raises(JetfmError, match="ema"):
-        fit(torch.nn.Linear(1, 1), batches, training_settings(ema=0.9), progress=False)
+        fit(Training(torch.nn.Linear(1, 1), batches, training_settings(ema=0.9), progress=False))
 
 
 @pytest.mark.parametrize("kind", [LengthBucketedBatches, BlockShuffledBatches])
@@ -314,7 +315,7 @@ def test_a_training_that_cannot_be_shared_says_so(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(JetfmError, match="one process"):
-        fit(torch.nn.Linear(1, 1), lambda step: None, training_settings(), progress=False)
+        fit(Training(torch.nn.Linear(1, 1), lambda _: None, training_settings(), progress=False))
 
 
 def _jets(batches) -> list[tuple]:

@@ -20,6 +20,7 @@ from torch import nn
 
 from jetfm.errors import JetfmError
 from jetfm.models.attention import dropout
+from jetfm.runtime import precision
 from jetfm.settings import OptimizerSettings
 from jetfm.training.checkpoints import (
     LAST,
@@ -29,7 +30,9 @@ from jetfm.training.checkpoints import (
     save_newest,
     write_checkpoint,
 )
-from jetfm.training.fit import fit, make_optimizer
+from jetfm.training.fit import fit
+from jetfm.training.job import Training
+from jetfm.training.optimizer import make_optimizer
 from tests.toys import training_settings
 
 
@@ -64,7 +67,7 @@ def train(folder=None, steps=57, every=10, seed=3, say=lambda text: None, **opti
     plan = training_settings(max_steps=steps, validate_every=every, patience=100, optimizer=RANGER)
     options = {"validation": VALIDATION, "restore_best": False} | options
     options |= {"folder": folder, "seed": seed, "progress": False, "say": say}
-    result = fit(module, batches, plan, **options)
+    result = fit(Training(module, batches, plan, **options))
     return module, result
 
 
@@ -157,7 +160,7 @@ t.train(sys.argv[1], steps=200, every=4)
 
 def test_kill_minus_nine(tmp_path):
     """SIGKILL soon after a checkpoint, wherever it hits; then the same call: the same bits."""
-    folder, root = tmp_path / "killed", Path(__file__).parents[1]
+    folder, root = tmp_path / "killed", Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, folder], env=environment, cwd=root)
     while not (folder / PREVIOUS).exists():
@@ -258,7 +261,7 @@ def test_early_stopping_and_best_weights():
             name="adamw", weight_decay=0, warmup_steps=0, lr=1.0, betas=(0.9, 0.999), eps=1e-8
         ),
     )
-    result = fit(module, batches, plan, validation=[batches(0)], progress=False)
+    result = fit(Training(module, batches, plan, validation=[batches(0)], progress=False))
     assert result.stopped_early and result.last_step == 14
     assert (result.best_metric, result.best_step) == (2.0, 8)
     assert module.weight.item() == pytest.approx(-8, rel=1e-5)  # Adam walks one lr a step
@@ -274,7 +277,7 @@ def test_monitor_can_be_maximised():
 
     module = Accuracy([0.1, 0.7, 0.3, 0.2])
     plan = training_settings(max_steps=8, validate_every=2)
-    result = fit(module, batches, plan, validation=[batches(0)], progress=False)
+    result = fit(Training(module, batches, plan, validation=[batches(0)], progress=False))
     assert result.best_metric == pytest.approx(-0.7) and result.best_step == 4
 
 
@@ -289,7 +292,7 @@ def test_validation_weighs_batches_by_what_they_average_over():
 
     parts = [{"x": torch.tensor([1.0])}, {"x": torch.tensor([2.0, 4.0, 9.0])}]
     plan = training_settings(max_steps=1, validate_every=1)
-    result = fit(Weighted(), lambda step: parts[0], plan, validation=parts, progress=False)
+    result = fit(Training(Weighted(), lambda _: parts[0], plan, validation=parts, progress=False))
     assert result.best_metric == pytest.approx(4.0)
 
 
@@ -305,7 +308,7 @@ def test_a_loss_that_is_not_finite_is_reported():
         return {**batch, "y": batch["y"] * (math.nan if step == 7 else 1)}
 
     with pytest.raises(JetfmError, match="step 8.*NaN"):
-        fit(Noisy(), poisoned, training_settings(validate_every=10), progress=False)
+        fit(Training(Noisy(), poisoned, training_settings(validate_every=10), progress=False))
 
 
 def test_the_callers_random_numbers_stay_untouched():
@@ -363,18 +366,63 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch, capfd):
     assert list(tmp_path.iterdir()) == [] and capfd.readouterr() == ("", "")
 
 
-def test_autocast_in_bfloat16_trains_the_float32_weights():
-    seen = []
+class Probe(Noisy):
+    """Notes in which type its products are."""
 
-    class Probe(Noisy):
-        def loss(self, batch):
-            seen.append((batch["x"][:, None] @ self.weight[:, None]).dtype)
-            return super().loss(batch)
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
 
-    module = Probe()
-    plan = training_settings(max_steps=2, validate_every=1, precision="bf16")
-    fit(module, batches, plan, validation=VALIDATION, progress=False)
-    assert set(seen) == {torch.bfloat16} and module.weight.dtype == torch.float32
+    def loss(self, batch):
+        self.seen.add((batch["x"][:, None] @ self.weight[:, None]).dtype)
+        return super().loss(batch)
+
+
+BF16 = dict(max_steps=2, validate_every=1, precision="bf16")
+
+
+def test_autocast_in_bfloat16_trains_the_float32_weights(monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    module, plan = Probe(), training_settings(**BF16)
+    result = fit(Training(module, batches, plan, validation=VALIDATION, progress=False))
+    assert module.seen == {torch.bfloat16} and module.weight.dtype == torch.float32
+    assert result.precision == "bf16"
+
+
+def test_a_processor_without_bfloat16_takes_the_steps_of_float32(monkeypatch, tmp_path):
+    """Says so once, for two trainings; what the folder asks for stays bf16."""
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "_said", [])
+    plain, lines = Noisy(), []
+    fit(Training(plain, batches, training_settings(**BF16 | {"precision": "fp32"}), progress=False))
+    options = dict(progress=False, say=lines.append)
+    for name in ("first", "second"):
+        module, plan = Probe(), training_settings(**BF16)
+        result = fit(Training(module, batches, plan, folder=tmp_path / name, **options))
+        assert module.seen == {torch.float32} and torch.equal(module.weight, plain.weight)
+        assert result.precision == "fp32"
+    assert len(lines) == 1 and "bf16 is float32 here" in lines[0]
+    saved = load_newest(tmp_path / "second")
+    assert saved["request"]["settings"]["precision"] == "bf16"
+    assert saved["state"]["precision"] == "fp32"
+
+
+def test_a_gpu_keeps_bfloat16_whatever_the_processor(monkeypatch):
+    from jetfm.training import lightning_task
+
+    class Trainer:
+        def __init__(self, plugins, **options):
+            asked.extend((p.device, p.precision) for p in plugins if hasattr(p, "precision"))
+
+        def fit(self, task):
+            raise Killed
+
+    asked = []
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(lightning_task.L, "Trainer", Trainer)
+    with pytest.raises(Killed):
+        fit(Training(Noisy(), batches, training_settings(**BF16), device="cuda", progress=False))
+    assert asked == [("cuda", "bf16-mixed")]
 
 
 def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path):
@@ -388,7 +436,8 @@ def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path
 
     module = Watched()
     expected = module.weight.detach().clone()
-    fit(module, batches, plan, validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    options = dict(validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    fit(Training(module, batches, plan, **options))
     averages = []
     for weight in visited:
         expected = 0.75 * expected + 0.25 * weight
@@ -397,7 +446,7 @@ def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(tmp_path
     assert not torch.allclose(module.weight, visited[7])
     short = plan.model_copy(update={"max_steps": 8})
     again = Watched()
-    fit(again, batches, short, validation=VALIDATION, folder=tmp_path / "whole", progress=False)
+    fit(Training(again, batches, short, **options))
     assert torch.equal(again.weight, module.weight)
 
 
@@ -418,6 +467,7 @@ def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
     """What a GPU gets: the same steps as from the plain optimiser, clipping included."""
     from jetfm.training import lightning_task
 
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     adamw = OptimizerSettings(name="adamw", lr=1e-2, betas=(0.9, 0.999), eps=1.0, clip=0.05)
     plan = training_settings(max_steps=12, precision="bf16", optimizer=adamw)
     weights = []
@@ -430,7 +480,7 @@ def test_a_fused_optimizer_is_clipped_in_bfloat16_too(monkeypatch):
 
         monkeypatch.setattr(lightning_task, "make_optimizer", make)
         module = Noisy()
-        fit(module, batches, plan, progress=False)
+        fit(Training(module, batches, plan, progress=False))
         weights.append(module.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
     assert (weights[0] - Noisy().weight).abs().max() > 1e-4

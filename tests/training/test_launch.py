@@ -19,7 +19,7 @@ from jetfm.settings.profiles import dry_run, load_profile, save_profile
 from jetfm.training import launch
 from tests.training.test_distributed import bare, talking  # noqa: F401
 
-CODE = Path(__file__).parent.parent
+CODE = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""What changes weights in a step: the optimiser, its learning rate, and the weights' average."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from rangerlite import RangerLite
+from torch import nn
+
+from jetfm.settings import OptimizerSettings, TrainingSettings
+
+
+def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5) or AdamW, on all trainable parameters.
+
+    On CUDA AdamW is one fused kernel for all of them. torch has none for RAdam, which there works
+    through lists of tensors by itself; its counters of steps stay on the CPU, so neither asks the
+    device for a number.
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = module.parameter_groups() if hasattr(module, "parameter_groups") else trainable
+    options = {}
+    if settings.name == "adamw" and all(p.device.type == "cuda" for p in trainable):
+        options["fused"] = True
+    kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW}
+    return kinds[settings.name](
+        groups,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+        eps=settings.eps,
+        **options,
+    )
+
+
+def rate_factor(settings: TrainingSettings, step: int) -> float:
+    """Factor on the learning rate in a step.
+
+    A third in the first `warmup_steps` (official code of paper 2: a scheduler default), times the
+    schedule: straight lines between its points.
+    """
+    factor = 1 / 3 if step < settings.optimizer.warmup_steps else 1.0
+    if not settings.optimizer.schedule:
+        return factor
+    shares, factors = zip(*settings.optimizer.schedule, strict=True)
+    return factor * float(np.interp(step / settings.max_steps, shares, factors))
+
+
+class Average:
+    """Exponential moving average of a module's parameters, w <- d w + (1 - d) p, from its start.
+
+    Parameters
+    ----------
+    module : whose parameters are averaged; buffers are the module's own
+    decay : d
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.swapped = module, decay, False
+        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each step of the optimiser."""
+        for name, parameter in self.module.named_parameters():
+            average = self.weights[name] = self.weights[name].to(parameter.device)
+            average.lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's parameters and their averages; a second call undoes it."""
+        for name, parameter in self.module.named_parameters():
+            average = self.weights[name].to(parameter.device)
+            self.weights[name] = parameter.clone()
+            parameter.copy_(average)
+        self.swapped = not self.swapped
