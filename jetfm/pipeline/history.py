@@ -19,11 +19,10 @@ def save_trained(model, result, folder: Path) -> dict:
     model : with ``save(folder, **metrics)``
     result : its TrainingResult
     """
-    metrics = {"best_loss": result.best_metric, "best_step": result.best_step}
     if rank() == 0:
-        model.save(folder, **metrics)
+        model.save(folder, best_loss=result.best_metric, best_step=result.best_step)
         write_json(folder / _HISTORY, result.history)
-    return metrics | {"last_step": result.last_step}
+    return result.metrics
 
 
 def learning_curves(artifact: Artifact) -> dict:
