@@ -237,9 +237,10 @@ def test_strategies_train_what_they_say(jets, pair_bias, tmp_path, monkeypatch):
     trained = {}
     original = study.fit
 
-    def spy(module, *args, **options):
+    def spy(training):
+        module = training.module
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
-        result = original(module, *args, **options)
+        result = original(training)
         trained[runner.contender.weights] = (before, dict(module.named_parameters()))
         return result
 
@@ -333,8 +334,8 @@ def test_a_fit_stops_after_so_many_epochs_without_improvement(jets, monkeypatch)
     validations."""
     asked = {}
 
-    def spy(module, batches, training, **rest):
-        asked["training"] = training
+    def spy(training):
+        asked["training"] = training.settings
         raise KeyboardInterrupt
 
     monkeypatch.setattr(study, "fit", spy)
