@@ -14,7 +14,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stages import silent
 from jetfm.runtime.distributed import rank
-from jetfm.runtime.parallel import run_tasks
+from jetfm.runtime.parallel import run_fits
 from jetfm.schema import SPLITS
 from jetfm.settings import TokenizerSettings
 from jetfm.settings.profiles import Profile
@@ -134,7 +134,7 @@ class TokenStages(JetStages):
         missing = [name for name in names if not self.is_made(partial(function, self, name))]
         tasks = [(type(self), function, self.profile, name) for name in missing]
         if tasks and rank() == 0:
-            run_tasks(_with_own_stages, tasks, 0, title, self.progress, unit)
+            run_fits(_with_own_stages, tasks, 0, title, self.progress, unit)
 
     def tokens(self, split: str, name: str = MAIN, campaign: str = JETCLASS) -> TokenStore:
         """Token store of a split; jets keep the index they have in the jets store."""
