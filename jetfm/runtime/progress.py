@@ -38,7 +38,8 @@ class Progress(tqdm):
     def __init__(
         self, name: str, total: int, done: int = 0, unit: str = "step", show: bool = True, **options
     ) -> None:
-        self.jets, self._began, self._note = 0, time.monotonic(), ""
+        self.jets, self.initial = 0, done
+        self._began, self._note = time.monotonic(), ""
         if not is_interactive():  # 'gui' leaves the drawing to `display`
             options |= {"file": sys.stdout, "gui": True, "mininterval": _LINE_EVERY, "miniters": 0}
         super().__init__(
@@ -49,6 +50,10 @@ class Progress(tqdm):
         return True
 
     @property
+    def done(self) -> int:
+        return self.n
+
+    @property
     def jets_per_second(self) -> float:
         return self.jets / max(time.monotonic() - self._began, 1e-9)
 
@@ -56,6 +61,8 @@ class Progress(tqdm):
         """Count finished work."""
         with self.get_lock():
             self.jets += jets
+            if self.disable:
+                self.n += units
             super().update(units)
 
     def note(self, text: str) -> None:
@@ -108,10 +115,9 @@ class ByteProgress(Progress):
 
     def keep(self, n_bytes: int) -> None:
         """Count bytes that an earlier download brought: done, but not part of the rate."""
-        if not self.disable:
-            with self.get_lock():
-                self.initial += n_bytes
-                self.n += n_bytes
+        with self.get_lock():
+            self.initial += n_bytes
+            self.n += n_bytes
 
     def advance(self, n_bytes: int) -> None:
         """Count bytes that came; negative ones where a file begins anew."""

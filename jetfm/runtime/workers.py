@@ -1,17 +1,20 @@
 """Independent tasks in worker processes or on a dask cluster, with errors that stay readable.
 
 The processes are loky's. They last from call to call, so that what a task imports (torch and the
-rest: some five seconds) is imported once, and they end when the next call does not come soon.
+rest: some five seconds) is imported once, and they end when the next call does not come soon. What
+loky lacks is here: workers that end with a killed parent, and take its environment of each call.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor
 from contextlib import contextmanager
+from itertools import islice
 
 from joblib.externals import loky
 
@@ -98,17 +101,24 @@ def _run_local(
         env=_ONE_THREAD_EACH | {"PYTHONSAFEPATH": "1"},
     )
     here = os.environ | _ONE_THREAD_EACH, os.getcwd()
+    waiting, futures = iter(tasks), {}
     try:
-        futures = {pool.submit(_call, *here, function, task): task for task in tasks}
-        for future in loky.as_completed(futures):
-            future.result()
-            finished(futures[future])
+        # no more at a time than loky passes on: when it has to end, it stumbles over others
+        while True:
+            for task in islice(waiting, 2 * workers - len(futures)):
+                futures[pool.submit(_call, *here, function, task)] = task
+            if not futures:
+                return
+            for future in loky.wait(futures, return_when=FIRST_COMPLETED).done:
+                future.result()
+                finished(futures.pop(future))
     except BaseException:
         pool.shutdown(wait=False, kill_workers=True)
         raise
 
 
 def _start_worker(parent: int, path: Sequence[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, too: the parent ends its workers
     watch_parent(parent)
     sys.path[:] = path
 
