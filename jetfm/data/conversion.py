@@ -16,13 +16,12 @@ from pathlib import Path
 
 import awkward as ak
 import numpy as np
-from tqdm import tqdm
 
 from jetfm.data import jetclass, toplandscape
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.errors import JetfmError
-from jetfm.runtime.workers import run_distributed, run_local
+from jetfm.runtime.workers import run_tasks
 from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
 from jetfm.storage.files import (
     made_aside,
@@ -277,18 +276,11 @@ def _stamp_of(path: Path) -> dict:
 
 
 def _run(pending, n_parts: int, workers: int, dask_address: str | None, progress: bool) -> None:
-    if not pending:
-        return
-    with tqdm(total=n_parts, initial=n_parts - len(pending), desc="jets store", unit="part",
-              disable=not progress) as bar:  # fmt: skip
-
-        def finished(part: Part) -> None:
-            bar.update()
-
-        if dask_address:
-            run_distributed(make_part, pending, dask_address, finished)
-        else:
-            run_local(make_part, pending, workers, finished)
+    parts, done = [(part,) for part in pending], n_parts - len(pending)
+    run_tasks(
+        make_part, parts, workers, "jets store", progress, "part",
+        done=done, dask_address=dask_address,
+    )  # fmt: skip
 
 
 def make_part(part: Part) -> str:

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import awkward as ak
 import numpy as np
-from tqdm import tqdm
 
 from jetfm.data import jetclass
 from jetfm.data.ragged import MANIFEST, RaggedFolder, write_manifest
 from jetfm.errors import JetfmError
 from jetfm.physics.jagged import padded
+from jetfm.runtime.progress import Progress
 from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
 from jetfm.storage.files import NpyWriter, make_folder, remove_leftovers, sha256
 
@@ -235,19 +235,20 @@ def build_store(
     paths = [Path(path) for path in paths]
     if not paths:
         raise JetfmError(folder, "no source files", "at least one file of jets")
-    sources, bar = [], tqdm(paths, desc="jets store", unit="file", disable=not progress)
-    with JetStoreWriter(folder, features, sources=sources) as writer:
-        for path in bar:
+    sources, bar = [], Progress("jets store", len(paths), unit="file", show=progress)
+    with bar, JetStoreWriter(folder, features, sources=sources) as writer:
+        for path in paths:
             n_before = writer.n_jets
             if writer.is_complete(path.name, jets_per_class):
+                bar.update(1)
                 continue
             for jets in iterate(path, step, features):
                 jets = jets[writer.wanted(ak.to_numpy(jets.label), jets_per_class)]
                 constituents, offsets = jetclass.features_of(jets, features)
                 writer.append(constituents, np.diff(offsets), jet_rows(jets))
-                bar.set_postfix(jets=writer.n_jets)
             n_jets = writer.n_jets - n_before
             sources.append({"name": path.name, "n_jets": n_jets, "sha256": sha256(path)})
+            bar.update(1, n_jets)
     return JetStore(folder)
 
 

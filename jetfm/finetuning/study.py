@@ -30,7 +30,7 @@ from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.encoded_jets import EncodedJets, encode
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
-from jetfm.runtime.parallel import run_tasks
+from jetfm.runtime.parallel import run_fits
 from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
 from jetfm.training.fit import fit
@@ -111,16 +111,16 @@ def run_study(
         for runner, _, _ in missing
         if runner.contender.weights == "fixed"
     }
-    run_tasks(
+    run_fits(
         _encode,
         [(*encoding, settings, folder, seed) for encoding in encodings],
         workers,
         "encode jets",
-        progress and bool(encodings),
+        progress,
         "backbone",
     )
     fits = [(*point, settings, folder, seed) for point in missing]
-    run_tasks(one_fit, fits, workers, "fine-tuning", progress)
+    run_fits(one_fit, fits, workers, "fine-tuning", progress)
     result = {
         name: _collected(some, sizes[name], settings, folder, seed) for name, some in tasks.items()
     }

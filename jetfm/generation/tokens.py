@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import torch
@@ -92,7 +91,7 @@ def generate(
     device = torch.device(device) if device is not None else home
     modes = model.training, tokenizer.training
     model.to(device).eval(), tokenizer.to(device).eval()
-    bar = _LockedProgress("generation", len(requested), unit="jet", show=progress)
+    bar = Progress("generation", len(requested), unit="jet", show=progress)
 
     def run(jets: np.ndarray):
         numbers = torch.from_numpy(uniforms(seed, jets, max_constituents + 1))
@@ -141,18 +140,6 @@ def _joined(parts: list, order: np.ndarray, requested: np.ndarray) -> GeneratedJ
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = np.repeat(begin[place] - offsets[:-1], counts) + np.arange(offsets[-1])
     return GeneratedJets(ids[rows], decoded[rows], offsets, requested, finished)
-
-
-class _LockedProgress(Progress):
-    """Progress that several threads report to."""
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
-        self._lock = Lock()
-
-    def update(self, units: int, jets: int) -> None:
-        with self._lock:
-            super().update(units, jets)
 
 
 class _Batch:

@@ -16,7 +16,7 @@ import torch
 
 from jetfm.errors import JetfmError
 from jetfm.runtime.distributed import rank
-from jetfm.runtime.parallel import run_tasks
+from jetfm.runtime.parallel import run_fits
 from jetfm.settings.profiles import Profile
 from jetfm.storage.artifacts import Artifact, produce
 from jetfm.storage.files import sha256
@@ -200,7 +200,7 @@ class Run:
                 if any(key in others for others in needed[position + 1 :]):
                     stage.artifact  # noqa: B018, made
         tasks = [(self.profile, [stage.key for stage in group]) for group in groups]
-        run_tasks(self._in_worker, tasks, 0, title, self.progress, unit)
+        run_fits(self._in_worker, tasks, 0, title, self.progress, unit)
 
 
 def _missing_below(stages: Iterable[Stage]) -> Iterator[Stage]:

@@ -1,10 +1,12 @@
-"""Progress in jets or bytes: a bar where someone watches, a line every ten seconds elsewhere."""
+"""Progress by tqdm: its bar where someone watches, elsewhere a line every ten seconds.
+
+A log would keep every state of a bar that is drawn again and again, all in one line.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 
 from tqdm import tqdm
@@ -22,71 +24,80 @@ def is_interactive() -> bool:
     return sys.stderr.isatty()
 
 
-class Progress:
-    """Progress of `total` units of work, each worth some jets.
+class Progress(tqdm):
+    """Progress of `total` units of work, each worth some jets; several threads may share it.
 
     Parameters
     ----------
     name : what is running
-    total, done : units, and how many of them were done before
+    total, done : units, and how many of them were done before, which the rate does not count
     unit : of the work, e.g. 'step' or 'jet'
     show : False keeps quiet
     """
 
     def __init__(
-        self, name: str, total: int, done: int = 0, unit: str = "step", show: bool = True
+        self, name: str, total: int, done: int = 0, unit: str = "step", show: bool = True, **options
     ) -> None:
-        self.name, self.total, self.done, self.unit, self.show = name, total, done, unit, show
-        self.first, self.jets = done, 0
-        self.began = self._last_line = time.monotonic()
-        self._note = ""
-        self._bar = None
-        if show and is_interactive():
-            self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, leave=True)
+        self.jets, self.initial = 0, done
+        self._began, self._note = time.monotonic(), ""
+        if not is_interactive():  # 'gui' leaves the drawing to `display`
+            options |= {"file": sys.stdout, "gui": True, "mininterval": _LINE_EVERY, "miniters": 0}
+        super().__init__(
+            desc=name, total=total, initial=done, unit=unit, disable=not show, **options
+        )
+
+    def __bool__(self) -> bool:  # tqdm's: whether there is anything to do
+        return True
 
     @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self.began, 1e-9)
+    def done(self) -> int:
+        return self.n
 
     @property
     def jets_per_second(self) -> float:
-        return self.jets / self.seconds
+        return self.jets / max(time.monotonic() - self._began, 1e-9)
 
-    def update(self, units: int, jets: int) -> None:
+    def update(self, units: int = 1, jets: int = 0) -> None:
         """Count finished work."""
-        self.done += units
-        self.jets += jets
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{self.jets_per_second:.0f} jets/s {self._note}", False)
-            self._bar.update(units)
-        elif self.show and time.monotonic() - self._last_line >= _LINE_EVERY:
-            self._line()
+        with self.get_lock():
+            self.jets += jets
+            if self.disable:
+                self.n += units
+            super().update(units)
 
     def note(self, text: str) -> None:
         """Show `text` (e.g. the latest validation loss) from now on."""
         self._note = text
+        if not self.disable and not self.gui:
+            self.refresh()
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, or print a line."""
+        if not self.gui:
+            self.postfix = f"{self._jets_rate()} {self._note}".strip()
+            super().display(msg, pos)
+            return
+        rate = max(self.n - self.initial, 0) / max(self.format_dict["elapsed"], 1e-9)
+        left = (self.total - self.n) / rate if rate else 0
+        facts = (*self._facts(rate), f"{left:.0f} s left" if left > 0 else "")
+        line = f"{self.desc}: {', '.join(filter(None, facts))} {self._note}"
+        print(line.rstrip(), file=self.fp, flush=True)
 
     def close(self) -> None:
-        """Finish: close the bar, or print the last line."""
-        if self._bar is not None:
-            self._bar.close()
-        elif self.show:
-            self._line()
+        """Finish: close the bar, or print the last line if there was anything to do."""
+        if not self.disable and self.gui and self.total:
+            self.display()
+        super().close()
 
-    def _line(self) -> None:
-        self._last_line = time.monotonic()
-        rate = (self.done - self.first) / self.seconds
-        left = (self.total - self.done) / rate if rate else float("inf")
-        time_left = f", {left:.0f} s left" if 0 < left < float("inf") else ""
-        print(
-            f"{self.name}: {self.unit} {self.done}/{self.total}, "
-            f"{self.jets_per_second:.0f} jets/s{time_left} {self._note}".rstrip(),
-            flush=True,
-        )
+    def _jets_rate(self) -> str:
+        return f"{self.jets_per_second:.0f} jets/s" if self.jets else ""
+
+    def _facts(self, rate: float) -> tuple[str, ...]:
+        return f"{self.unit} {self.n}/{self.total}", self._jets_rate()
 
 
-class ByteProgress:
-    """Progress of downloads in bytes; several threads may share it.
+class ByteProgress(Progress):
+    """Progress of downloads in bytes.
 
     Parameters
     ----------
@@ -95,64 +106,27 @@ class ByteProgress:
     """
 
     def __init__(self, name: str = "download", show: bool = True) -> None:
-        self.name, self.show = name, show
-        self.total = self.done = self.kept = 0
-        self.began = self._last_line = time.monotonic()
-        self._note, self._lock, self._bar = "", threading.Lock(), None
-        if show and is_interactive():
-            self._bar = tqdm(total=0, desc=name, unit="B", unit_scale=True)
+        super().__init__(name, 0, unit="B", show=show, unit_scale=True)
 
     def expect(self, n_bytes: int) -> None:
         """So many more in all."""
-        with self._lock:
+        with self.get_lock():
             self.total += n_bytes
-            if self._bar is not None:
-                self._bar.total = self.total
-                self._bar.refresh()
 
     def keep(self, n_bytes: int) -> None:
         """Count bytes that an earlier download brought: done, but not part of the rate."""
-        with self._lock:
-            self.done += n_bytes
-            self.kept += n_bytes
-            if self._bar is not None:
-                self._bar.initial += n_bytes
-                self._bar.n += n_bytes
-                self._bar.refresh()
+        with self.get_lock():
+            self.initial += n_bytes
+            self.n += n_bytes
 
     def advance(self, n_bytes: int) -> None:
         """Count bytes that came; negative ones where a file begins anew."""
-        with self._lock:
-            self.done += n_bytes
-            if self._bar is not None:
-                self._bar.update(n_bytes)
-            elif self.show and time.monotonic() - self._last_line >= _LINE_EVERY:
-                self._line()
-
-    def note(self, text: str) -> None:
-        """Show `text` (what is waited for) at once, or in the next line."""
-        with self._lock:
-            self._note = text
-            if self._bar is not None:
-                self._bar.set_postfix_str(text)
+        self.update(n_bytes)
 
     def close(self) -> None:
-        """Finish: close the bar, or print the last line if there was anything to do."""
-        with self._lock:
-            if self._bar is not None:
-                self._bar.close()
-            elif self.show and self.total:
-                self._note = ""
-                self._line()
+        """Finish; nothing is waited for any more."""
+        self._note = ""
+        super().close()
 
-    def _line(self) -> None:
-        now = time.monotonic()
-        self._last_line = now
-        rate = max(self.done - self.kept, 0) / max(now - self.began, 1e-9)
-        left = (self.total - self.done) / rate if rate else 0
-        time_left = f", {left:.0f} s left" if left > 0 else ""
-        print(
-            f"{self.name}: {self.done / 1e9:.2f}/{self.total / 1e9:.2f} GB, "
-            f"{rate / 1e6:.1f} MB/s{time_left} {self._note}".rstrip(),
-            flush=True,
-        )
+    def _facts(self, rate: float) -> tuple[str, ...]:
+        return f"{self.n / 1e9:.2f}/{self.total / 1e9:.2f} GB", f"{rate / 1e6:.1f} MB/s"

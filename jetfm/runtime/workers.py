@@ -1,78 +1,149 @@
-"""Independent tasks on several cores or on a dask cluster, with errors that stay readable."""
+"""Independent tasks in worker processes or on a dask cluster, with errors that stay readable.
+
+The processes are loky's. They last from call to call, so that what a task imports (torch and the
+rest: some five seconds) is imported once, and they end when the next call does not come soon. What
+loky lacks is here: workers that end with a killed parent, and take its environment of each call.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from itertools import islice
+
+from joblib.externals import loky
 
 from jetfm.errors import JetfmError
-from jetfm.runtime.cores import changed_environment, n_cores, watch_parent
+from jetfm.runtime.cores import n_cores, watch_parent
+from jetfm.runtime.progress import Progress
 
 # in new processes linear algebra then has one thread
 _ONE_THREAD_EACH = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
+_IDLE = 60.0  # seconds, after which a worker ends
+
+# loky starts a worker anew that holds 300 MB more than after its first task; there is no harm in it
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
 
 
-def run_local(
-    work: Callable[[Any], object],
-    tasks: Sequence[Any],
-    workers: int,
-    finished: Callable[[Any], object],
+def run_tasks(
+    function: Callable[..., object],
+    tasks: Sequence[tuple],
+    workers: int = 0,
+    name: str = "tasks",
+    progress: bool = True,
+    unit: str = "task",
+    *,
+    done: int = 0,
+    size: Callable[..., int] = lambda *task: 1,
+    dask_address: str | None = None,
 ) -> None:
-    """Run tasks in this process, or in dask's pool of processes, which needs no network.
+    """Call ``function(*task)`` for every task.
+
+    An exception of one, or Ctrl-C also where it reaches this process alone, ends all workers at
+    once; so does the end of this process, however it ended.
 
     Parameters
     ----------
-    work : function of a module, called with each task
-    tasks : what to do; picklable
-    workers : number of processes; 0 for one per core; 1 works in this process
-    finished : called here with each finished task
+    function : importable by name; what it makes, it writes to files
+    tasks : its arguments; picklable
+    workers : processes of one thread each; 0 is one per available core, 1 works in this process
+    name, unit : what the progress says
+    done : how many units were finished before
+    size : ``size(*task)`` is how many units a task is worth
+    dask_address : a cluster with this file system, whose workers do it instead
+
+    Raises
+    ------
+    JetfmError
+        That of a task, no cluster at this address, or a worker that was killed, as the system does
+        where memory lacks.
     """
-    workers = min(workers or n_cores(), len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            work(task)
-            finished(task)
+    if not tasks:
         return
-    import dask
-    from dask.callbacks import Callback
+    total = done + sum(size(*task) for task in tasks)
+    workers = min(workers or n_cores(), len(tasks))
+    bar = Progress(name, total, done, unit, progress)
 
-    by_key = {f"task-{number}": task for number, task in enumerate(tasks)}
-    delayed = [dask.delayed(work)(task, dask_key_name=key) for key, task in by_key.items()]
+    def finished(task: tuple) -> None:
+        bar.update(size(*task), size(*task) * (unit == "jet"))
 
-    def tick(key, *_):
-        if key in by_key:
-            finished(by_key[key])
+    with bar:
+        if dask_address is not None:
+            with _plain_errors(name):
+                _run_distributed(function, tasks, dask_address, finished)
+        elif workers == 1:
+            for task in tasks:
+                function(*task)
+                finished(task)
+        else:
+            with _plain_errors(name):
+                _run_local(function, tasks, workers, finished)
 
-    with _translated_errors(), changed_environment(_ONE_THREAD_EACH), Callback(posttask=tick):
-        dask.compute(
-            *delayed,
-            scheduler="processes",
-            num_workers=workers,
-            chunksize=1,
-            initializer=partial(watch_parent, os.getpid()),
-        )
 
-
-def run_distributed(
-    work: Callable[[Any], object],
-    tasks: Sequence[Any],
-    address: str,
-    finished: Callable[[Any], object],
+def _run_local(
+    function: Callable[..., object],
+    tasks: Sequence[tuple],
+    workers: int,
+    finished: Callable[[tuple], object],
 ) -> None:
-    """Run tasks on a dask cluster; arguments as of ``run_local``."""
-    from distributed import Client, as_completed
+    pool = loky.get_reusable_executor(
+        workers,
+        timeout=_IDLE,
+        initializer=_start_worker,
+        initargs=(os.getpid(), tuple(sys.path)),  # other ones get other workers
+        env=_ONE_THREAD_EACH | {"PYTHONSAFEPATH": "1"},
+    )
+    here = os.environ | _ONE_THREAD_EACH, os.getcwd()
+    waiting, futures = iter(tasks), {}
+    try:
+        # no more at a time than loky passes on: when it has to end, it stumbles over others
+        while True:
+            for task in islice(waiting, 2 * workers - len(futures)):
+                futures[pool.submit(_call, *here, function, task)] = task
+            if not futures:
+                return
+            for future in loky.wait(futures, return_when=FIRST_COMPLETED).done:
+                future.result()
+                finished(futures.pop(future))
+    except BaseException:
+        pool.shutdown(wait=False, kill_workers=True)
+        raise
+
+
+def _start_worker(parent: int, path: Sequence[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, too: the parent ends its workers
+    watch_parent(parent)
+    sys.path[:] = path
+
+
+def _call(environment: dict[str, str], folder: str, function: Callable, task: tuple) -> None:
+    os.environ.clear()  # of the call for which the worker started
+    os.environ.update(environment)
+    os.chdir(folder)
+    function(*task)
+
+
+def _run_distributed(
+    function: Callable[..., object],
+    tasks: Sequence[tuple],
+    address: str,
+    finished: Callable[[tuple], object],
+) -> None:
+    from distributed import Client, as_completed  # seconds of start-up, for clusters alone
 
     try:
         client = Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise JetfmError("dask_address", f"{address!r} ({error})", "a running scheduler") from None
-    with client, _translated_errors():
-        futures = {client.submit(work, task, pure=False): task for task in tasks}
+    with client:
+        futures = {client.submit(function, *task, pure=False): task for task in tasks}
         for future in as_completed(list(futures)):
             future.result()
             finished(futures.pop(future))
@@ -80,21 +151,18 @@ def run_distributed(
 
 
 # of a worker, or of the scheduler; the classes live in packages that not every call imports
-_ENDS = ("BrokenProcessPool", "KilledWorker", "FutureCancelledError", "CancelledError")
+_ENDS = ("KilledWorker", "FutureCancelledError", "CancelledError")
 
 
 @contextmanager
-def _translated_errors():
+def _plain_errors(name: str) -> Iterator[None]:
     """Turn what comes back from a worker into one plain JetfmError."""
     try:
         yield
-    except JetfmError as error:  # dask wraps it together with the remote traceback
+    except JetfmError as error:  # wrapped together with the remote traceback
         raise JetfmError(error.where, error.found, error.expected) from None
-    except BrokenPipeError as error:
-        raise JetfmError("worker", f"its end ({error})", "a worker that lives") from None
     except Exception as error:
-        if type(error).__name__ in _ENDS:
-            raise JetfmError(
-                "worker", f"its sudden end ({error})", "memory for each worker"
-            ) from None
+        if isinstance(error, BrokenExecutor) or type(error).__name__ in _ENDS:
+            found = f"the sudden end of a worker ({error})"
+            raise JetfmError(name, found, "memory for each of them") from None
         raise

@@ -17,10 +17,9 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 import uproot
-from tqdm import tqdm
 
 from jetfm.errors import JetfmError
-from jetfm.runtime.workers import run_distributed, run_local
+from jetfm.runtime.workers import run_tasks
 from jetfm.schema import BRANCHES, SPLITS, class_by_name
 from jetfm.simulation.clustering import cluster, match
 from jetfm.simulation.detector import detect
@@ -247,18 +246,17 @@ def _make(
 ) -> None:
     pending = [task for task in tasks if not _is_finished(task)]
     remove_leftovers(out)
-    total, left = (sum(task.n_jets for task in some) for some in (tasks, pending))
-    with tqdm(
-        total=total, initial=total - left, unit="jet", desc=name, disable=not progress
-    ) as bar:
-
-        def finished(task: Task) -> None:
-            bar.update(task.n_jets)
-
-        if dask_address:
-            run_distributed(make_file, pending, dask_address, finished)
-        else:
-            run_local(make_file, pending, workers, finished)
+    run_tasks(
+        make_file,
+        [(task,) for task in pending],
+        workers,
+        name,
+        progress,
+        "jet",
+        done=sum(task.n_jets for task in tasks) - sum(task.n_jets for task in pending),
+        size=lambda task: task.n_jets,
+        dask_address=dask_address,
+    )
 
 
 def plan(

@@ -31,7 +31,7 @@ from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
 from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.transformer import n_parameters
 from jetfm.physics.statistics import accuracy
-from jetfm.runtime.parallel import run_tasks
+from jetfm.runtime.parallel import run_fits
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json
@@ -96,7 +96,7 @@ def run_study(
         (dict(inputs[source]), settings, name, i, runs[name, source, i], seed)
         for name, source, i in sorted(missing, key=lambda run: -cost[run[0]])
     ]
-    run_tasks(one_fit, tasks, workers, "classifiers", progress)
+    run_fits(one_fit, tasks, workers, "classifiers", progress)
     rows = []
     for name in CLASSIFIERS:
         for source, jets in inputs.items():

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from jetfm.data.batches import InOrderBatches, shuffle_dense
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
+from jetfm.runtime.progress import Progress
+from jetfm.runtime.workers import run_tasks
 from jetfm.storage.files import made_aside, make_folder, remove_leftovers
 from jetfm.tokenizers.interface import Tokenizer
 
@@ -78,8 +79,6 @@ def tokenize(
     if not store.parts:
         options = (seed, max_constituents, batch_size, progress)
         return _tokenize(tokenizer, store, folder, *options, info)
-    from jetfm.runtime.workers import run_distributed, run_local
-
     everywhere = workers != 1 or dask_address is not None
     sources = store.info["sha256"]
     tasks = [
@@ -103,17 +102,16 @@ def tokenize(
     (make_folder(folder) / MANIFEST).unlink(missing_ok=True)  # from here on not a store
     remove_leftovers(Path(folder) / PARTS)  # of killed workers
     pending = [task for task in tasks if not task.is_done()]
-    with tqdm(
-        total=len(tasks),
-        initial=len(tasks) - len(pending),
-        desc="tokenise",
-        unit="part",
-        disable=not progress,
-    ) as bar:
-        if dask_address:
-            run_distributed(tokenize_part, pending, dask_address, lambda _: bar.update())
-        else:
-            run_local(tokenize_part, pending, workers, lambda _: bar.update())
+    run_tasks(
+        tokenize_part,
+        [(task,) for task in pending],
+        workers,
+        "tokenise",
+        progress,
+        "part",
+        done=len(tasks) - len(pending),
+        dask_address=dask_address,
+    )
     return join_parts(folder, TokenStore, [path.name for path in store.parts], **info)
 
 
@@ -174,7 +172,7 @@ def _tokenize(
     batches = InOrderBatches(store.n_constituents, batch_size) if len(store) else ()
     device = tokenizer.device
     clipped = {"constituents": 0, "jets": 0}  # the writer reads it when all is done
-    bar = tqdm(total=len(store), desc="tokenise", unit="jet", disable=not progress)
+    bar = Progress("tokenise", len(store), unit="jet", show=progress)
     with TokenStoreWriter(
         folder,
         tokenizer.n_codes,
@@ -198,6 +196,6 @@ def _tokenize(
             arrays = (ids.cpu(), decoded.cpu(), mask.cpu())
             of_jets = (store.labels[indices], store.n_constituents[indices])
             writer.put(indices, *arrays, *of_jets, batch["positions"])
-            bar.update(len(indices))
+            bar.update(len(indices), len(indices))
     bar.close()
     return TokenStore(folder)

@@ -21,7 +21,7 @@ from jetfm.data.ragged import PARTS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
-from jetfm.runtime.workers import run_local
+from jetfm.runtime.workers import run_tasks
 from jetfm.schema import BRANCHES, CLASSES, KINEMATICS
 from jetfm.storage.locks import exclusive
 from tests.data.jetclass_files import jetclass_file
@@ -456,5 +456,5 @@ def test_no_cluster_at_this_address(sources, tmp_path):
 
 def test_one_worker_needs_no_pool():
     done = []
-    run_local(str, [1, 2], 1, done.append)
+    run_tasks(done.append, [(1,), (2,)], 1, progress=False)
     assert done == [1, 2]

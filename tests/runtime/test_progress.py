@@ -12,6 +12,7 @@ from jetfm.runtime.progress import ByteProgress, Progress
 def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     monkeypatch.setattr(progress, "is_interactive", lambda: False)
     return now
 

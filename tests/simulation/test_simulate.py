@@ -250,7 +250,8 @@ def test_unwritable_folder_is_named(tmp_path):
         simulate(tmp_path / "file" / "jets", workers=1, **REQUEST)
 
 
-def test_errors_come_back_from_workers(tmp_path):
+def test_errors_come_back_from_workers(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "new")  # not the workers of an earlier test
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # inherited: a very full disk
     try:

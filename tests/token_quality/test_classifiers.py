@@ -274,7 +274,7 @@ def test_the_most_expensive_fits_come_first(inputs, tmp_path, monkeypatch):
         names.extend(task[2] for task in tasks)
         raise Enough
 
-    monkeypatch.setattr(classifiers, "run_tasks", spy)
+    monkeypatch.setattr(classifiers, "run_fits", spy)
     long = SHORT_TRAINING.model_copy(update={"max_steps": 10_000})
     for name in classifiers.CLASSIFIERS:
         names = []
@@ -285,7 +285,7 @@ def test_the_most_expensive_fits_come_first(inputs, tmp_path, monkeypatch):
 
 
 def test_leaked_jets_are_counted(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(classifiers, "run_tasks", lambda *args: None)
+    monkeypatch.setattr(classifiers, "run_fits", lambda *args: None)
     monkeypatch.setattr(classifiers, "read_json", lambda path: dict.fromkeys(keys, 0.5))
     keys = ("accuracy", "loss", "best_step", "last_step")
     clean = {"original": inputs["original"]}

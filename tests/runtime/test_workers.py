@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jetfm.errors import JetfmError
-from jetfm.runtime.parallel import run_tasks
+from jetfm.runtime.workers import run_tasks
 
 
 def write_pid_and_sleep(folder: str, name: str) -> None:
@@ -76,8 +76,8 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
     """Another jetfm in the current folder is not it; what was set after the first pool counts."""
     script = (
         "import os\n"
-        "from jetfm.runtime.parallel import run_tasks\n"
-        "from tests.runtime.test_parallel import write_where_jetfm_is as task\n"
+        "from jetfm.runtime.workers import run_tasks\n"
+        "from tests.runtime.test_workers import write_where_jetfm_is as task\n"
         "if __name__ == '__main__':\n"
         "    for number in '12':\n"
         "        os.environ['JETFM_WORK'] = number\n"
@@ -89,7 +89,7 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "script/main.py").write_text(script)
     (tmp_path / "here/jetfm/__init__.py").write_text("raise ImportError('another one')")
-    here, root = tmp_path / "here", Path(__file__).parents[1]
+    here, root = tmp_path / "here", Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     command = [sys.executable, tmp_path / "script/main.py"]
     subprocess.run(command, env=environment, cwd=here, check=True, timeout=100)
@@ -103,14 +103,15 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
 def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how):
     """As ``kill -INT`` or a batch system does it; a terminal's Ctrl-C reaches workers as well."""
     script = (
-        "from jetfm.runtime.parallel import run_tasks\n"
-        "from tests.runtime.test_parallel import write_pid_and_sleep as task\n"
+        "from jetfm.runtime.workers import run_tasks\n"
+        "from tests.runtime.test_workers import write_pid_and_sleep as task\n"
         "if __name__ == '__main__':\n"
-        f"    run_tasks(task, [({str(tmp_path)!r}, 'a'), ({str(tmp_path)!r}, 'b')], 2)\n"
+        f"    run_tasks(task, [({str(tmp_path)!r}, name) for name in 'abcdefgh'], 2)\n"
     )
     (tmp_path / "main.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    parent = subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, tmp_path / "main.py"]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     files = [tmp_path / name for name in "ab"]
     while not all(path.exists() and path.read_text() for path in files):
         assert parent.poll() is None
@@ -120,3 +121,4 @@ def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how):
     assert parent.wait(timeout=60) != 0  # the tasks would take ten minutes
     while any(is_alive(pid) for pid in workers):
         time.sleep(0.1)
+    assert "Thread" not in parent.stderr.read()  # no error beside the interruption
