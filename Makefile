@@ -49,7 +49,7 @@ $(ENV): pyproject.toml requirements.lock
 	  || { echo "Without uv: pip installs, which takes longer"; $(PIP) $(LOCKED) $(LOCK_BUT_UV); }
 	@$(PIP) "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
 	@$(PIP) --no-deps --no-build-isolation -e .
-	@env -u PYTHONDONTWRITEBYTECODE $(PY) -c '$(IMPORTS)'
+	-@env -u PYTHONDONTWRITEBYTECODE $(PY) -c '$(IMPORTS)'
 	@touch $@
 
 paper-figures: $(ENV)
