@@ -9,7 +9,17 @@ PROFILE ?= laptop
 DATA ?=
 DRY_RUN ?=
 PYTHON ?= python3
+INSTALLER ?= uv
 PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+UV := $(PY) -m uv pip install --quiet --python $(PY) $$(d=$$($(PY) -m uv cache dir); \
+  mkdir -p "$$d" 2>/dev/null && [ -w "$$d" ] || echo --no-cache)
+LOCKED := --no-deps --require-hashes -r
+LOCK_OF_UV := <(sed -n '/^uv==/,/[^\\]$$/p' requirements.lock)
+LOCK_BUT_UV := <(sed '/^uv==/,/[^\\]$$/d' requirements.lock)
+IMPORTS := import importlib, pkgutil, jetfm, hypothesis, ipykernel.kernelapp, nbval, papermill, pytest; \
+  [importlib.import_module(m.name) for m in pkgutil.walk_packages(jetfm.__path__, "jetfm.") \
+   if m.name != "jetfm.__main__"]
 ENV := .venv/.complete
 
 help:
@@ -18,22 +28,28 @@ help:
 	@echo "make bench          each fast path against its plain reference, one JSON object a line"
 	@echo "make soak           long checks: readers against ten thousand damaged files"
 	@echo "make lab            JupyterLab in notebooks/"
-	@echo "make env            the environment alone, in .venv"
+	@echo "make env            the environment alone, in .venv, by uv or, with INSTALLER=pip, by pip"
 	@echo "make notebooks      store anew the outputs that nbval checks"
 	@echo "make lock           resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean          remove the environment, all work and all figures"
 
 env: $(ENV)
 
-# Exact versions with hashes from the lock; torch apart, since its build depends on the machine.
+# Exact versions with hashes from the lock, uv's own too; torch apart, since its build depends on the
+# machine: by pip, whose settings say where from (uv reads none of them).
+# What jetfm and its notebooks import is compiled at the end: it saves each process seconds where
+# PYTHONDONTWRITEBYTECODE is set, and all modules would take as long as the rest.
 $(ENV): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "jetfm needs Python 3.11 or newer; found $$($(PYTHON) --version). Try make PYTHON=python3.11"; exit 1; }
-	@echo "Installing the environment into .venv (a few minutes, once)"
+	@echo "Installing the environment into .venv (a minute or two, once)"
 	@rm -rf .venv && $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@trap 'exit 130' INT; \
+	  { [ "$(INSTALLER)" = uv ] && $(PIP) $(LOCKED) $(LOCK_OF_UV) && $(UV) $(LOCKED) requirements.lock; } \
+	  || { echo "Without uv: pip installs, which takes longer"; $(PIP) $(LOCKED) $(LOCK_BUT_UV); }
+	@$(PIP) "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
+	@$(PIP) --no-deps --no-build-isolation -e .
+	-@env -u PYTHONDONTWRITEBYTECODE $(PY) -c '$(IMPORTS)'
 	@touch $@
 
 paper-figures: $(ENV)
@@ -57,8 +73,8 @@ notebooks: $(ENV)
 	@$(PY) -c 'from jetfm.notebooks import store_checked_outputs; store_checked_outputs()'
 
 lock: $(ENV)
-	@$(PY) -m pip install --quiet uv
-	@echo setuptools | $(PY) -m uv pip compile pyproject.toml - --extra simulation --extra notebooks --extra tests \
+	@$(PIP) $(LOCKED) $(LOCK_OF_UV)
+	@printf 'setuptools\nuv\n' | $(PY) -m uv pip compile pyproject.toml - --extra simulation --extra notebooks --extra tests \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	  --no-emit-package torch --no-emit-package triton -o requirements.lock
 	@$(PY) -c "import re,pathlib; p=pathlib.Path('requirements.lock'); \

@@ -10,8 +10,12 @@ import itertools
 import os
 import signal
 import tempfile
+import time
 
 import pytest
+
+_STARTED = time.monotonic()
+_SLOW = 8  # minutes
 
 # Before any kernel starts: notebooks run under nbval must neither find old work nor leave any.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="jetfm-tests-")
@@ -75,6 +79,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             return _group(nodeid)
 
     return ByGroup(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Warn after the summary if the tests took long."""
+    result = yield
+    minutes = (time.monotonic() - _STARTED) / 60
+    if minutes > _SLOW:
+        terminalreporter.write_line(
+            f"The tests took {minutes:.1f} minutes; at most 6 are expected on two idle cores"
+            " (--durations=30 lists the slowest)",
+            yellow=True,
+        )
+    return result
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -80,6 +84,100 @@ def test_environment_yml_has_the_locked_versions_and_nothing_else():
     expected = {r.name: f"=={locked()[canonicalize_name(r.name)]}" for r in DIRECT if r != torch}
     expected["torch"] = str(torch.specifier)
     assert {name: str(r.specifier) for name, r in named.items()} == expected
+
+
+# A Python that notes its arguments, and the names in a requirements file, and fails as BROKEN says.
+PYTHON = r"""#!/bin/bash
+file=$([[ "$*" == *" -r "* ]] && sed -n 's/==.*//p' "${@: -1}" | tr '\n' ' ')
+echo "$*: $file" >> calls
+case "$*: $file" in
+  $BROKEN) exit 1;;
+  "-m venv .venv: ") mkdir -p .venv/bin && cp "$0" .venv/bin/python;;
+  "-m uv cache dir: ") echo "$CACHE";;
+esac
+"""
+
+
+def make_env(folder: Path, *arguments: str, broken: str = "", cache: str = "cache"):
+    """`make env` by the Python above: exit code, output, (tool, options, names) of each install."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "python").write_text(PYTHON)
+    (folder / "python").chmod(0o755)
+    of_make = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "INSTALLER")  # `make test` may run this
+    outside = {name: value for name, value in os.environ.items() if name not in of_make}
+    result = subprocess.run(
+        ["make", "env", "PYTHON=./python", *arguments],
+        cwd=folder,
+        env=outside | {"BROKEN": broken, "CACHE": cache},
+        capture_output=True,
+        text=True,
+    )
+    assert (folder / ".venv/.complete").exists() == (result.returncode == 0)
+    calls = re.findall(r"-m (pip|uv pip) install (.*): (.*)", (folder / "calls").read_text())
+    return (
+        result.returncode,
+        result.stdout,
+        [
+            (tool, options, {canonicalize_name(n) for n in names.split()})
+            for tool, options, names in calls
+        ],
+    )
+
+
+def test_make_env_takes_uv_from_the_lock_and_the_rest_by_uv(tmp_path):
+    code, output, calls = make_env(tmp_path)
+    assert code == 0 and "Without uv" not in output
+    assert [tool for tool, _, _ in calls] == ["pip", "uv pip", "pip", "pip"]
+    assert calls[0][2] == {"uv"} and calls[1][2] > set(locked())
+    assert all("--no-deps --require-hashes" in options for _, options, _ in calls[:2])
+    assert "--no-cache" not in calls[1][1]
+    assert "torch==" in calls[2][1] and calls[3][1].endswith("-e .")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "broken", "attempts"),
+    [
+        ([], "*: uv ", ["pip"]),
+        ([], "-m uv pip *", ["pip", "uv pip"]),
+        (["INSTALLER=pip"], "*uv*", []),
+    ],
+    ids=["uv not found", "uv fails", "pip chosen"],
+)
+def test_make_env_without_uv_says_so_and_goes_on(arguments, broken, attempts, tmp_path):
+    code, output, calls = make_env(tmp_path, *arguments, broken=broken)
+    assert code == 0 and output.count("Without uv") == 1
+    assert [tool for tool, _, _ in calls] == [*attempts, "pip", "pip", "pip"]
+    _, options, names = calls[len(attempts)]
+    assert "--no-deps --require-hashes" in options
+    assert names >= set(locked()) - {"uv"} and "uv" not in names
+
+
+def test_make_env_fails_where_the_lock_is_refused(tmp_path):
+    code, _, calls = make_env(tmp_path, broken="*--require-hashes*")
+    assert code != 0
+    assert len(calls) == 2
+
+
+def test_uv_needs_no_cache(tmp_path):
+    (tmp_path / "file").touch()
+    code, _, calls = make_env(tmp_path, cache="file/in/a/file")
+    assert code == 0 and "--no-cache" in calls[1][1]
+
+
+@pytest.mark.parametrize(("minutes", "warnings"), [(7.9, 0), (8.5, 1)])
+def test_slow_tests_end_with_one_warning(minutes, warnings, monkeypatch, pytestconfig):
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
+    lines = []
+    reporter = SimpleNamespace(write_line=lambda line, **markup: lines.append((line, markup)))
+    monkeypatch.setattr(conftest.time, "monotonic", lambda: conftest._STARTED + 60 * minutes)
+    summary = conftest.pytest_terminal_summary(reporter)
+    next(summary)
+    assert lines == []  # the others' summary comes first
+    with pytest.raises(StopIteration):
+        next(summary)
+    assert [markup for _, markup in lines] == [{"yellow": True}] * warnings
+    assert all("took 8.5 minutes; at most 6" in line for line, _ in lines)
 
 
 def test_no_registry_address_is_written_down():
