@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -20,6 +21,18 @@ def watch_parent(parent: int) -> None:
     A worker whose parent was killed must not go on writing beside its successor.
     """
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def watch_parent_of_server() -> None:
+    """The same for a worker that `multiprocessing`'s server forked: its parent is not the OS's."""
+    threading.Thread(
+        target=_end_after, args=(multiprocessing.parent_process(),), daemon=True
+    ).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _end_with(parent: int) -> None:

@@ -13,6 +13,8 @@ import torch
 
 from jetfm.runtime.workers import run_tasks
 
+_PRELOAD = ("jetfm.pipeline", "jetfm.training.lightning_task")
+
 
 def run_fits(
     function: Callable[..., object],
@@ -26,7 +28,7 @@ def run_fits(
     if not workers and torch.cuda.is_available():
         workers = 1
     with one_thread():
-        run_tasks(function, tasks, workers, name, progress, unit)
+        run_tasks(function, tasks, workers, name, progress, unit, preload=_PRELOAD)
 
 
 @contextmanager

@@ -1,25 +1,28 @@
 """Independent tasks in worker processes or on a dask cluster, with errors that stay readable.
 
-The processes are loky's. They last from call to call, so that what a task imports (torch and the
-rest: some five seconds) is imported once, and they end when the next call does not come soon. What
-loky lacks is here: workers that end with a killed parent, and take its environment of each call.
+The processes are loky's. They last from call to call, so that what a task imports is imported once,
+and they end when the next call does not come soon. What loky lacks is here: workers that end with a
+killed parent, take its environment of each call, and share the seconds that torch takes to load.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import forkserver
 
 from joblib.externals import loky
 
 from jetfm.errors import JetfmError
-from jetfm.runtime.cores import n_cores, watch_parent
+from jetfm.runtime.cores import n_cores, watch_parent, watch_parent_of_server
 from jetfm.runtime.progress import Progress
 
 # in new processes linear algebra then has one thread
@@ -27,6 +30,7 @@ _ONE_THREAD_EACH = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
 _IDLE = 60.0  # seconds, after which a worker ends
+_LONGEST_TMP = 70  # characters; the path of a server's socket may have a hundred
 
 # loky starts a worker anew that holds 300 MB more than after its first task; there is no harm in it
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
@@ -43,6 +47,7 @@ def run_tasks(
     done: int = 0,
     size: Callable[..., int] = lambda *task: 1,
     dask_address: str | None = None,
+    preload: Sequence[str] = (),
 ) -> None:
     """Call ``function(*task)`` for every task.
 
@@ -58,6 +63,8 @@ def run_tasks(
     done : how many units were finished before
     size : ``size(*task)`` is how many units a task is worth
     dask_address : a cluster with this file system, whose workers do it instead
+    preload : modules that a server imports once, from which workers are forked; on Linux, since
+        libraries of other systems may not survive a fork
 
     Raises
     ------
@@ -84,7 +91,7 @@ def run_tasks(
                 finished(task)
         else:
             with _plain_errors(name):
-                _run_local(function, tasks, workers, finished)
+                _run_local(function, tasks, workers, finished, preload)
 
 
 def _run_local(
@@ -92,13 +99,16 @@ def _run_local(
     tasks: Sequence[tuple],
     workers: int,
     finished: Callable[[tuple], object],
+    preload: Sequence[str],
 ) -> None:
+    has_server = preload and sys.platform == "linux" and len(tempfile.gettempdir()) <= _LONGEST_TMP
     pool = loky.get_reusable_executor(
         workers,
+        context=_server(preload) if has_server else None,
         timeout=_IDLE,
         initializer=_start_worker,
-        initargs=(os.getpid(), tuple(sys.path)),  # other ones get other workers
-        env=_ONE_THREAD_EACH | {"PYTHONSAFEPATH": "1"},
+        initargs=(0 if has_server else os.getpid(), tuple(sys.path)),  # others get other workers
+        env=None if has_server else _ONE_THREAD_EACH | {"PYTHONSAFEPATH": "1"},
     )
     here = os.environ | _ONE_THREAD_EACH, os.getcwd()
     waiting, futures = iter(tasks), {}
@@ -117,9 +127,25 @@ def _run_local(
         raise
 
 
+def _server(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
+    """The way to fork workers from a server, which ends with this process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    # the server is to import what this process has imported, not what lies in the current folder
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    before = dict(os.environ)
+    os.environ.update(_ONE_THREAD_EACH | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
 def _start_worker(parent: int, path: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, too: the parent ends its workers
-    watch_parent(parent)
+    watch_parent(parent) if parent else watch_parent_of_server()
     sys.path[:] = path
 
 

@@ -58,21 +58,25 @@ def test_an_error_of_a_task_reaches_the_caller(workers):
 
 
 @pytest.mark.timeout(120)
-def test_an_error_of_a_task_ends_the_others(tmp_path):
+@pytest.mark.parametrize("preload", [(), ("jetfm.errors",)])
+def test_an_error_of_a_task_ends_the_others(tmp_path, preload):
+    tasks = [(str(tmp_path), n) for n in ("a", "fail")]
     with pytest.raises(ValueError, match="bad"):
-        run_tasks(fail_or_sleep, [(str(tmp_path), n) for n in ("a", "fail")], 2, progress=False)
+        run_tasks(fail_or_sleep, tasks, 2, progress=False, preload=preload)
     while is_alive(int((tmp_path / "a").read_text())):  # it would sleep for ten minutes
         time.sleep(0.1)
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_that_was_killed_is_one_clear_error():
+@pytest.mark.parametrize("preload", [(), ("jetfm.errors",)])
+def test_a_worker_that_was_killed_is_one_clear_error(preload):
     with pytest.raises(JetfmError, match="^fits: found the sudden end of a worker"):
-        run_tasks(kill_oneself, [("a",), ("b",)], 2, "fits", progress=False)
+        run_tasks(kill_oneself, [("a",), ("b",)], 2, "fits", progress=False, preload=preload)
 
 
 @pytest.mark.timeout(120)
-def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_path):
+@pytest.mark.parametrize("preload", [(), ("jetfm.errors",)])
+def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_path, preload):
     """Another jetfm in the current folder is not it; what was set after the first pool counts."""
     script = (
         "import os\n"
@@ -82,7 +86,8 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
         "    for number in '12':\n"
         "        os.environ['JETFM_WORK'] = number\n"
         "        os.makedirs(number), os.chdir(number)\n"
-        "        run_tasks(task, [(os.path.abspath(n),) for n in 'ab'], 2, progress=False)\n"
+        "        tasks = [(os.path.abspath(n),) for n in 'ab']\n"
+        f"        run_tasks(task, tasks, 2, progress=False, preload={preload})\n"
         "        os.chdir('..')\n"
     )
     for folder in ("script", "here/jetfm"):
@@ -99,14 +104,16 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("preload", [(), ("jetfm.errors",)])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how):
+def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how, preload):
     """As ``kill -INT`` or a batch system does it; a terminal's Ctrl-C reaches workers as well."""
     script = (
         "from jetfm.runtime.workers import run_tasks\n"
         "from tests.runtime.test_workers import write_pid_and_sleep as task\n"
         "if __name__ == '__main__':\n"
-        f"    run_tasks(task, [({str(tmp_path)!r}, name) for name in 'abcdefgh'], 2)\n"
+        f"    tasks = [({str(tmp_path)!r}, name) for name in 'abcdefgh']\n"
+        f"    run_tasks(task, tasks, 2, preload={preload})\n"
     )
     (tmp_path / "main.py").write_text(script)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
