@@ -26,7 +26,7 @@ help:
 	@echo "make paper-figures [PROFILE=$(PROFILE)] [DATA=folder] [DRY_RUN=1]  every figure, in figures/<profile>/"
 	@echo "make test           physics, mathematics and notebook tests"
 	@echo "make bench          each fast path against its plain reference, one JSON object a line"
-	@echo "make soak           long checks: readers against ten thousand damaged files"
+	@echo "make soak           long checks: ten thousand damaged files, the papers' networks through every stage"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make env            the environment alone, in .venv, by uv or, with INSTALLER=pip, by pip"
 	@echo "make notebooks      store anew the outputs that nbval checks"

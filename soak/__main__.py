@@ -1,12 +1,23 @@
-"""``make soak``: run the long checks, print what each found, and fail if one failed."""
+"""``make soak``: run the long checks, print what each found, and fail if one failed.
+
+'fuzz': readers against damaged files; 'tests': those marked ``soak``, too long for `make test`.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 from soak import fuzz
 
-CHECKS = {"fuzz": fuzz.run}
+
+def run_tests() -> bool:
+    """The tests marked ``soak``; True if none failed."""
+    command = [sys.executable, "-m", "pytest", "-m", "soak", "--durations=0", "tests"]
+    return subprocess.run(command).returncode == 0
+
+
+CHECKS = {"fuzz": fuzz.run, "tests": run_tests}
 
 
 def main() -> None:

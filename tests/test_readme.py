@@ -1,4 +1,7 @@
-"""What the README says about real data, executed: on a small folder in JetClass's layout."""
+"""What the README says about real data, executed: on a small folder in JetClass's layout.
+
+Here with the networks of `smoke` in place of the papers'; with those, too, in `make soak`.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,14 @@ def archive(split: str) -> bytes:
     return content.getvalue()
 
 
+@pytest.fixture(scope="module", params=["smoke", pytest.param("paper", marks=pytest.mark.soak)])
+def profile_name(request):
+    """Of the profile that the commands run; the README says paper."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(profile_name, tmp_path_factory):
     """A server with both data sets, small, under their names; folders for work and figures."""
     folder = tmp_path_factory.mktemp("readme")
     files, known, landscape = {}, {}, {}
@@ -98,24 +107,23 @@ def execute(command: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def executed(environment) -> Path:
+def executed(profile_name, environment) -> Path:
     """The folder after all five commands."""
     commands = real_jetclass_commands()
     assert len(commands) == 5
     with pytest.MonkeyPatch.context() as patch:
         for command in commands:
-            execute(command, environment, patch)
+            execute(command.replace("paper ", f"{profile_name} "), environment, patch)
     return environment
 
 
 @pytest.mark.timeout(1500)
-def test_the_five_commands_make_every_figure_from_the_files(executed):
-    """With the papers' own networks."""
-    settings = with_folder(load_profile("paper"), executed / "JetClass")
+def test_the_five_commands_make_every_figure_from_the_files(profile_name, executed):
+    settings = with_folder(load_profile(profile_name), executed / "JetClass")
     assert settings.landscape.source == "folder"
     profile = dry_run(settings)
     pipeline = Pipeline(profile, progress=False)
-    assert pipeline.tokenizers.load().n_codes == 8192
+    assert pipeline.tokenizers.load().n_codes == {"smoke": 256, "paper": 8192}[profile_name]
     assert len(pipeline.jets.store("train")) == 10 * profile.data.jets_per_class.train
     study = pipeline.generation.study()
     assert set(study.names) >= {"main", "joint", "continuous", "omnijet-combined", "epic-fm"}
@@ -130,7 +138,7 @@ def test_the_five_commands_make_every_figure_from_the_files(executed):
 @pytest.mark.parametrize(
     "script", ["pretrain_slurm.sh", pytest.param("pretrain_torchrun.sh", marks=talking)]
 )
-def test_the_examples_train_on_a_folder_of_files(executed, tmp_path, script):
+def test_the_examples_train_on_a_folder_of_files(profile_name, executed, tmp_path, script):
     """Another strategy, in two processes under torchrun; ``srun`` is a stand-in for SLURM's."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\nexec "$@"\n')
@@ -146,7 +154,7 @@ def test_the_examples_train_on_a_folder_of_files(executed, tmp_path, script):
         "JETFM_WORK": str(executed / f"work-{strategy}"),
     }
     done = subprocess.run(
-        ["bash", PROJECT / "examples" / script, "paper", strategy],
+        ["bash", PROJECT / "examples" / script, profile_name, strategy],
         cwd=tmp_path, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -30,14 +30,6 @@ def tiny():
     return dry_run(load_profile("smoke"))
 
 
-def test_gpu_has_the_networks_of_paper():
-    gpu, paper = load_profile("gpu"), load_profile("paper")
-    assert gpu.pretraining.backbone == paper.pretraining.backbone
-    for name, settings in (gpu.token_quality.tokenizers | {"main": gpu.tokenizer}).items():
-        theirs = (paper.token_quality.tokenizers | {"main": paper.tokenizer})[name]
-        assert settings.model_copy(update={"training": theirs.training}) == theirs
-
-
 @pytest.fixture(scope="module")
 def first(work, tiny):
     """The ledger once every stage has run."""
