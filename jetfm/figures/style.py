@@ -278,12 +278,19 @@ def ratio_panels(
 def save(figure: Figure, data: Mapping, name: str, folder: str | Path) -> Path:
     """Write ``NAME.pdf``, ``NAME.png`` and ``NAME.json`` into `folder`; return the PNG's path.
 
-    The files carry no date, so that the same numbers give the same bytes.
+    The files carry no date, so that the same numbers give the same bytes. The layout is computed
+    once for both, and stays: left to itself, matplotlib would do so four times.
     """
     folder = Path(folder)
-    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
-        with replacing(folder / f"{name}{suffix}") as aside:
-            figure.savefig(aside, format=suffix[1:], metadata=metadata)
+    engine = figure.get_layout_engine()
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        if engine is not None:
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        box = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+        for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
+            with replacing(folder / f"{name}{suffix}") as aside:
+                figure.savefig(aside, format=suffix[1:], metadata=metadata, bbox_inches=box)
     write_json(folder / f"{name}.json", data)
     return folder / f"{name}.png"
 
