@@ -295,6 +295,15 @@ def save(figure: Figure, data: Mapping, name: str, folder: str | Path) -> Path:
     return folder / f"{name}.png"
 
 
+def show(figure: Figure, picture: Path) -> None:
+    """In a notebook: the saved picture, which the inline backend would draw once more."""
+    if "inline" in plt.get_backend():
+        from IPython.display import Image, display  # there, and there alone
+
+        display(Image(picture, width=int(figure.get_figwidth() * figure.dpi)))
+        plt.close(figure)
+
+
 def seed_spread(values: Sequence[float]) -> float:
     """Standard deviation over seeds; 0 for a single one, which has no spread to show."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

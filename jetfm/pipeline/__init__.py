@@ -97,7 +97,7 @@ class Pipeline:
         """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`."""
         data = as_json(data)
         figure = draw(**data)
-        style.save(figure, data, name, self.figures)
+        style.show(figure, style.save(figure, data, name, self.figures))
         return figure
 
     def gallery(self) -> list[tuple[str, Path]]:
