@@ -97,7 +97,7 @@ def test_ctrl_c_says_how_to_go_on(jetfm, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_profile", interrupted)
+    monkeypatch.setattr("jetfm.cli.figures.profile_of", interrupted)
     code, _, errors = jetfm("figures", "--profile", "smoke")
     assert code == 130
     assert "the same command continues" in errors

@@ -29,8 +29,8 @@ tokenizer:
   replace_after: 20
   training: &more
     batch_size: 50
-    max_steps: 60
-    validate_every: 10
+    max_steps: 20
+    validate_every: 5
     optimizer: &adamw {name: adamw, lr: 3.0e-3, warmup_steps: 5}
 token_quality:
   tokenizers:
@@ -40,7 +40,7 @@ token_quality:
       dim: 32
       n_blocks: 1
       n_heads: 4
-      training: &few {batch_size: 50, max_steps: 20, validate_every: 10, optimizer: *adamw}
+      training: &few {batch_size: 50, max_steps: 10, validate_every: 5, optimizer: *adamw}
   n_reconstructions: 10
   n_conditioning: 10
   classified: [conditional-64]
@@ -56,9 +56,10 @@ strategies:
   joint: {objective: joint, backbone: *small, head: {n_blocks: 1}, training: *few}
 flow: {n_layers: 2, dim: 32, global_dim: 8, n_steps: 10, training: *few}
 continuous: {order: pt, backbone: *small, head: {n_blocks: 1}, n_components: 4, training: *few}
-generation: {n_jets: 50}
+generation: {n_jets: 30}
 generative_quality:
   model: {preset: omnijet, backbone: {dim: 32, n_blocks: 2, n_heads: 4}, training: *few}
+  trained_on: {combined: [QCD, Tbqq]}
   classifier_epochs: {deepsets: 2, transformer: 1}
   n_bootstrap: 10
   n_training: 100
@@ -93,6 +94,8 @@ MOMENTS = (
     "1 */work/generative-quality-*/last.ckpt",
     "2 */work/finetuning-*/runs/*.json",
 )
+# Each start costs a core ten seconds, so here one of a kind: a file, a training, fits in workers.
+SOME_MOMENTS = (MOMENTS[2], MOMENTS[3], MOMENTS[5])
 # Runs at the start of every process, workers included: kill -9 of the command at a moment.
 SITECUSTOMIZE = """
 import fnmatch, os, signal, sys, time
@@ -145,7 +148,8 @@ def digests(work) -> dict[str, str]:
 
 
 @pytest.mark.timeout(900)
-def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moments", [SOME_MOMENTS, pytest.param(MOMENTS, marks=pytest.mark.soak)])
+def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch, moments):
     profile, landscape = tmp_path / "tiny.yaml", tmp_path / "landscape"
     landscape.mkdir()
     for seed, (split, n_jets) in enumerate({"train": 120, "val": 20, "test": 40}.items()):
@@ -162,7 +166,7 @@ def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    for moment in MOMENTS:
+    for moment in moments:
         monkeypatch.setenv("KILL_AT", moment)
         process = start(cut, "-c", LEDGER, profile)
         process.communicate()

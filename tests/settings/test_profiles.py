@@ -16,7 +16,7 @@ from jetfm.settings.profiles import (
     with_folder,
 )
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
