@@ -8,7 +8,6 @@ import torch
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import (
     BackboneSettings,
-    OptimizerSettings,
     PretrainingSettings,
     TokenizerSettings,
     TrainingSettings,
@@ -71,6 +70,3 @@ def token_batch_of(tokenizer, counts, seed: int = 0, extra_padding: int = 0) -> 
         "mask": mask,
         "n_constituents": n_constituents,
     }
-
-
-CLIP_FIVE = OptimizerSettings(clip=5.0)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from jetfm import cli
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.finetuning import Contender
+from jetfm.finetuning import Contender, own_jets
 from jetfm.finetuning.own_jets import METRICS, SCORES, WEIGHTS, OwnJets, finetune_files
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.statistics import roc_auc
@@ -21,8 +21,12 @@ from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import make_tokenizer
 from tests.data.toplandscape_files import toplandscape_file
-from tests.finetuning.test_study import SETTINGS, SMALL, toy_store
+from tests.finetuning import test_study
+from tests.finetuning.test_study import SMALL, toy_store
 
+SETTINGS = test_study.SETTINGS.model_copy(
+    update={"optimizer": test_study.SETTINGS.optimizer.model_copy(update={"lr": 5e-3})}
+)
 DEEPSETS = Contender("deepsets", "scratch")
 
 
@@ -63,11 +67,39 @@ def test_scores_belong_to_their_jets(folder, tmp_path):
         assert (tmp_path / name).stat().st_size > 0
 
 
+def leave_out_the_figure(patched):
+    """It takes as long as a fit."""
+    patched.setattr(own_jets, "roc", lambda **_: None)
+    patched.setattr(own_jets.style, "save", lambda *_: None)
+
+
+@pytest.fixture
+def without_figure(monkeypatch):
+    leave_out_the_figure(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    """Metrics and scores of each kind of weights, in folders of their own."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patched:
+        leave_out_the_figure(patched)
+        for weights in ("finetuned", "fixed", "scratch"):
+            found[weights] = answer(folder, weights, tmp_path_factory.mktemp(weights))
+    return found
+
+
+def answer(folder, weights, out):
+    metrics = finetune_files(
+        own(folder, n_train=40), Contender("main", weights, "NTP", folder / "model"), SETTINGS,
+        out, 1, folder / "tokenizer", progress=False,
+    )  # fmt: skip
+    return metrics, (out / SCORES).read_bytes()
+
+
 @pytest.mark.parametrize("weights", ["finetuned", "fixed", "scratch"])
-def test_a_pretrained_model_needs_its_own_tokenizer(folder, tmp_path, weights):
-    contender = Contender("main", weights, "NTP", folder / "model")
-    arguments = (own(folder, n_train=40), contender, SETTINGS)
-    metrics = finetune_files(*arguments, tmp_path / "out", 1, folder / "tokenizer", progress=False)
+def test_a_pretrained_model_needs_its_own_tokenizer(folder, alone, tmp_path, weights):
+    metrics, _ = alone[weights]
     assert metrics["n_train"] == 40 and metrics["auc"] > 0.5
     stranger = Contender("main", weights, "NTP", folder / "stranger")
     with pytest.raises(JetfmError, match="a backbone trained with tokenizer 000000000000"):
@@ -75,25 +107,18 @@ def test_a_pretrained_model_needs_its_own_tokenizer(folder, tmp_path, weights):
             own(folder), stranger, SETTINGS, tmp_path / "no", 1, folder / "tokenizer",
             progress=False,
         )  # fmt: skip
+    contender = Contender("main", weights, "NTP", folder / "model")
     with pytest.raises(JetfmError, match="tokenizer.*nothing"):
         finetune_files(own(folder), contender, SETTINGS, tmp_path / "no", 1, progress=False)
 
 
-def test_another_question_in_the_same_folder_is_trained_anew(folder, tmp_path):
+def test_another_question_in_the_same_folder_is_trained_anew(
+    folder, alone, tmp_path, without_figure
+):
     """And the same one is found, with the answers that a folder of its own gives."""
-    weights = ("finetuned", "fixed", "scratch")
-    contenders = [Contender("main", one, "NTP", folder / "model") for one in weights]
-
-    def answer(contender, out):
-        finetune_files(
-            own(folder, n_train=40), contender, SETTINGS, out, 1, folder / "tokenizer",
-            progress=False,
-        )  # fmt: skip
-        return (out / SCORES).read_bytes()
-
-    shared = [answer(one, tmp_path / "shared") for one in (*contenders, *contenders)]
+    shared = [answer(folder, weights, tmp_path)[1] for weights in (*alone, *alone)]
     assert shared[:3] == shared[3:] and len(set(shared)) == 3
-    assert shared[:3] == [answer(one, tmp_path / one.weights) for one in contenders]
+    assert shared[:3] == [scores for _, scores in alone.values()]
 
 
 @pytest.mark.parametrize("n_train", [-5, 0, 1, 181])
@@ -130,7 +155,7 @@ def test_the_command_scores_root_and_h5_files(tmp_path):
     assert metrics["n_test"] == 30 and metrics["n_val"] == len(JetStore(tmp_path / "out/jets/val"))
 
 
-def test_fewer_jets_than_a_batch(folder, tmp_path):
+def test_fewer_jets_than_a_batch(folder, tmp_path, without_figure):
     settings = SETTINGS.model_copy(update={"small_batch_size": 500, "max_steps": 5})
     metrics = finetune_files(
         own(folder, n_train=7), DEEPSETS, settings, tmp_path, 1, progress=False
@@ -157,7 +182,7 @@ def test_test_jets_of_one_class_are_refused(folder, tmp_path):
         finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
 
 
-def test_empty_jets_do_not_count_as_leaked(tmp_path):
+def test_empty_jets_do_not_count_as_leaked(tmp_path, without_figure):
     for name, seed in (("train", 1), ("test", 3)):
         toy_store(tmp_path / name, 80, seed, empty=2)
     finetune_files(own(tmp_path), DEEPSETS, SETTINGS, tmp_path / "out", 1, progress=False)

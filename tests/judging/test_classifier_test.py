@@ -22,7 +22,7 @@ def sample(seed: int, width: float, n_jets: int = 600):
 def test_auc(tmp_path, width, low, high):
     # 240 test jets: one standard deviation of the AUC of equal samples is 0.037.
     result = classifier_test(
-        sample(1, 1.0), sample(2, width), tmp_path, 1, epochs=20, batch_size=100, progress=False
+        sample(1, 1.0), sample(2, width), tmp_path, 1, epochs=20, batch_size=360, progress=False
     )
     assert low < result["auc"] < high
     assert (result["n_train"], result["n_test"]) == (720, 240)
@@ -72,7 +72,7 @@ def test_deepsets_sizes_are_the_papers():
 @pytest.mark.parametrize(("width", "low", "high"), [(1.0, 0.38, 0.62), (1.6, 0.75, 1.0)])
 def test_transformer(width, low, high):
     result = classifier_test(
-        sample(1, 1.0), sample(2, width), None, 1, 8, 100, progress=False, network="transformer"
+        sample(1, 1.0), sample(2, width), None, 1, 8, 360, progress=False, network="transformer"
     )
     assert low < result["auc"] < high
     assert abs(result["auc"] - 0.5) < 4 * result["auc_error"] or width > 1

@@ -15,7 +15,7 @@ from jetfm.judging.table import as_text
 from jetfm.schema import class_by_name
 from tests.judging.jet_samples import joined, random_sample, sample_of
 
-TRUTH, TRAINING = sample_of(1, 500), sample_of(2, 700)
+TRUTH, TRAINING = sample_of(1, 300), sample_of(2, 350)
 
 
 def evaluate(sample, truth=TRUTH, training=None, **more):
@@ -67,7 +67,7 @@ def test_numbers_count_jets_and_constituents():
     assert result["frechet"]["n_undefined"] == 1
     assert result["memorisation"]["close"]["n_undefined"] == 3
     assert result["violations"]["sample"]["empty_jets"] == 1
-    assert result["n_jets"] == {"sample": 64, "truth": 500, "training": 700}
+    assert result["n_jets"] == {"sample": 64, "truth": 300, "training": 350}
 
 
 def test_a_generator_of_nothing_is_reported_without_numbers():
@@ -107,7 +107,7 @@ def test_classes_are_judged_on_their_own():
     result = evaluate(sample, truth, training)
     assert list(result["classes"]) == ["QCD", "Tbqq"]
     one = result["classes"]["Tbqq"]
-    assert one["n_jets"] == {"sample": 105, "truth": 166, "training": 350}
+    assert one["n_jets"] == {"sample": 105, "truth": 100, "training": 175}
     jets = (s.take(np.flatnonzero(s.labels == 8)) for s in (sample, truth, training))
     alone = evaluate(*(JetSample(s.constituents, s.offsets) for s in jets))["combined"]
     for entry in (one, alone):  # the acceptance is that of all training jets
@@ -118,10 +118,13 @@ def test_classes_are_judged_on_their_own():
 
 def test_classifier_tests_tell_wide_jets_apart(tmp_path):
     """With either network; equal samples are not told apart."""
+    counts = np.random.default_rng(1).integers(3, 9, (2, 500))  # short jets train fast
+    truth = random_sample(1, counts[0])
 
     def tests(width, folder=None):
         options = {"classifiers": {"deepsets": 8, "transformer": 8}, "folder": folder}
-        return evaluate(sample_of(3, 500, width), **options)["combined"]["classifiers"]
+        sample = random_sample(3, counts[1], width)
+        return evaluate(sample, truth, **options)["combined"]["classifiers"]
 
     for test in tests(0.2).values():
         assert abs(test["auc"] - 0.5) < 4 * test["auc_error"]
