@@ -72,7 +72,7 @@ def test_no_room_is_an_error_that_names_the_file(tmp_path, kind):
         "        [w.append(np.zeros(1000)) for _ in range(100)]",
     }[kind]
     code = (
-        "import resource, signal, sys\nimport numpy as np\nfrom jetfm import files\n"
+        "import resource, signal, sys\nimport numpy as np\nfrom jetfm.storage import files\n"
         "from jetfm.errors import JetfmError\nfrom pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
