@@ -157,7 +157,7 @@ def test_one_seed_fixes_everything():
 
 def test_divergence_of_two_normals():
     """Against the binned integral, within the uncertainty; and d^2 / 2 but for the binning."""
-    n, shift = 200_000, 0.5
+    n, shift = 100_000, 0.5
     truth, sample = normal(1, n), normal(2, n, shift)
     edges = np.concatenate([[-np.inf], stats.norm.ppf(np.arange(1, 30) / 30), [np.inf]])
     expected = np.mean(np.log(1 / 30 / np.diff(stats.norm.cdf(edges - shift))))

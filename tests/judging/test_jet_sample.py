@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
@@ -63,6 +63,7 @@ def test_extreme_momenta_do_not_overflow():
     assert all(np.isfinite(values).all() for values in sample.observables.values())
 
 
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 3, 40, 130]), min_size=1, max_size=6),
     seed=st.integers(0, 20),

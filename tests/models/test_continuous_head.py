@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import nquad
 from scipy.stats import kstest
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -57,25 +56,14 @@ def test_density_is_torchs_mixture_of_multivariate_normals(n_features):
     torch.testing.assert_close(density.log_prob(x), reference.log_prob(x), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("n_features", [1, 2])
+@pytest.mark.parametrize("n_features", [1, 2, 3])
 def test_density_integrates_to_one(n_features):
-    density = random_density(n_features, 3)
-    edges = [(-12.0, 12.0)] * n_features
-    total, _ = nquad(
-        lambda *x: density.log_prob(torch.tensor(x, dtype=torch.float64)).exp().item(),
-        edges,
-        opts={"epsabs": 1e-5, "limit": 200},
-    )
-    assert total == pytest.approx(1, abs=1e-4)
-
-
-def test_density_of_three_features_integrates_to_one():
     """A grid: the trapezium rule is exact for smooth functions that vanish at the edges."""
-    density = random_density(3, 3)
-    axis = torch.linspace(-12, 12, 161, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis, axis)
+    density = random_density(n_features, 3)
+    axis = torch.linspace(-12, 12, 121, dtype=torch.float64)
+    x = torch.cartesian_prod(*[axis] * n_features).reshape(-1, n_features)
     total = sum(density.log_prob(part).exp().sum() for part in x.split(200_000))
-    assert total.item() * 0.15**3 == pytest.approx(1, abs=1e-6)
+    assert total.item() * 0.2**n_features == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("n_features", [1, 3])

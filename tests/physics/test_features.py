@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -42,6 +42,7 @@ def test_literal_values():
 
 @pytest.mark.parametrize("preprocessing", MAPS, ids=lambda p: p.pt_map)
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-14), (np.float32, 1e-6)])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_inverse_undoes_forward(preprocessing, dtype, rtol, data):
     """To rounding of the logarithm: relative to 1 + pt for log1p, to pt for log (see Notes)."""
@@ -159,6 +160,7 @@ def full_constituents(dtype):
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-14), (np.float32, 1e-6)])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_inverse_undoes_forward_for_all_features(kind, dtype, rtol, data):
     physical, mask = data.draw(full_constituents(dtype))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import differentiate, optimize, stats
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -23,8 +23,8 @@ def rng(seed=0):
 
 
 def test_fit_is_unbiased_with_honest_uncertainties():
-    """Pulls over 300 toys of 400 residuals have mean near 0 and width near 1."""
-    fits = [statistics.fit_resolution(rng(i).normal(3.0, 8.3, 400)) for i in range(300)]
+    """Pulls over 150 toys of 400 residuals have mean near 0 and width near 1."""
+    fits = [statistics.fit_resolution(rng(i).normal(3.0, 8.3, 400)) for i in range(150)]
     pulls = np.array([[(f.sigma - 8.3) / f.sigma_uncertainty, (f.mean - 3) / f.mean_uncertainty]
                       for f in fits])  # fmt: skip
     # the window follows the sample, which costs up to 0.2 standard errors
@@ -34,6 +34,7 @@ def test_fit_is_unbiased_with_honest_uncertainties():
     np.testing.assert_allclose(chi2, 1, atol=0.1)
 
 
+@settings(max_examples=30)
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
 def test_fit_follows_units_and_shifts(scale, shift):
     residuals = rng().normal(0, 1, 2000)
@@ -118,6 +119,7 @@ def test_residuals_that_cannot_be_fitted(residuals, found):
 # --- classifiers ---
 
 
+@settings(max_examples=40)
 @given(scores=st.lists(st.integers(0, 6), min_size=4, max_size=60), seed=st.integers(0, 10))
 def test_auc_equals_scikit_learn_with_ties(scores, seed):
     labels = rng(seed).integers(0, 2, len(scores))

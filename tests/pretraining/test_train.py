@@ -325,7 +325,12 @@ def test_batches_made_ahead_train_to_the_same_bits(token_store, tmp_path, monkey
     settings = PretrainingSettings(
         objective="joint",
         backbone=SMALL,
-        training=training_settings(max_steps=23, patience=patience),
+        training=training_settings(
+            max_steps=13,
+            validate_every=3,
+            patience=patience,
+            optimizer=OptimizerSettings(name="adamw", lr=1.0, warmup_steps=0),  # gets worse soon
+        ),
     )
     results = []
     for ahead in (False, True):
@@ -335,6 +340,7 @@ def test_batches_made_ahead_train_to_the_same_bits(token_store, tmp_path, monkey
         results.append(pretrain(token_store, token_store, settings, folder, 3, progress=False))
         assert not _helpers()
     (plain, first), (ahead, second) = results
+    assert first.stopped_early == (patience == 1)
     assert first.history == second.history and len(first.history) > 5
     assert all(map(torch.equal, plain.state_dict().values(), ahead.state_dict().values()))
 

@@ -25,11 +25,18 @@ TRAINING = TrainingSettings(
     validate_every=15,
     optimizer=OptimizerSettings(name="adamw", lr=4e-3, warmup_steps=0),
 )
+FASTER = TRAINING.model_copy(
+    update={
+        "max_steps": 20,
+        "validate_every": 10,
+        "optimizer": OptimizerSettings(name="adamw", lr=1e-2, warmup_steps=0),
+    }
+)
 SETTINGS = TokenQualitySettings(
     n_train=240,
     n_seeds=2,
     deepsets={"training": TRAINING},
-    transformer={"training": TRAINING, "dim": 16, "n_blocks": 1, "n_heads": 2},
+    transformer={"training": FASTER, "dim": 16, "n_blocks": 1, "n_heads": 2},
 )
 SHORT_TRAINING = TRAINING.model_copy(update={"max_steps": 12, "validate_every": 3})
 SHORT = SETTINGS.model_copy(

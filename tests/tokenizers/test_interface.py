@@ -248,9 +248,9 @@ def test_shapes_that_do_not_fit(tokenizer):
 @pytest.mark.parametrize("kind", TRAINABLE)
 def test_a_short_training_improves_the_reconstruction(kind):
     tokenizer = make_tokenizer(KINDS[kind], seed=2)
-    batch = toy_batch(tokenizer, [6] * 32, seed=2)
+    batch = toy_batch(tokenizer, [6] * 16, seed=2)
     plan = training_settings(
-        max_steps=40, validate_every=10,
+        max_steps=20, validate_every=10,
         optimizer=OptimizerSettings(name="adamw", lr=1e-2, clip=5.0, warmup_steps=0),
     )  # fmt: skip
     training = Training(tokenizer, lambda step: batch, plan, validation=[batch], progress=False)

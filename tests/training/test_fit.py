@@ -118,9 +118,16 @@ def test_agrees_with_a_plain_loop():
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Module and result of a whole training, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return *train(folder), folder
+
+
 @pytest.mark.parametrize("at", [3, 10, 11, 45, 56])
-def test_interrupted_training_continues_to_the_same_bits(tmp_path, monkeypatch, at):
-    whole, expected = train(tmp_path / "whole")
+def test_interrupted_training_continues_to_the_same_bits(tmp_path, monkeypatch, uninterrupted, at):
+    whole, expected, whole_folder = uninterrupted
     folder = tmp_path / "interrupted"
     with monkeypatch.context() as patched:
         patched.setattr(sys.modules[__name__], "batches", killed_after(at))
@@ -132,9 +139,8 @@ def test_interrupted_training_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert result.history == expected.history
     assert (result.best_metric, result.best_step) == (expected.best_metric, expected.best_step)
     for name in ("metrics.csv",):
-        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    best = [read_checkpoint(f / "best.ckpt")
-            for f in (folder, tmp_path / "whole")]  # fmt: skip
+        assert (folder / name).read_bytes() == (whole_folder / name).read_bytes()
+    best = [read_checkpoint(f / "best.ckpt") for f in (folder, whole_folder)]
     assert torch.equal(best[0]["module"]["weight"], best[1]["module"]["weight"])
 
 
@@ -154,7 +160,7 @@ def slow(step):
     time.sleep(0.01)
     return real(step)
 t.batches = slow
-t.train(sys.argv[1], steps=200, every=4)
+t.train(sys.argv[1], steps=60, every=4)
 """
 
 
@@ -171,18 +177,20 @@ def test_kill_minus_nine(tmp_path):
     process.wait()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    whole, expected = train(tmp_path / "whole", steps=200, every=4)
-    resumed, result = train(folder, steps=200, every=4)
+    whole, expected = train(tmp_path / "whole", steps=60, every=4)
+    resumed, result = train(folder, steps=60, every=4)
     torch.set_num_threads(threads)
-    assert 8 <= result.resumed_from < 200
+    assert 8 <= result.resumed_from < 60
     assert same(whole, resumed) and result.history == expected.history
     assert (folder / "metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
     assert not list(folder.glob(".*.part"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "removed"])
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path, monkeypatch, damage):
-    whole, _ = train(tmp_path / "whole")
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
+    tmp_path, monkeypatch, uninterrupted, damage
+):
+    whole = uninterrupted[0]
     folder = tmp_path / "damaged"
     with monkeypatch.context() as patched:
         patched.setattr(sys.modules[__name__], "batches", killed_after(45))
