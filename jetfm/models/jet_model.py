@@ -1,4 +1,4 @@
-"""The model that pre-training trains: one backbone, a head per objective, one loss.
+"""The model that pre-training trains: one backbone, a head per objective, one loss (NTP, MPM).
 
 Next-token prediction (NTP) and masked-particle modelling (MPM) of arXiv 2512.04149, alone or
 together; with the settings of arXiv 2403.05618 also OmniJet-alpha. A joint step makes two passes

@@ -25,8 +25,8 @@ from jetfm.figures import CAPTIONS, style
 from jetfm.ledger.measurements import measure
 from jetfm.pipeline.finetuning import FinetuningStages
 from jetfm.pipeline.generation import GenerationStages
-from jetfm.pipeline.graph import StageGraph
 from jetfm.pipeline.jets import JetStages
+from jetfm.pipeline.overview import StageGraph
 from jetfm.pipeline.pretraining import PretrainingStages
 from jetfm.pipeline.stage import Run, silent
 from jetfm.pipeline.token_quality import TokenQualityStages
@@ -38,6 +38,8 @@ from jetfm.storage.paths import figures_folder
 
 class Pipeline:
     """All stages of one profile, the ledger and the gallery of figures.
+
+    What a stage reads stands where it is declared, as ``inputs=``, in the module of its notebook.
 
     Parameters
     ----------

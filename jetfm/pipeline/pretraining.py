@@ -16,7 +16,7 @@ from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.history import learning_curves, save_trained
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
-from jetfm.pretraining.strategies import Strategies, judge
+from jetfm.pretraining.comparison import Strategies, judge
 from jetfm.pretraining.train import pretrain
 from jetfm.settings import PretrainingSettings
 from jetfm.settings.profiles import save_profile

@@ -30,7 +30,7 @@ class DataSettings(Settings):
     classes: tuple[str, ...] = ()  # JetClass labels without 'label_'; empty means all ten
     jets_per_class: SplitSizes
     jets_per_file: Positive = 1000  # simulation: one task, one file, one seed
-    detector: str = "cms"  # a card in jetfm/data/cards
+    detector: str = "cms"  # a card in jetfm/simulation/cards
     workers: int = Field(0, ge=0)  # 0: one per core
     max_constituents: Positive = 128  # P1 II.A, C: pad_length
 

@@ -30,7 +30,8 @@ def jet_batch(
 
     Positions are those of the constituents within their jet in the store. Constituents come in
     random order where the tokenizer's settings say so: paper 2 does not feed them sorted in pt
-    (arXiv 2512.04149, figure 2 and official code), paper 1 does.
+    (arXiv 2512.04149, figure 2 and official code), paper 1 does: stores keep them so
+    (`jetfm.data.store.JetStoreWriter.append`).
     """
     preprocessing = tokenizer.preprocessing
     physical, mask = store.dense(indices, max_constituents, preprocessing.features)

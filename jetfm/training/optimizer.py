@@ -37,7 +37,7 @@ def rate_factor(settings: TrainingSettings, step: int) -> float:
     """Factor on the learning rate in a step.
 
     A third in the first `warmup_steps` (official code of paper 2: a scheduler default), times the
-    schedule: straight lines between its points.
+    schedule: straight lines between its points. `lightning_task.Task` sets it before each step.
     """
     factor = 1 / 3 if step < settings.optimizer.warmup_steps else 1.0
     if not settings.optimizer.schedule:
