@@ -49,7 +49,10 @@ _LONG = (
     "notebooks",
     "tests/test_readme.py",
     "tests/pipeline/test_resume.py",
+    "tests/training/test_launch.py",
+    "tests/training/test_distributed.py",
     "tests/pipeline/test_pipeline.py",
+    "tests/test_faults.py",
     "tests/data/test_conversion.py",
 )
 

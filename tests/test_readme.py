@@ -139,9 +139,10 @@ def test_the_commands_find_the_files_and_what_they_made(profile_name, executed):
 
 
 @pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    "profile_name", [pytest.param("paper", marks=pytest.mark.soak)], indirect=True
+)
 def test_the_five_commands_make_every_figure_from_the_files(profile_name, executed):
-    if profile_name == "smoke":
-        pytest.skip("the notebooks are not run; make soak runs them")
     profile = dry_run(with_folder(load_profile(profile_name), executed[0] / "JetClass"))
     pipeline = Pipeline(profile, progress=False)
     study = pipeline.generation.study()
