@@ -81,9 +81,11 @@ class Stage:
         """The finished stage; None, and nothing made, where it or what it needs is not there."""
         if self._found is None and all(stage.find() for stage in self.needs):
             try:
-                self._found = self._produce(None, silent)
-            except JetfmError:  # no source files
+                if self.files:
+                    self.files.paths()
+            except JetfmError:  # there are none; other faults are told
                 return None
+            self._found = self._produce(None, silent)
         return self._found
 
     def _produce(self, make: Callable | None, say: Callable[[str], None]) -> Artifact | None:
