@@ -7,7 +7,7 @@ killed parent, take its environment of each call, and share the seconds that tor
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import sys
@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import forkserver
+from types import ModuleType
 
 from joblib.externals import loky
 
@@ -129,7 +130,7 @@ def _run_local(
 
 def _server(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
     """The way to fork workers from a server, which ends with this process."""
-    context = multiprocessing.get_context("forkserver")
+    context = _ForkServer()
     context.set_forkserver_preload(list(preload))
     # the server is to import what this process has imported, not what lies in the current folder
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -141,6 +142,24 @@ def _server(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
         os.environ.clear()
         os.environ.update(before)
     return context
+
+
+if sys.platform == "linux":
+
+    class _Worker(multiprocessing.context.ForkServerProcess):
+        """Does not run the caller's script again: it need not say ``if __name__ == "__main__"``."""
+
+        @staticmethod
+        def _Popen(process):
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return multiprocessing.context.ForkServerProcess._Popen(process)
+            finally:
+                sys.modules["__main__"] = main
+
+    class _ForkServer(multiprocessing.context.ForkServerContext):
+        Process = _Worker
 
 
 def _start_worker(parent: int, path: Sequence[str]) -> None:

@@ -129,3 +129,26 @@ def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how, pre
     while any(is_alive(pid) for pid in workers):
         time.sleep(0.1)
     assert "Thread" not in parent.stderr.read()  # no error beside the interruption
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from jetfm.runtime.workers import run_tasks
+with open(sys.argv[1], "a") as file:
+    file.write("started ")
+run_tasks(Path.touch, [(Path(p),) for p in sys.argv[2:]], 2, progress=False, preload=PRELOAD)
+"""
+
+
+@pytest.mark.parametrize("preload", [(), ("jetfm.runtime.cores",)])
+def test_a_script_needs_no_guard_and_runs_once(tmp_path, preload):
+    """A worker that ran it again would wait for a stage that its own parent holds."""
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(SCRIPT.replace("PRELOAD", repr(preload)))
+    made = [tmp_path / name for name in ("one", "two", "three")]
+    command = [sys.executable, script, log, *made]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert log.read_text() == "started " and all(path.exists() for path in made)
