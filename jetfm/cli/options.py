@@ -52,9 +52,10 @@ def profile_of(name: str, data: Path | None, seed: int | None, short: bool) -> P
 
 
 def pipeline_of(name: str, data: Path | None, seed: int | None, short: bool) -> Pipeline:
+    profile = profile_of(name, data, seed, short)  # what is wrong with it is said at once
     from jetfm.pipeline import Pipeline
 
-    return Pipeline(profile_of(name, data, seed, short))
+    return Pipeline(profile)
 
 
 def known_strategy(pipeline: Pipeline, name: str) -> PretrainingSettings:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import os
 import re
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from jetfm.errors import JetfmError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARDING = "JETFM_SHARDING"
 SHARDINGS = ("ddp", "fsdp")
@@ -93,7 +94,11 @@ def sharding() -> str:
 
 def summed(value: Tensor) -> Tensor:
     """Sum of a tensor over all processes; itself where there is one."""
-    if world_size() == 1 or not torch.distributed.is_initialized():
+    if world_size() == 1:
+        return value
+    import torch  # seconds, which a command that only says something wrong should not take
+
+    if not torch.distributed.is_initialized():
         return value
     value = value.clone()
     torch.distributed.all_reduce(value)

@@ -12,8 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from jetfm.errors import JetfmError
 from jetfm.runtime.cores import AGENT, n_cores, watch_parent
 from jetfm.runtime.distributed import launched
@@ -48,7 +46,7 @@ def n_processes(asked: int | None = None) -> int:
                              "they have started the processes already")  # fmt: skip
         return 1
     if asked is None:
-        value = os.environ.get(PROCESSES) or str(max(torch.cuda.device_count(), 1))
+        value = os.environ.get(PROCESSES) or str(max(_n_gpus(), 1))
         if not value.isdecimal():
             raise JetfmError(PROCESSES, repr(value), "a number of processes")
         asked = int(value)
@@ -73,7 +71,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in (PROCESSES, "DRY_RUN")}
     environment[_PARENT] = str(os.getpid())
     environment.setdefault("LOGLEVEL", "CRITICAL")  # torchrun's, which repeats what workers say
-    if not torch.cuda.is_available():
+    if not _n_gpus():
         environment.setdefault("OMP_NUM_THREADS", str(max(n_cores() // processes, 1)))
     # a session of its own: Ctrl-C reaches this process alone, and is passed on once
     agent = subprocess.Popen(command, env=environment, start_new_session=True)
@@ -91,6 +89,12 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
                                 "0; what went wrong is said above")  # fmt: skip
         error.code = code
         raise error
+
+
+def _n_gpus() -> int:
+    import torch  # seconds, which a command with a wrong option should not take
+
+    return torch.cuda.device_count()
 
 
 def _agent() -> int:
