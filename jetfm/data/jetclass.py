@@ -52,6 +52,7 @@ MOST_CONSTITUENTS = 10_000  # our choice, far above any jet's
 JET_PT_RANGE = (500.0, 1000.0)  # GeV, JetClass's selection (jetclass_generation, mergeTrees.C)
 
 _LABELS_AT_ONCE = 1_000_000  # jets
+_COLLECT_AFTER = 5_000  # jets, some 0.1 GB: looking for cycles takes as long as reading a few jets
 _MOST_BYTES, _SLACK = 2000, 2**25  # a branch: 500 constituents a jet on average, and 32 MB
 
 _MOMENTA = ("part_px", "part_py", "part_pz", "part_energy")
@@ -117,7 +118,8 @@ def iterate(
                 n_since += len(columns["jet_pt"])
                 yield _jets(path, columns, start, pt_range, labelled)
                 del columns
-                if n_since >= step:  # uproot leaves cycles that hold arrays (uproot5#1528)
+                if n_since >= max(step, _COLLECT_AFTER):
+                    # uproot leaves cycles that hold arrays (uproot5#1528)
                     gc.collect()
                     n_since = 0
 
