@@ -127,7 +127,7 @@ def test_a_disk_that_is_really_full(jets, tmp_path):
 PROFILE = """# jets whose τ₃₂ is small
 extends: smoke
 data: {jets_per_class: {train: 20, val: 10, test: 10}}
-tokenizer: {n_codes: 32, training: {batch_size: 50, max_steps: 10, validate_every: 5}}
+tokenizer: {preset: binned, n_codes: 64, bins: [4, 4, 4]}
 """
 TOKENS = (
     "import sys; from jetfm.pipeline import Pipeline\n"
@@ -140,7 +140,8 @@ def test_locale_and_time_zone_change_nothing(tmp_path, monkeypatch):
     profile = tmp_path / "τ.yaml"
     profile.write_text(PROFILE, encoding="utf-8")
     here, there = tmp_path / "here", tmp_path / "there"
-    finish(start(here, "-c", TOKENS, profile))
+    monkeypatch.setenv("JETFM_WORK", str(here / "work"))
+    Pipeline(load_profile(str(profile)), progress=False).tokenizers.tokens("test")
     odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Pacific/Apia"}
     for name, value in odd.items():
         monkeypatch.setenv(name, value)

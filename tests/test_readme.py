@@ -175,7 +175,6 @@ def test_the_examples_train_on_a_folder_of_files(profile_name, executed, tmp_pat
         "DATA": str(executed[0] / "JetClass"),
         "GPUS": "2",
         "OMP_NUM_THREADS": "1",
-        "JETFM_WORK": str(executed[0] / f"work-{strategy}"),
     }
     done = subprocess.run(
         ["bash", PROJECT / "examples" / script, profile_name, strategy],
@@ -183,5 +182,5 @@ def test_the_examples_train_on_a_folder_of_files(profile_name, executed, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     trained = Path(done.stdout.splitlines()[-1])
-    assert trained.parent == executed[0] / f"work-{strategy}"
+    assert trained.parent == executed[0] / "work"
     assert (trained / "artifact.json").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +16,9 @@ import pytest
 import uproot
 
 from jetfm.schema import BRANCHES, TREE_NAME
+from jetfm.simulation.simulate import simulate
 from tests.data.toplandscape_files import toplandscape_file
+from tests.pipeline import ledgers
 
 # One of each kind of stage: what a second tokenizer or strategy does, the first has done.
 TINY = """
@@ -76,16 +78,7 @@ finetuning:
   optimizer: *adamw
   baselines: {dim: 32, n_blocks: 2, n_heads: 4}
 """
-# On one core, but for the last moment and what follows: there is no worker that loads all anew, and
-# results do not depend on it.
-LEDGER = (
-    "import os, sys\nos.environ['MAIN'] = str(os.getpid())\n"
-    "if 'runs' not in os.environ.get('KILL_AT', ''):\n"
-    "    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
-    "from jetfm.pipeline import Pipeline\nPipeline(sys.argv[1]).ledger()"
-)
-# When a process is about to open, or put in place, the so manieth file of this name, it is in the
-# middle of a stage's work; in the order of the stages.
+# Of `ledgers.arm`, in the order of the stages.
 MOMENTS = (
     "2 */work/store-train-*/.*.part",
     "2 */work/tokenizer-*/training/last.ckpt",
@@ -94,30 +87,8 @@ MOMENTS = (
     "1 */work/generative-quality-*/last.ckpt",
     "2 */work/finetuning-*/runs/*.json",
 )
-# Each start costs a core ten seconds, so here one of a kind: a file, a training, fits in workers.
+# Here one of a kind: a file, a training, fits in workers.
 SOME_MOMENTS = (MOMENTS[2], MOMENTS[3], MOMENTS[5])
-# Runs at the start of every process, workers included: kill -9 of the command at a moment.
-SITECUSTOMIZE = """
-import fnmatch, os, signal, sys, time
-
-number, _, pattern = os.environ.get("KILL_AT", "").partition(" ")
-seen = []
-
-
-def hook(event, arguments):
-    if event not in ("open", "os.rename"):
-        return
-    path = arguments[event == "os.rename"]
-    if isinstance(path, (str, os.PathLike)) and fnmatch.fnmatch(os.fspath(path), pattern):
-        seen.append(path)
-        if len(seen) == int(number):
-            os.kill(int(os.environ["MAIN"]), signal.SIGKILL)
-            time.sleep(600)
-
-
-if pattern:
-    sys.addaudithook(hook)
-"""
 
 
 def start(folder, *command) -> subprocess.Popen:
@@ -150,6 +121,7 @@ def digests(work) -> dict[str, str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("moments", [SOME_MOMENTS, pytest.param(MOMENTS, marks=pytest.mark.soak)])
 def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch, moments):
+    """`ledgers` asserts that each was killed when it should be."""
     profile, landscape = tmp_path / "tiny.yaml", tmp_path / "landscape"
     landscape.mkdir()
     for seed, (split, n_jets) in enumerate({"train": 120, "val": 20, "test": 40}.items()):
@@ -158,31 +130,26 @@ def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch, moments
         toplandscape_file(landscape / f"{split}.h5", counts, seed)
     profile.write_text(f"{TINY}landscape: {{source: folder, path: {landscape}}}\n")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(start(whole, "-c", LEDGER, profile))
+    (tmp_path / "site").mkdir()
+    shutil.copy(ledgers.__file__, tmp_path / "site" / "sitecustomize.py")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    finish(start(tmp_path, "-m", "tests.pipeline.ledgers", profile, whole, cut, *moments))
     expected = digests(whole / "work")
     stages = {"store-train", "tokenizer", "tokens-train", "pretraining", "generated", "finetuning"}
     assert stages <= {name.rpartition("-")[0] for name in expected}
-
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    for moment in moments:
-        monkeypatch.setenv("KILL_AT", moment)
-        process = start(cut, "-c", LEDGER, profile)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, moment
-    monkeypatch.delenv("KILL_AT")
-    finish(start(cut, "-c", LEDGER, profile))
     assert digests(cut / "work") == expected
-    ledgers = [(side / "figures" / "tiny" / "ledger.json").read_text() for side in (whole, cut)]
-    assert ledgers[0] == ledgers[1]
+    made = [(side / "figures" / "tiny" / "ledger.json").read_text() for side in (whole, cut)]
+    assert made[0] == made[1]
 
 
 @pytest.mark.timeout(300)
 def test_a_killed_simulation_continues_and_leaves_no_worker_behind(tmp_path):
+    """Two workers, then one: how many there are changes nothing."""
     options = "--classes Tbqq,Wqq --jets-per-class 6 --jets-per-file 2 --workers 2 --seed 3".split()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(start(tmp_path, "-m", "jetfm", "simulate", "--out", whole, *options))
+    alone = {"classes": ["Tbqq", "Wqq"], "jets_per_class": 6, "jets_per_file": 2, "seed": 3}
+    alone |= {"workers": 1, "progress": False}
+    simulate(whole, **alone)
     process = start(tmp_path, "-m", "jetfm", "simulate", "--out", cut, *options)
     while not any(cut.glob("*_000.root")):
         assert process.poll() is None, process.stderr.read()
@@ -194,7 +161,7 @@ def test_a_killed_simulation_continues_and_leaves_no_worker_behind(tmp_path):
     _, alive = psutil.wait_procs(workers, timeout=10)  # they look for their parent themselves
     assert alive == []
     finished = {path.name: path.stat().st_mtime_ns for path in cut.glob("*.root")}
-    finish(start(tmp_path, "-m", "jetfm", "simulate", "--out", cut, *options))
+    simulate(cut, **alone)
     assert {p.name for p in whole.glob("[!.]*")} == {p.name for p in cut.glob("[!.]*")}
     for path in whole.glob("*.root"):
         one, two = (uproot.open(side / path.name)[TREE_NAME].arrays() for side in (whole, cut))

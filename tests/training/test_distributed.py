@@ -52,33 +52,35 @@ talking = pytest.mark.skipif(
 )
 
 
-def in_two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "tests.training.two_processes",
-        str(folder),
-        *arguments,
-    ]
-    return subprocess.run(
-        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=280
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(store) -> Path:
-    """Folder of the same trainings in one process, here, and in two under torchrun."""
+    """Folder of the same trainings in one process, here, and in two."""
     folder = store.folder.parent
-    done = in_two_processes(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = free.getsockname()[1]  # some number that no other test run has
+    tasks = []
+    for number in range(2):  # with nothing but what srun would tell them
+        step = slurm(number, 2) | {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
+        # what a job of four tasks would say beside
+        tasks.append(step | {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"})
+    command = [sys.executable, "-m", "tests.training.two_processes", str(folder), json.dumps(tasks)]
+    done = subprocess.run(
+        command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert codes(folder)["all"] == 0, done.stderr[-3000:]
     train(folder, "ntp-one", settings_of("ntp"))
     train(folder, "joint-one", settings_of("joint"))
     train(folder, "equal-one", settings_of("joint", weighting="per-objective"))
     train(folder, "cut-one", settings_of("ntp", RANGER))
     train(folder, "cut-continued-by-one", settings_of("ntp", RANGER))
     return folder
+
+
+def codes(folder: Path) -> dict:
+    """How the two processes ended."""
+    return json.loads((folder / "codes.json").read_text())
 
 
 def assert_same_weights(folder: Path, first: str, second: str) -> None:
@@ -151,11 +153,9 @@ def test_a_shared_out_training_continues_after_its_end(trained, name):
 @talking
 def test_after_kill_9_of_one_process_both_continue_to_the_same_end(trained):
     """Killed between checkpoints: torchrun ends the other; the same command continues."""
-    assert in_two_processes(trained, KILLED, "cut").returncode != 0
-    assert list((trained / KILLED / "training").glob("*.ckpt"))
-    assert not (trained / KILLED / "weights.pt").exists()
-    done = in_two_processes(trained, KILLED)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ended = codes(trained)
+    assert ended["killed"] == 3 and ended["continued"] == 0
+    assert "last.ckpt" in ended["left"] and "weights.pt" not in ended["left"]
     assert_same_weights(trained, "ntp-ddp", KILLED)
     assert_same_history(trained, "ntp-ddp", KILLED)
     gradients = torch.load(trained / KILLED / "gradients.pt", weights_only=True)
@@ -165,22 +165,7 @@ def test_after_kill_9_of_one_process_both_continue_to_the_same_end(trained):
 @talking
 def test_tasks_of_a_slurm_step_find_each_other(store, trained):
     """Two processes with nothing but what srun would tell them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        job = free.getsockname()[1]  # some number that no other test run has
-    tasks = []
-    for number in range(2):
-        step = slurm(number, 2) | {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
-        # what a job of four tasks would say beside
-        step |= {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
-        command = [sys.executable, "-m", "tests.training.two_processes", str(trained), "ntp-slurm"]
-        tasks.append(
-            subprocess.Popen(
-                command, env=os.environ | ENVIRONMENT | step, stderr=subprocess.PIPE, text=True
-            )
-        )
-    errors = [task.communicate(timeout=200)[1] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], errors
+    assert codes(trained)["slurm"] == [0, 0]
     assert_same_weights(trained, "ntp-one", "ntp-slurm")
 
 

@@ -1,4 +1,8 @@
-"""Small trainings that `test_distributed` runs in one process and, as a script, in two."""
+"""Small trainings that `test_distributed` runs in one process and, as a script, in two.
+
+Starting a process that trains costs a core ten seconds. So the script starts once, loads what they
+all need and forks them: torchrun's agents with their workers, and the tasks of a SLURM step.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ import os
 import shutil
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 
+import jetfm.training.lightning_task  # noqa: F401
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
 from jetfm.pretraining.train import pretrain
@@ -97,10 +106,56 @@ def all_trainings(folder: Path) -> None:
     train(folder, "cut-fsdp", settings_of("ntp", RANGER))
 
 
-if __name__ == "__main__":
+def train_one(folder: Path, name: str, cut: bool = False) -> None:
+    train(folder, name, settings_of("ntp"), cut=cut)
+
+
+def forked(function: Callable[..., None], *arguments, environment: dict[str, str] | None = None):
+    """Number of a process that calls it, and ends with 1 if it raises."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.environ |= environment or {}
+        function(*arguments)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def torchrun(function: Callable[..., None], *arguments) -> int:
+    """Exit code of an agent that runs it in two processes, as ``torchrun --standalone`` does."""
+    return wait(forked(_agent, function, arguments))
+
+
+def _agent(function: Callable[..., None], arguments: tuple) -> None:
+    config = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0")
+    config.run_id, config.start_method, config.max_restarts = str(os.getpid()), "fork", 0
+    try:
+        elastic_launch(config, function)(*arguments)
+    except ChildFailedError as error:
+        sys.stderr.write(str(error))
+        os._exit(3)  # a failed worker, and not this function
+
+
+def main(folder: Path, slurm: list[dict[str, str]]) -> None:
+    """Write exit codes to ``codes.json``, for the tests to judge."""
     torch.set_num_threads(1)
-    if len(sys.argv) > 2:
-        folder, name, *cut = sys.argv[1:]
-        train(Path(folder), name, settings_of("ntp"), cut=bool(cut))
-    else:
-        all_trainings(Path(sys.argv[1]))
+    codes = {"all": torchrun(all_trainings, folder)}
+    codes["killed"] = torchrun(train_one, folder, KILLED, True)
+    left = {path.name for path in (folder / KILLED).rglob("*")}
+    codes["left"] = sorted(left)
+    codes["continued"] = torchrun(train_one, folder, KILLED)
+    tasks = [forked(train_one, folder, "ntp-slurm", environment=step) for step in slurm]
+    codes["slurm"] = [wait(task) for task in tasks]
+    (folder / "codes.json").write_text(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
