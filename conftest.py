@@ -27,7 +27,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[number % len(cores) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])])
+    os.sched_setaffinity(
+        0, cores[number % len(cores) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    )
 
 # A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

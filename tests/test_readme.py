@@ -154,13 +154,10 @@ def test_the_five_commands_make_every_figure_from_the_files(profile_name, execut
     assert len(list(pipeline.figures.glob("fig0*.png"))) > 30
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param("pretrain_slurm.sh", marks=pytest.mark.soak),
-        pytest.param("pretrain_torchrun.sh", marks=talking),
-    ],
+    "script", ["pretrain_slurm.sh", pytest.param("pretrain_torchrun.sh", marks=talking)]
 )
 def test_the_examples_train_on_a_folder_of_files(profile_name, executed, tmp_path, script):
     """Another strategy, in two processes under torchrun; ``srun`` is a stand-in for SLURM's."""

@@ -1,8 +1,9 @@
-"""Ledgers of a profile, each made by a process of its own, some of which end by kill -9.
+"""All stages of a profile, made by processes of their own, some of which end by kill -9.
 
-As a script: ``ledgers.py profile whole cut moment...`` makes one in the folder `whole`, then one in
-`cut` that is killed at each of the moments in turn and continued at the end. The processes are
-forked from this one, since starting them anew costs a core ten seconds each.
+As a script: ``killed_stages.py what profile whole cut moment...`` makes them in the folder `whole`,
+then in `cut`, killed at each of the moments in turn and continued at the end; `what` is 'ledger',
+or 'finetuning' for those that fine-tuning needs. The processes are forked from this one, since
+starting them anew costs a core ten seconds each.
 
 As ``sitecustomize.py`` it is run at the start of every worker that such a process starts, too.
 """
@@ -42,8 +43,8 @@ def arm() -> None:
         sys.addaudithook(hook)
 
 
-def ledger(profile: str, folder: str, moment: str = "") -> int:
-    """Exit code of a forked process that makes it, or is killed."""
+def make(what: str, profile: str, folder: str, moment: str = "") -> int:
+    """Exit code of a forked process that makes the stages, or is killed."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -56,20 +57,21 @@ def ledger(profile: str, folder: str, moment: str = "") -> int:
         os.environ |= {"JETFM_WORK": f"{folder}/work", "JETFM_FIGURES": f"{folder}/figures"}
         jetfm.runtime.workers.n_cores = lambda: 2 if IN_WORKERS in moment else 1
         arm()
-        Pipeline(profile).ledger()
+        pipeline = Pipeline(profile)
+        pipeline.ledger() if what == "ledger" else pipeline.finetuning.study()
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def main(profile: str, whole: str, cut: str, *moments: str) -> None:
+def main(what: str, profile: str, whole: str, cut: str, *moments: str) -> None:
     import jetfm.pipeline
     import jetfm.training.lightning_task  # noqa: F401
 
-    assert ledger(profile, whole) == 0
+    assert make(what, profile, whole) == 0
     for moment in moments:
-        assert ledger(profile, cut, moment) == -signal.SIGKILL, moment
-    assert ledger(profile, cut) == 0
+        assert make(what, profile, cut, moment) == -signal.SIGKILL, moment
+    assert make(what, profile, cut) == 0
 
 
 if __name__ == "__main__":
