@@ -26,7 +26,7 @@ def simulate(
     workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
     jets_per_file: Annotated[int, typer.Option(help="Jets in a file, one task each.")] = 1000,
     detector: Annotated[
-        str | None, typer.Option(help="cms or atlas; the campaign's own by default.")
+        str | None, typer.Option(help="cms, atlas-2015 or atlas; the campaign's own by default.")
     ] = None,
     dask_address: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, to run on its workers.")

@@ -47,8 +47,8 @@ class DataSettings(Settings):
 
 
 class LandscapeSettings(Settings):
-    """Top tagging out of distribution: jets like the Top Landscape's (14 TeV, ATLAS-like detector,
-    550 to 650 GeV, no multi-parton interactions), simulated or real."""
+    """Top tagging out of distribution: jets like the Top Landscape's (14 TeV, ATLAS-like detector
+    of 2015, 550 to 650 GeV), simulated or real."""
 
     source: Literal["simulate", "folder"] = "simulate"
     path: Path | None = None  # source 'folder': has train.h5, val.h5 and test.h5
@@ -56,7 +56,7 @@ class LandscapeSettings(Settings):
     # about the real ones
     jets_per_class: SplitSizes = SplitSizes(train=600_000, val=200_000, test=200_000)
     jets_per_file: Positive = 1000
-    detector: str = "atlas"
+    detector: str = "atlas-2015"
     workers: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -1,14 +1,17 @@
 """Detector response: stable particles in, particle-flow candidates out, for a batch of events.
 
-The chain of the Delphes card that made JetClass: propagation in the solenoid, tracking efficiency,
-momentum and impact-parameter smearing, calorimeter towers, energy flow. The constants come from a
-card (``jetfm/simulation/cards``). Electrons and photons shower in the ECAL, hadrons in the HCAL,
-K0S and Lambda that reach it in both; muons pass.
+The chain of the Delphes cards: propagation in the solenoid, tracking efficiency, momentum and
+impact-parameter smearing, calorimeter towers, energy flow. A card (``jetfm/simulation/cards``) has
+the constants, and says which of Delphes' two ways of smearing and of energy flow it takes.
+Electrons and photons shower in the ECAL, hadrons in the HCAL, K0S and Lambda that reach it in both;
+muons pass.
 
-Where this differs from Delphes, by our choice: tracks whose momentum the energy flow sets to zero
-are dropped before clustering (there they enter jets with their mass as energy, and are dropped when
-the files are written); the point of closest approach is the nearest one, not the nearest modulo
-half a turn; stable particles beyond |eta| = 3.2 are left out from the start.
+Tracks whose momentum the energy flow sets to zero stay, as in Delphes: without a direction they
+lie at (eta, phi) = (0, 0), and enter the jets there with their mass as energy. They are among no
+jet's constituents in a file, but in its energy and soft-drop mass.
+
+Where this differs from Delphes, by our choice: the point of closest approach is the nearest one,
+not the nearest modulo half a turn; stable particles beyond |eta| = 3.2 are left out from the start.
 """
 
 from __future__ import annotations
@@ -17,8 +20,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from jetfm.simulation.calorimeter import Towers, cell_of, energy_flow, log_normal
-from jetfm.simulation.detector_card import Calorimeter, DetectorCard
+from jetfm.simulation.calorimeter import (
+    Towers,
+    cell_of,
+    energy_flow,
+    energy_flow_2015,
+    log_normal,
+)
+from jetfm.simulation.detector_card import DetectorCard
 from jetfm.simulation.propagation import Arrival, Particles, inside, propagate
 
 PHOTON, NEUTRAL_HADRON = 22, 0  # PID of the neutral candidates, as Delphes gives them
@@ -73,7 +82,8 @@ def detect(particles: Particles, card: DetectorCard, rng: np.random.Generator) -
     Returns
     -------
     Candidates
-        Sorted by event. Candidates whose momentum vanished in the energy flow are left out.
+        Sorted by event. Tracks of no momentum, and of no energy where tracks are massless, are
+        those whose energy the calorimeters did not see.
     """
     particles = particles.select(inside(particles, card.tracker))
     arrival = propagate(particles, card.tracker)
@@ -89,23 +99,16 @@ def detect(particles: Particles, card: DetectorCard, rng: np.random.Generator) -
     if card.exact_tracks:
         resolution = np.zeros_like(resolution)
 
-    factor = np.ones(len(tracks))
-    parts = []
-    for name, pid in (("ecal", PHOTON), ("hcal", NEUTRAL_HADRON)):
-        calorimeter = getattr(card, name)
-        scale, towers = _measure(
-            particles, cells[name], tracked, tracks.energy, resolution, calorimeter, rng
-        )
-        factor *= scale
-        parts.append(_tower_candidates(towers, pid))
+    flow = _subtract if card.energy_flow == "subtraction" else _weigh
+    factor, towers = flow(particles, cells, tracked, tracks.energy, resolution, card, rng)
 
     # The e-flow rescales transverse momentum at fixed direction and mass.
+    factor = np.maximum(factor, 0.0)
     for name in ("px", "py", "pz"):
         setattr(tracks, name, getattr(tracks, name) * factor)
-    p2 = tracks.px**2 + tracks.py**2 + tracks.pz**2
-    tracks.energy = np.sqrt(p2 + tracks.mass**2)
-    tracks = tracks.select(factor > 0)
-    return _concatenate([tracks, *parts])
+    tracks.energy = np.sqrt(tracks.px**2 + tracks.py**2 + tracks.pz**2 + tracks.mass**2)
+    tracks = tracks.select(tracks.energy > 0)
+    return _concatenate([tracks, *map(_tower_candidates, towers, (PHOTON, NEUTRAL_HADRON))])
 
 
 def _tracks(particles: Particles, arrival: Arrival, card: DetectorCard, rng):
@@ -121,8 +124,11 @@ def _tracks(particles: Particles, arrival: Arrival, card: DetectorCard, rng):
         efficiency[mask] = getattr(card.efficiency, kind)(pt[mask], eta[mask])
         resolution[mask] = getattr(card.momentum_resolution, kind)(pt[mask], eta[mask])
     found = rng.random(len(charged)) < efficiency
-    resolution = np.minimum(resolution[found], 1.0)
-    return charged[found], resolution, log_normal(pt[found], resolution * pt[found], rng)
+    charged, pt, resolution = charged[found], pt[found], np.minimum(resolution[found], 1.0)
+    if card.momentum_smearing == "log-normal":
+        return charged, resolution, log_normal(pt, resolution * pt, rng)
+    pt = pt * (1 + resolution * rng.standard_normal(len(pt)))
+    return charged[pt > 0], resolution[pt > 0], pt[pt > 0]
 
 
 def _track_candidates(particles, arrival, index, pt, card, rng) -> Candidates:
@@ -134,14 +140,15 @@ def _track_candidates(particles, arrival, index, pt, card, rng) -> Candidates:
     if card.exact_tracks:
         pt = true_pt
     phi = arrival.phi_track[index]
+    mass = np.zeros_like(particles.mass) if card.massless_tracks else particles.mass
     return Candidates(
         event=particles.event,
         pid=particles.pid,
         px=pt * np.cos(phi),
         py=pt * np.sin(phi),
         pz=pt * np.sinh(eta),
-        energy=np.sqrt((pt * np.cosh(eta)) ** 2 + particles.mass**2),
-        mass=particles.mass,
+        energy=np.sqrt((pt * np.cosh(eta)) ** 2 + mass**2),
+        mass=mass,
         eta=arrival.eta[index] if card.eta_at_calorimeter else eta,
         charge=particles.charge,
         d0=arrival.d0[index] + d0_error * rng.standard_normal(len(pt)),
@@ -151,24 +158,49 @@ def _track_candidates(particles, arrival, index, pt, card, rng) -> Candidates:
     )
 
 
-def _measure(particles, cell, tracked, energy, resolution, calorimeter: Calorimeter, rng):
-    """Energy flow in one calorimeter: factor of every track, and neutral towers."""
-    fraction = calorimeter.fraction(particles.pid)
-    hit = (fraction > 0) & (cell >= 0)
+def _weigh(particles, cells, tracked, energy, resolution, card: DetectorCard, rng):
+    """Energy flow in one calorimeter after the other: factor of every track, neutral towers."""
+    factor, found = np.ones(len(tracked)), []
+    for name in ("ecal", "hcal"):
+        calorimeter, cell = getattr(card, name), cells[name]
+        fraction = calorimeter.fraction(particles.pid)
+        hit = (fraction > 0) & (cell >= 0)
+        position = np.cumsum(hit) - 1  # of a particle among those that leave energy
+        here = hit[tracked]
+        scale, towers = energy_flow(
+            particles.event[hit],
+            cell[hit],
+            particles.energy[hit] * fraction[hit],
+            position[tracked[here]],
+            energy[here] * fraction[tracked[here]],
+            resolution[here],
+            calorimeter,
+            rng,
+        )
+        factor[here] *= scale
+        found.append(towers)
+    return factor, found
+
+
+def _subtract(particles, cells, tracked, energy, resolution, card: DetectorCard, rng):
+    """Energy flow in towers of both calorimeters: factor of every track, neutral towers."""
+    calorimeters = (card.ecal, card.hcal)
+    fractions = [calorimeter.fraction(particles.pid) for calorimeter in calorimeters]
+    hit = (sum(fractions) > 0) & (cells["ecal"] >= 0)
     position = np.cumsum(hit) - 1  # of a particle among those that leave energy
     here = hit[tracked]
     factor = np.ones(len(tracked))
-    factor[here], towers = energy_flow(
+    factor[here], found = energy_flow_2015(
         particles.event[hit],
-        cell[hit],
-        particles.energy[hit] * fraction[hit],
+        cells["ecal"][hit],
+        [particles.energy[hit] * fraction[hit] for fraction in fractions],
         position[tracked[here]],
-        energy[here] * fraction[tracked[here]],
+        [energy[here] * (fraction[tracked[here]] > 0) for fraction in fractions],
         resolution[here],
-        calorimeter,
+        calorimeters,
         rng,
     )
-    return factor, towers
+    return factor, found
 
 
 def _tower_candidates(towers: Towers, pid: int) -> Candidates:

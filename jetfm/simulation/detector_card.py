@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -177,6 +177,9 @@ class DetectorCard(Settings):
     """Everything that describes one detector."""
 
     name: str
+    energy_flow: Literal["weighted mean", "subtraction"]  # `jetfm.simulation.calorimeter`
+    momentum_smearing: Literal["log-normal", "normal"]
+    massless_tracks: bool  # E = |p|, as in Delphes until March 2021
     tracker: Tracker
     efficiency: PerKind[BinnedTable]
     momentum_resolution: PerKind[TrackResolution]
@@ -186,6 +189,12 @@ class DetectorCard(Settings):
     ecal: Calorimeter
     hcal: Calorimeter
 
+    @model_validator(mode="after")
+    def _one_calorimeter(self):
+        if self.energy_flow == "subtraction" and self.ecal.cells != self.hcal.cells:
+            raise ValueError("energy_flow 'subtraction' needs the same cells in ecal and hcal")
+        return self
+
 
 def available_cards() -> list[str]:
     """Names of the cards that ship with jetfm."""
@@ -194,7 +203,7 @@ def available_cards() -> list[str]:
 
 @lru_cache
 def load_card(name: str) -> DetectorCard:
-    """Read and validate a shipped card (``cms``, ``atlas``) or a YAML file of the same form.
+    """Read and validate a shipped card (``cms``, ``atlas-2015``, ...) or a YAML file of its form.
 
     Raises
     ------

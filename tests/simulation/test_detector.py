@@ -8,12 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
-from jetfm.simulation.calorimeter import cell_bounds, cell_of, energy_flow, log_normal
+from jetfm.simulation.calorimeter import (
+    cell_bounds,
+    cell_of,
+    energy_flow,
+    energy_flow_2015,
+    log_normal,
+)
 from jetfm.simulation.detector import NEUTRAL_HADRON, PHOTON, detect
-from jetfm.simulation.detector_card import DetectorCard, load_card
+from jetfm.simulation.detector_card import CARDS_DIR, DetectorCard, load_card
 from jetfm.simulation.propagation import SPEED_OF_LIGHT, Particles, inside, propagate
 
-CMS = load_card("cms")
+CMS, ATLAS_2015 = load_card("cms"), load_card("atlas-2015")
 PION, KLONG, ELECTRON, MUON, GAMMA = 211, 130, 11, 13, 22
 MASS = {PION: 0.13957, KLONG: 0.49761, ELECTRON: 0.000511, MUON: 0.10566, GAMMA: 0.0}
 CHARGE = {PION: 1, ELECTRON: -1, MUON: -1}
@@ -268,7 +274,8 @@ def test_weightless_tracks_take_the_towers_energy_and_soft_ones_vanish():
         np.random.default_rng(9),
     )
     # E > 1.5 sqrt(E) needs E > 2.25 GeV (the constant term adds little), from a pion of 0.9 GeV.
-    soft_total = np.bincount(soft.event, soft.energy, n)
+    with_momentum = np.hypot(soft.px, soft.py) > 0
+    soft_total = np.bincount(soft.event[with_momentum], soft.energy[with_momentum], n)
     assert (soft_total > 0).mean() < 0.2
     assert soft_total[soft_total > 0].min() > 2.2
     hard = detect(
@@ -295,10 +302,118 @@ def test_weighted_tracks_stay_near_their_own_measurement():
     assert (np.quantile(pt, 0.84) - np.quantile(pt, 0.16)) / 2 < 0.10 * 5.0  # 6 % against 67 %
 
 
+def _flow_2015_of_a_tower(measured, energies, resolutions, calorimeter, eta):
+    """Tracks' factors and neutral energy of one calorimeter in one tower, one track at a time."""
+
+    def sigma(energy):
+        return calorimeter.sigma(np.array([energy]), np.array([eta]))[0]
+
+    def seen(energy):
+        low = energy < calorimeter.threshold or energy < calorimeter.significance * sigma(energy)
+        return 0.0 if low else energy
+
+    left, sharing = seen(measured), 0.0
+    for energy, resolution in zip(energies, resolutions, strict=True):
+        if sigma(energy) / energy < resolution:
+            sharing += energy
+        else:
+            left -= energy
+    factors = [
+        left / sharing if sigma(energy) / energy < resolution else 1.0
+        for energy, resolution in zip(energies, resolutions, strict=True)
+    ]
+    return factors, 0.0 if sharing or left <= 0 else seen(left)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([PION, ELECTRON, KLONG, GAMMA]),
+            st.floats(0.3, 200),
+            st.floats(0.001, 1.0),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_energy_flow_of_2015_is_that_of_a_loop_over_tracks(content, seed):
+    pid, energy, resolution = (np.array(column) for column in zip(*content, strict=True))
+    card, eta, n = ATLAS_2015, 0.35, len(content)
+    cell = np.full(n, cell_of(np.array([eta]), np.array([0.1]), card.hcal)[0])
+    pair = (card.ecal, card.hcal)
+    shares = [calorimeter.fraction(pid) for calorimeter in pair]
+    tracks = np.flatnonzero(np.isin(pid, (PION, ELECTRON)))
+    factor, towers = energy_flow_2015(
+        np.zeros(n, int),
+        cell,
+        [energy * share for share in shares],
+        tracks,
+        [energy[tracks] * share[tracks] for share in shares],
+        resolution[tracks],
+        pair,
+        np.random.default_rng(seed),
+    )
+    rng = np.random.default_rng(seed)
+    rng.uniform(), rng.uniform()  # the tower's direction
+    for calorimeter, share, found in zip(pair, shares, towers, strict=True):
+        true = np.array([(energy * share).sum()])
+        sigma = calorimeter.sigma(true, np.array([eta]))
+        measured = log_normal(true, sigma, rng)[0]
+        here = tracks[share[tracks] > 0]
+        factors, neutral = _flow_2015_of_a_tower(
+            measured, energy[here], resolution[here], calorimeter, eta
+        )
+        np.testing.assert_allclose(factor[share[tracks] > 0], factors, rtol=1e-9, atol=1e-12)
+        assert found.energy.sum() == pytest.approx(neutral, rel=1e-9)
+        assert len(found.energy) == (neutral > 0)
+
+
+def test_tracks_of_2015_are_massless_and_their_smearing_is_normal():
+    n = 20_000
+    truth = particles(np.full(n, MUON), 20.0, 1.0, 0.3, event=np.arange(n))
+    seen = detect(truth, ATLAS_2015, np.random.default_rng(14))
+    pt = np.hypot(seen.px, seen.py)
+    np.testing.assert_allclose(seen.energy, np.hypot(pt, seen.pz), rtol=1e-12)
+    assert (seen.mass == 0).all() and (pt > 0).all()
+    width = ATLAS_2015.momentum_resolution.muon(np.array([20.0]), np.array([1.0]))[0]
+    pull = (pt / 20 - 1) / width
+    assert pull.std() == pytest.approx(1, rel=0.03)
+    assert (pull**3).mean() == pytest.approx(0, abs=0.1)  # a log-normal has 3 x 3 %
+
+
+def test_photons_and_neutral_hadrons_of_a_tower_of_2015_lie_at_one_point():
+    truth = particles([KLONG, GAMMA] * 50, 50.0, 0.35, 0.1, event=np.repeat(np.arange(50), 2))
+    seen = detect(truth, ATLAS_2015, np.random.default_rng(15))
+    eta, phi = np.arcsinh(seen.pz / np.hypot(seen.px, seen.py)), np.arctan2(seen.py, seen.px)
+    for event in range(50):
+        here = seen.event == event
+        assert sorted(seen.pid[here]) == [NEUTRAL_HADRON, PHOTON]
+        assert np.ptp(eta[here]) < 1e-9 and np.ptp(phi[here]) < 1e-9
+    assert np.ptp(eta) > 0.05  # anywhere in the tower, which is 0.1 wide
+
+
+def test_tracks_that_no_calorimeter_sees_keep_their_mass_at_the_origin():
+    n = 500
+    truth = particles(np.full(n, PION), 0.9, 0.05, 0.3, event=np.arange(n))
+    seen = detect(truth, CMS, np.random.default_rng(16))
+    lost = np.hypot(seen.px, seen.py) == 0
+    assert 0.5 * n < lost.sum()
+    np.testing.assert_allclose(seen.energy[lost], MASS[PION])
+    assert (seen.pz[lost] == 0).all() and (seen.charge[lost] != 0).all()
+
+
+def test_subtraction_needs_one_calorimeter():
+    changed = ATLAS_2015.model_dump() | {"ecal": CMS.ecal.model_dump(exclude_none=True)}
+    with pytest.raises(ValueError, match="same cells"):
+        DetectorCard.model_validate(changed)
+
+
 # --- cells --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("card", ["cms", "atlas"])
+@pytest.mark.parametrize("card", ["cms", "atlas", "atlas-2015"])
 @pytest.mark.parametrize("name", ["ecal", "hcal"])
 def test_cells_hold_their_directions_and_tile_the_calorimeter(card, name):
     calorimeter = getattr(load_card(card), name)
@@ -427,9 +542,10 @@ def test_fractions_of_hadrons_photons_and_neutrinos():
 
 
 def test_unknown_and_broken_cards_are_named(tmp_path):
-    with pytest.raises(JetfmError, match="'lhcb'.*atlas, cms"):
+    with pytest.raises(JetfmError, match="'lhcb'.*atlas, atlas-2015, cms"):
         load_card("lhcb")
     broken = tmp_path / "broken.yaml"
-    broken.write_text("name: broken\ntracker: {radius: wide}\n")
+    text = (CARDS_DIR / "cms.yaml").read_text(encoding="utf-8")
+    broken.write_text(text.replace("radius: 1.29", "radius: wide"), encoding="utf-8")
     with pytest.raises(JetfmError, match="broken.yaml: tracker.radius"):
         load_card(str(broken))
