@@ -15,6 +15,7 @@ ETA_MAX = 3.2
 
 _MAX_PRODUCTS = 4
 _NEUTRINOS = (12, 14, 16)
+_UNSEEN = (*_NEUTRINOS, 23)  # a Z where it stands for one that decays into neutrinos
 
 
 @dataclass
@@ -56,8 +57,8 @@ class EventRecord:
         px, py, pz = (column[n][self.stable] for n in ("px", "py", "pz"))
         pid = np.abs(column["id"][self.stable])
         kept = np.abs(pz) < np.sinh(ETA_MAX) * np.hypot(px, py)
-        for neutrino in _NEUTRINOS:
-            kept &= pid != neutrino
+        for unseen in _UNSEEN:
+            kept &= pid != unseen
         index = self.stable[kept]
         pid = column["id"][index]
         link = np.asarray(self.vertex.index.data)[index]  # < 0: the origin

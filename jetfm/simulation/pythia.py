@@ -8,7 +8,7 @@ import numpy as np
 
 from jetfm.errors import JetfmError
 from jetfm.simulation.event_record import EventRecord, Truth
-from jetfm.simulation.processes import campaign_by_name
+from jetfm.simulation.processes import Process, campaign_by_name
 from jetfm.simulation.propagation import Particles
 
 
@@ -19,26 +19,27 @@ class Generator:
     ----------
     campaign, class_name : what to generate
     seed : 1 to 900 000 000
+    process : that of the class, or one of its sources
 
     Raises
     ------
     JetfmError
-        Class not in this campaign, Pythia missing, or Pythia refuses a setting or to start.
+        Pythia is missing, or refuses a setting or to start.
     """
 
-    def __init__(self, campaign: str, class_name: str, seed: int):
+    def __init__(self, campaign: str, class_name: str, seed: int, process: Process):
         chosen = campaign_by_name(campaign)
-        if class_name not in chosen.processes:
-            known = ", ".join(chosen.processes)
-            raise JetfmError("class", repr(class_name), f"one of {known} in campaign {campaign!r}")
         try:
             import pythia8mc
         except ImportError as error:
             found = f"no such package ({error})"
             raise JetfmError("pythia8mc", found, "it installed: 'jetfm[simulation]'") from None
-        self.process = chosen.processes[class_name]
+        self.process = process
         self.name = f"Pythia, {campaign} {class_name}, seed {seed}"
         self._pythia = pythia8mc.Pythia("", False)
+        if process.required:
+            self._hook = _requiring(process.required)  # Pythia does not keep it alive
+            self._pythia.setUserHooksPtr(self._hook)
         self._apply(
             "Print:quiet = on",
             "Random:setSeed = on",
@@ -90,6 +91,21 @@ class Generator:
         truth = record.truth(self.process.resonance, self.process.match_resonance)
         particles = record.stable_particles(self._pythia.particleData.charge)
         return len(record.offsets) - 1, particles, truth
+
+
+def _requiring(pid: int):
+    """A hook that lets Pythia drop, before hadrons are made, events without one such particle."""
+    import pythia8mc  # optional; only simulating needs it
+
+    class Requiring(pythia8mc.UserHooks):
+        def canVetoPartonLevel(self) -> bool:
+            return True
+
+        def doVetoPartonLevel(self, event) -> bool:
+            particles = (event[i] for i in range(event.size()))
+            return sum(abs(one.id()) == pid and one.isFinal() for one in particles) != 1
+
+    return Requiring()
 
 
 def _interleaved(parts: list[tuple[int, Particles, Truth]]) -> tuple[int, Particles, Truth]:

@@ -25,7 +25,7 @@ from jetfm.simulation.clustering import cluster, match
 from jetfm.simulation.detector import detect
 from jetfm.simulation.detector_card import DetectorCard, load_card
 from jetfm.simulation.jetclass_file import branches, read_settings, write_jetclass_file
-from jetfm.simulation.processes import CAMPAIGNS, Campaign, campaign_by_name
+from jetfm.simulation.processes import CAMPAIGNS, Campaign, Process, campaign_by_name
 from jetfm.simulation.pythia import Generator
 from jetfm.storage.files import make_folder, remove_leftovers
 from jetfm.storage.locks import exclusive
@@ -81,12 +81,12 @@ def task_seeds(
     """Pythia's seed and the detector's random numbers for one file.
 
     Files of one ``seed`` never share a Pythia seed: campaign, class, split and file number are
-    packed into one integer, counted from an offset that hashes ``seed``.
+    packed into one integer, counted from an offset that hashes ``seed``. A campaign or class that
+    is added at the end leaves the seeds of the others as they are.
     """
     samples = [(c, name) for c, chosen in CAMPAIGNS.items() for name in chosen.processes]
-    packed = (
-        SPLITS.index(split) * len(samples) + samples.index((campaign, class_name))
-    ) * MAX_FILES
+    packed = samples.index((campaign, class_name)) * len(SPLITS) + SPLITS.index(split)
+    packed *= MAX_FILES
     offset = int.from_bytes(hashlib.sha256(f"jetfm {seed}".encode()).digest()[:8], "big")
     pythia_seed = 1 + (offset + packed + index) % PYTHIA_SEEDS
     return pythia_seed, np.random.default_rng([seed, packed + index])
@@ -113,15 +113,49 @@ def generate_jets(
     Returns
     -------
     dict
-        The 41 branches, ``n_jets`` long, with the jets in the order of generation.
+        The 41 branches, ``n_jets`` long, with the jets in the order of generation; those of several
+        sources in random order.
 
     Raises
     ------
     JetfmError
         Pythia fails, or no event in a great many yields a jet.
     """
+    process = campaign_by_name(campaign).processes[class_name]
+    sources = process.sources or ((1.0, process),)
+    counts = rng.multinomial(n_jets, [share for share, _ in sources])
+    parts = [
+        _jets_of(campaign, class_name, one, int(n), card, _seed_of_source(pythia_seed, number), rng)
+        for number, ((_, one), n) in enumerate(zip(sources, counts, strict=True))
+        if n
+    ]
+    if len(sources) > 1:
+        order = rng.permutation(n_jets)
+    joined = {name: _joined(name, [part[name] for part in parts]) for name in BRANCHES}
+    return joined if len(sources) == 1 else {n: values[order] for n, values in joined.items()}
+
+
+def _seed_of_source(pythia_seed: int, number: int) -> int:
+    """Files take the seeds from one on, some 10^8 of them; sources start as far apart."""
+    return 1 + (pythia_seed - 1 + number * (PYTHIA_SEEDS // 3)) % PYTHIA_SEEDS
+
+
+def _joined(name: str, parts: list):
+    return (ak if name.startswith("part_") else np).concatenate(parts)
+
+
+def _jets_of(
+    campaign: str,
+    class_name: str,
+    process: Process,
+    n_jets: int,
+    card: DetectorCard,
+    pythia_seed: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray | ak.Array]:
+    """Jets of one process."""
     chosen = campaign_by_name(campaign)
-    generator = Generator(campaign, class_name, pythia_seed)
+    generator = Generator(campaign, class_name, pythia_seed, process)
     parts, n_events, n_found = [], 0, 0
     while n_found < n_jets:
         batch = int(np.clip(2 * n_jets, 10, _FIRST_BATCH))
@@ -135,12 +169,7 @@ def generate_jets(
         if jets is not None:
             parts.append(jets)
             n_found += len(jets["jet_pt"])
-    return {
-        name: (ak if name.startswith("part_") else np).concatenate([p[name] for p in parts])[
-            :n_jets
-        ]
-        for name in BRANCHES
-    }
+    return {name: _joined(name, [p[name] for p in parts])[:n_jets] for name in BRANCHES}
 
 
 def _jets_of_batch(
@@ -209,7 +238,8 @@ def simulate(
     seed : one for all
     workers : local processes; 0 for one per core; 1 works in this process
     jets_per_file : the last file of a class holds the rest
-    detector : name of a card, or a card's YAML file; None for the campaign's own ('cms', 'atlas')
+    detector : name of a card, or a card's YAML file; None for the campaign's own ('cms',
+        'atlas-2015')
     dask_address : scheduler of a running dask cluster, used instead of local processes; its workers
         must share the file system
     progress : show a progress bar, counted in jets

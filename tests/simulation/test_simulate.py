@@ -15,11 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
-from jetfm.schema import BRANCHES, class_by_name, is_jagged
+from jetfm.schema import BRANCHES, SPLITS, class_by_name, is_jagged
 from jetfm.simulation.clustering import wrap
 from jetfm.simulation.jetclass_file import read_settings, write_jetclass_file
 from jetfm.simulation.processes import CAMPAIGNS
-from jetfm.simulation.simulate import PYTHIA_SEEDS, simulate, task_seeds
+from jetfm.simulation.pythia import Generator
+from jetfm.simulation.simulate import (
+    MAX_FILES,
+    PYTHIA_SEEDS,
+    _seed_of_source,
+    simulate,
+    task_seeds,
+)
 
 pytest.importorskip("pythia8mc")
 
@@ -208,7 +215,7 @@ def test_top_landscape_selection(tmp_path):
         progress=False,
     )
     assert [f.name for f in files] == ["ZJetsToNuNu_000.root", "TTBar_000.root"]
-    assert read_settings(files[0])["detector"] == "atlas"  # the campaign's own
+    assert read_settings(files[0])["detector"] == "atlas-2015"  # the campaign's own
     jets = all_jets(tmp_path)
     assert ak.all((jets.jet_pt > 550) & (jets.jet_pt < 650) & (abs(jets.jet_eta) < 2))
     assert ak.max(ak.num(jets.part_px)) <= 200
@@ -230,7 +237,7 @@ def test_top_landscape_selection(tmp_path):
         ({"classes": ["Hee"]}, "'Hee'.*QCD, Hbb"),
         ({"campaign": "jetclass3"}, "'jetclass3'.*jetclass, toplandscape"),
         ({"campaign": "toplandscape"}, "'Hqql'.*QCD, Tbqq"),
-        ({"detector": "lhcb"}, "'lhcb'.*atlas, cms"),
+        ({"detector": "lhcb"}, "'lhcb'.*atlas, atlas-2015, cms"),
         ({"jets_per_class": 0}, "jets_per_class: found 0"),
         ({"jets_per_file": -1}, "jets_per_file: found -1"),
         ({"split": "dev"}, "'dev'.*train, val, test"),
@@ -303,3 +310,28 @@ def test_a_dask_cluster_makes_the_same_jets(folder, tmp_path):
         (path,) = simulate(tmp_path, dask_address=cluster.scheduler_address, **request)
     one, two = read(folder / path.name), read(path)
     assert all(ak.array_equal(one[b], two[b]) for b in BRANCHES)
+
+
+def test_a_radiated_z_is_in_every_event_once_and_unseen():
+    _, radiated = CAMPAIGNS["jetclass"].processes["QCD"].sources[1]
+    generator = Generator("jetclass", "QCD", 5, radiated)
+    n_events, particles, _ = generator.batch(2)
+    assert n_events == 2 and not np.isin(np.abs(particles.pid), (12, 14, 16, 23)).any()
+    event = generator._pythia.event  # the last one
+    assert [event[i].id() for i in range(event.size()) if event[i].isFinal()].count(23) == 1
+
+
+def test_shares_of_sources_are_whole_and_their_seeds_apart():
+    for campaign in CAMPAIGNS.values():
+        for process in campaign.processes.values():
+            assert not process.sources or sum(s for s, _ in process.sources) == pytest.approx(1)
+            assert len(process.sources) <= 3  # as many as seeds are kept apart for
+    largest = len(SPLITS) * sum(len(c.processes) for c in CAMPAIGNS.values()) * MAX_FILES
+    first = [_seed_of_source(1, number) for number in range(3)]
+    assert min(np.diff(sorted(first))) >= largest and first[2] + largest <= PYTHIA_SEEDS
+
+
+def test_seeds_do_not_depend_on_what_is_added_later(monkeypatch):
+    before = task_seeds(1, "jetclass", "QCD", "test", 3)[0]
+    monkeypatch.setitem(CAMPAIGNS, "another", CAMPAIGNS["toplandscape"])
+    assert task_seeds(1, "jetclass", "QCD", "test", 3)[0] == before
