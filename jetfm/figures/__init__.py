@@ -10,7 +10,13 @@ from jetfm.figures.captions import CAPTIONS
 from jetfm.figures.finetuning_curves import learning_curves, pretraining_jets, reliability
 from jetfm.figures.generated_jets import generation, generator_distances
 from jetfm.figures.index import PAPER_FIGURES, index_as_text
-from jetfm.figures.jets import CLASS_COLORS, calibration, calibration_widths, jet_classes
+from jetfm.figures.jets import (
+    CLASS_COLORS,
+    calibration,
+    calibration_quantiles,
+    calibration_widths,
+    jet_classes,
+)
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.roc import roc
 from jetfm.figures.strategies_figure import strategies, strategy_losses
@@ -26,6 +32,7 @@ __all__ = [
     "VERDICT_COLORS",
     "by_class",
     "calibration",
+    "calibration_quantiles",
     "calibration_widths",
     "codebook_usage",
     "constituent_errors",

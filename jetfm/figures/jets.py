@@ -120,6 +120,40 @@ def calibration_widths(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
+def calibration_quantiles(rows: Sequence[Mapping]) -> Figure:
+    """Distributions of the stored columns, quantile by quantile, as ratios.
+
+    Parameters
+    ----------
+    rows : as for `calibration`
+    """
+    quantities = {
+        "n_constituents": "Multiplicity", "pt": r"Jet $p_\mathrm{T}$", "energy": "Jet energy",
+        "sdmass": r"$m_\mathrm{SD}$",
+    } | {tau: rf"$\tau_{tau[-1]}$" for tau in _TAUS}  # fmt: skip
+    shares = ("q05", "q25", "q50", "q75", "q95")
+    figure, axes = plt.subplots(2, 4, figsize=(14, 6), sharex=True, sharey=True)
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(shares)))
+    for axis, (quantity, label) in zip(axes.flat, quantities.items(), strict=True):
+        for number, (share, color) in enumerate(zip(shares, colors, strict=True)):
+            chosen = [row for row in rows if row["quantity"] == f"{quantity}_{share}"]
+            x = [list(_LATEX).index(row["class_name"]) + 0.16 * (number - 2) for row in chosen]
+            text = f"{int(share[1:])} % quantile"
+            _ratios(axis, x, chosen, label=text, fmt="o", color=color, elinewidth=1)
+        axis.axhline(1, color="0.5", lw=0.8)
+        axis.set_title(label, loc="left")
+        axis.set_xlim(-0.7, len(_LATEX) - 0.3)
+        axis.set_ylim(0.7, 1.3)
+        axis.set_xticks(range(len(_LATEX)), list(_LATEX.values()))
+        plt.setp(axis.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor")
+        axis.tick_params(axis="x", which="both", top=False)
+        axis.tick_params(axis="x", which="minor", bottom=False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Simulated / published")
+    axes[0, 0].legend(ncols=2, fontsize=8, handletextpad=0.2, columnspacing=0.8)
+    return figure
+
+
 def _ratios(axis: plt.Axes, x, rows: Sequence[Mapping], **style) -> None:
     ratios = [row["ratio"] for row in rows]
     errors = [row["uncertainty"] / abs(row["published"]) for row in rows]

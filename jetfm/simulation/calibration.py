@@ -29,7 +29,7 @@ _FLAGS = {
     "electron": "part_isElectron",
     "muon": "part_isMuon",
 }
-_SUBSTRUCTURE = ("sdmass", "tau1", "tau2", "tau3", "tau4")
+_STORED = ("energy", "sdmass", "tau1", "tau2", "tau3", "tau4")
 _JAGGED = (
     "part_px part_py part_deta part_dphi part_charge part_d0val part_d0err part_dzval part_dzerr"
 ).split()
@@ -79,7 +79,7 @@ def read_jets(files: Iterable[str | Path]) -> ak.Array:
     JetfmError
         No files, or one without the tree or a branch.
     """
-    names = [f"label_{c.name}" for c in CLASSES] + [f"jet_{n}" for n in _SUBSTRUCTURE]
+    names = [f"label_{c.name}" for c in CLASSES] + [f"jet_{n}" for n in _STORED]
     names += ["jet_pt", "jet_eta", *_JAGGED, *_FLAGS.values()]
     parts = []
     for path in files:
@@ -104,9 +104,9 @@ def calibrate(files: Iterable[str | Path]) -> list[Comparison]:
     Returns
     -------
     list of Comparison
-        Per class with jets: multiplicity, pT, eta, soft-drop mass and N-subjettiness where
-        published; then the constituents of all classes mixed, if all ten are there. Classes with
-        different numbers of jets are weighted to equal shares, as published.
+        Per class with jets: multiplicity, pT, eta, and the stored energy, soft-drop mass and
+        N-subjettiness, with quantiles; then the constituents of all classes mixed, if all ten are
+        there. Classes with different numbers of jets are weighted to equal shares, as published.
     """
     jets = read_jets(files)
     labels = np.stack([ak.to_numpy(jets[f"label_{c.name}"]).astype(bool) for c in CLASSES])
@@ -125,7 +125,8 @@ def as_records(rows: list[Comparison]) -> list[dict]:
 
 
 def format_table(rows: list[Comparison]) -> str:
-    """Text table, one line per row."""
+    """Text table, one line per row but quantiles, which `jetfm.figures` draws."""
+    rows = [row for row in rows if not _is_quantile(row.quantity)]
     lines = [
         f"{'class':6s} {'quantity':24s} {'measured':>10s} {'+-':>8s} {'published':>10s} "
         f"{'ratio':>6s} {'allowed':>8s}"
@@ -138,6 +139,10 @@ def format_table(rows: list[Comparison]) -> str:
             f"{row.published:10.4g} {row.ratio:6.3f} {allowed:>8s} {verdict}"
         )
     return "\n".join(lines)
+
+
+def _is_quantile(quantity: str) -> bool:
+    return quantity.rpartition("_")[2][1:].isdigit()
 
 
 def _row(class_name, quantity, measured, uncertainty, published, tolerance) -> Comparison:
@@ -171,16 +176,33 @@ def _jet_rows(name: str, jets: ak.Array) -> list[Comparison]:
         "n_constituents": ak.num(jets.part_px),
         "pt": jets.jet_pt,
         "eta": jets.jet_eta,
-    } | {shape: jets[f"jet_{shape}"] for shape in _SUBSTRUCTURE}
-    statistics = {key: _mean_and_sd(ak.to_numpy(v).astype(float)) for key, v in values.items()}
-    rows = []
-    for block in ("jets", "substructure"):
-        table = reference()[block]
-        for column, published in zip(table["columns"], table.get(name, ()), strict=False):
-            quantity, kind = column.rsplit("_", 1)
-            tolerance = table.get("tolerance", {}).get(column)
-            rows.append(_row(name, column, *statistics[quantity][kind], published, tolerance))
-    return rows
+    } | {name: jets[f"jet_{name}"] for name in _STORED}
+    values = {key: ak.to_numpy(v).astype(float) for key, v in values.items()}
+    found = {
+        f"{key}_{kind}": pair for key, v in values.items() for kind, pair in _mean_and_sd(v).items()
+    }
+    table = reference()["jets"]
+    tolerances = table["tolerance"]
+    published = dict(zip(table["columns"], table[name], strict=True))
+    stored = reference()["stored"]
+    for key, numbers in stored[name].items():
+        for column, number in zip(stored["columns"], numbers, strict=True):
+            if number is None:
+                continue
+            published.setdefault(f"{key}_{column}", number)
+            if column.startswith("q"):
+                found[f"{key}_{column}"] = _quantile(values[key], int(column[1:]) / 100)
+    return [
+        _row(name, quantity, *found[quantity], number, tolerances.get(quantity))
+        for quantity, number in published.items()
+    ]
+
+
+def _quantile(values: np.ndarray, share: float) -> tuple[float, float]:
+    """A quantile, and half the distance of those one standard error of its rank below and above."""
+    spread = np.sqrt(share * (1 - share) / len(values))
+    low, middle, high = np.quantile(values, np.clip(share + spread * np.array([-1, 0, 1]), 0, 1))
+    return middle, (high - low) / 2
 
 
 def _constituent_rows(jets: ak.Array, labels: np.ndarray) -> list[Comparison]:

@@ -76,9 +76,24 @@ def test_top_substructure_agrees_with_jetclass(rows):
 def test_every_published_number_is_compared(rows):
     published = reference()
     expected = len(published["jets"]["columns"]) * 10 + len(published["constituents"])
-    expected += 2 * len(published["substructure"]["columns"])
+    expected += 8 * 10 * len(published["stored"]["columns"])
+    expected -= 2 * 2 * 10  # mean and sd of multiplicity and pT stand in both
+    expected -= 2  # misread
     assert len(rows) == expected
-    assert len(format_table(rows).splitlines()) == expected + 1
+    assert len({(row.class_name, row.quantity) for row in rows}) == expected
+    quantiles = 8 * 10 * 7 - 2
+    assert len(format_table(rows).splitlines()) == expected - quantiles + 1
+
+
+def test_published_numbers_are_in_order():
+    """A quantile that was misread would most likely stand out of the rising row."""
+    stored = reference()["stored"]
+    assert [int(name[1:]) for name in stored["columns"][2:]] == [5, 10, 25, 50, 75, 90, 95]
+    for jet_class in CLASSES:
+        for name, numbers in stored[jet_class.name].items():
+            quantiles = [number for number in numbers[2:] if number is not None]
+            assert (np.diff(quantiles) > 0).all(), (jet_class.name, name)
+            assert quantiles[0] < numbers[0] < quantiles[-1] and 0 < numbers[1]
 
 
 def _file(path, jet_class, n_constituents, pt):
