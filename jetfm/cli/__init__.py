@@ -31,6 +31,7 @@ for command in (
     models.finetune,
     figures.figures,
     figures.stages,
+    figures.compare,
 ):
     app.command()(command)
 

@@ -1,7 +1,8 @@
-"""Commands that show: figures, stages."""
+"""Commands that show: figures, stages, compare."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,3 +49,31 @@ def stages(
 ) -> None:
     """Show the stages: which feeds which, what is done, what it took. Nothing is made."""
     typer.echo(pipeline_of(profile, data, seed, dry_run).stages().as_text(every))
+
+
+def compare(
+    jets: Annotated[
+        Path, typer.Option(help="A jets store, a ROOT or h5 file of jets, or a folder of such.")
+    ],
+    other: Annotated[Path, typer.Option("--with", help="The jets to hold them against.")],
+    out: Annotated[Path, typer.Option(help="Folder for the numbers and the figure.")] = Path(
+        "compare"
+    ),
+    classes: Annotated[
+        str, typer.Option(help="Only jets of these classes, commas between, e.g. QCD.")
+    ] = "",
+    n_jets: Annotated[
+        int | None, typer.Option(help="At most so many of each, at random; all by default.")
+    ] = None,
+    tests: Annotated[
+        int, typer.Option(help="Classifier tests, each with another seed; 0 for none.")
+    ] = 3,
+    seed: SeedOption = None,
+) -> None:
+    """Compare two sets of jets: means, quantiles, KS distances, a classifier test, one figure."""
+    from jetfm.judging.compare import as_text, compare_files
+
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    result = compare_files(jets, other, out, names, n_jets=n_jets, n_seeds=tests, seed=seed or 0)
+    typer.echo(as_text(result, tuple(result["names"])))
+    typer.echo(f"numbers and figure in {out}")
