@@ -114,7 +114,7 @@ def _finetune_files(
         reads_ids = load_backbone(contender.folder, loaded.hash).reads_ids
     files = {"train": own.train, "val": own.val, "test": own.test}
     stores = {
-        split: store_of(path, out / "jets" / split, progress)
+        split: store_of(path, out / "jets" / split, progress, preprocessing.features)
         for split, path in files.items()
         if path is not None
     }

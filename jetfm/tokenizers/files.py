@@ -49,7 +49,7 @@ def tokenize_files(
     """
     tokenizer, out = load_tokenizer(tokenizer_folder), make_folder(out)
     with exclusive(out, print, "tokenize."):
-        store = store_of(jets, out / "jets", progress)
+        store = store_of(jets, out / "jets", progress, tokenizer.preprocessing.features)
         wanted = {
             "tokenizer": tokenizer.hash,
             "source": store.info["sha256"],

@@ -16,6 +16,7 @@ from jetfm.settings import TokenizerSettings
 from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import load_tokenizer, make_tokenizer
 from jetfm.tokenizers.files import tokenize_files
+from tests.data.jetclass_files import random_jets, write
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,27 @@ def test_the_command_tokenises(files, trained, tmp_path):
     arguments = ["tokenize", "--tokenizer", trained, "--jets", files, "--out", tmp_path / "out"]
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert result.exit_code == 0 and "tokens in" in result.output
+
+
+def test_a_kinematic_tokenizer_asks_files_for_momenta_alone(trained, tmp_path):
+    """No kinds of particles and no impact parameters, as in many a private file."""
+    columns = random_jets([3, 40, 1, 2, 17])
+    kinds = ("part_is", "part_d0", "part_dz", "part_charge")
+    fewer = {name: values for name, values in columns.items() if not name.startswith(kinds)}
+    whole = write(tmp_path / "whole.root", columns)
+    lean = write(tmp_path / "lean.root", fewer)
+    tokens = [
+        tokenize_files(trained, path, tmp_path / path.stem, progress=False)
+        for path in (whole, lean)
+    ]
+    assert np.array_equal(*(store.ids for store in tokens))
+
+
+def test_a_tokenizer_of_more_features_names_the_branch_that_it_lacks(tmp_path):
+    settings = TokenizerSettings(features="full", dim=16, n_blocks=1, n_heads=2, n_codes=16)
+    make_tokenizer(settings, seed=1).save(tmp_path / "tokenizer")
+    columns = random_jets([3, 40, 17])
+    del columns["part_d0val"]
+    lean = write(tmp_path / "lean.root", columns)
+    with pytest.raises(JetfmError, match="lean.root.*part_d0val"):
+        tokenize_files(tmp_path / "tokenizer", lean, tmp_path / "out", progress=False)
