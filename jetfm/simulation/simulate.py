@@ -129,14 +129,12 @@ def generate_jets(
         for number, ((_, one), n) in enumerate(zip(sources, counts, strict=True))
         if n
     ]
-    if len(sources) > 1:
-        order = rng.permutation(n_jets)
-    joined = {name: _joined(name, [part[name] for part in parts]) for name in BRANCHES}
-    return joined if len(sources) == 1 else {n: values[order] for n, values in joined.items()}
+    order = rng.permutation(n_jets) if process.sources else slice(None)
+    return {name: _joined(name, [part[name] for part in parts])[order] for name in BRANCHES}
 
 
 def _seed_of_source(pythia_seed: int, number: int) -> int:
-    """Files take the seeds from one on, some 10^8 of them; sources start as far apart."""
+    """Pythia's seed for a file's jets of one source, of at most three; no other file has it."""
     return 1 + (pythia_seed - 1 + number * (PYTHIA_SEEDS // 3)) % PYTHIA_SEEDS
 
 

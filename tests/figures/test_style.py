@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -82,3 +83,22 @@ def test_saved_figures_are_the_same_bytes_for_the_same_numbers(tmp_path):
             tmp_path / f"two.{suffix}"
         ).read_bytes()
     assert json.loads((tmp_path / "one.json").read_text()) == {"x": [0, 1]}
+
+
+def test_ticks_that_are_placed_once_are_where_they_were(tmp_path, monkeypatch):
+    """Axes of both scales, shared ones, a twin and a colour bar: the same bytes as without it."""
+
+    def drawn(folder):
+        figure, axes = plt.subplots(2, 2, sharex="col", layout="constrained")
+        for axis, high in zip(axes.flat, (3, 3000, 0.02, 1e-5), strict=True):
+            axis.plot([1, 2, 40], [high / 9, high, high / 3])
+        axes[0, 1].set_xscale("log")
+        axes[1, 0].set_yscale("log")
+        axes[1, 1].twinx().plot([1, 40], [0, 1])
+        figure.colorbar(axes[0, 0].scatter([1, 2], [1, 2], c=[0, 900]), ax=axes[0, 0])
+        style.save(figure, {}, "figure", folder)
+        return [(folder / f"figure{suffix}").read_bytes() for suffix in (".pdf", ".png")]
+
+    once = drawn(tmp_path / "once")
+    monkeypatch.setattr(style, "_ticks_placed_once", lambda figure: nullcontext())
+    assert drawn(tmp_path / "always") == once
