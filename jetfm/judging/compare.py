@@ -23,7 +23,7 @@ from jetfm.judging.metrics import NETWORK_SPACE, values_of
 from jetfm.judging.samples import original_sample
 from jetfm.judging.study import PANELS
 from jetfm.physics.jagged import segment_sum
-from jetfm.physics.observables import four_momenta
+from jetfm.physics.observables import four_momenta, jet_observables
 from jetfm.runtime.parallel import one_thread
 from jetfm.schema import class_by_name
 from jetfm.simulation.clustering import momenta, substructure
@@ -42,27 +42,18 @@ def quantities(jets: JetSample) -> dict[str, np.ndarray]:
     Returns
     -------
     n_constituents; pt, mass, sdmass [GeV] (soft drop with beta = 0, z_cut = 0.1, R = 0.8); tau1 to
-    tau4 as JetClass has them; tau21, tau32, NaN where not defined; leading_share, of the leading
-    constituent in the sum of transverse momenta; width, the mean distance from the axis with the
+    tau4 as JetClass has them; tau21, tau32, NaN below three constituents; leading_share, the first
+    constituent's in the sum of all pt; width, the mean distance from the axis with the
     weight of the transverse momentum
     """
     jets = jets.physical
     pt, eta, phi = jets.constituents.T
-    px, py, pz, energy = four_momenta(jets.constituents).T
-    sums = segment_sum(np.stack([px, py, pz, energy, pt, pt * np.hypot(eta, phi)], 1), jets.offsets)
-    shapes = substructure(momenta(px, py, pz, energy, jets.n_constituents))
-    found = {
-        "n_constituents": jets.n_constituents.astype(float),
-        "pt": np.hypot(sums[:, 0], sums[:, 1]),
-        "mass": np.sqrt(np.maximum(sums[:, 3] ** 2 - (sums[:, :3] ** 2).sum(1), 0.0)),
-    } | shapes
-    for name, below in (("tau21", "tau1"), ("tau32", "tau2")):
-        above = "tau2" if name == "tau21" else "tau3"
-        defined = shapes[below] > 0
-        empty = np.full(len(jets), np.nan)
-        found[name] = np.divide(shapes[above], shapes[below], out=empty, where=defined)
-    found["leading_share"] = np.maximum.reduceat(pt, jets.offsets[:-1]) / sums[:, 4]
-    found["width"] = sums[:, 5] / sums[:, 4]
+    found = jet_observables(jets.constituents, jets.offsets)
+    shapes = substructure(momenta(*four_momenta(jets.constituents).T, jets.n_constituents))
+    found |= {name: shapes[name] for name in ("sdmass", "tau4")}
+    sums = segment_sum(np.stack([pt, pt * np.hypot(eta, phi)], 1), jets.offsets)
+    found["leading_share"] = np.maximum.reduceat(pt, jets.offsets[:-1]) / sums[:, 0]
+    found["width"] = sums[:, 1] / sums[:, 0]
     return found
 
 
@@ -218,9 +209,9 @@ def compare_files(
     for number, path in enumerate((jets, other)):
         store = store_of(path, out / f"store-{number}", progress)
         samples.append(original_sample(store, max_constituents, classes, n_jets, seed))
-    result = compare(*samples, n_seeds, epochs, seed, progress)
     names = _names(jets, other)
-    write_json(out / NUMBERS, {"names": names, **result})
+    result = {"names": names, **compare(*samples, n_seeds, epochs, seed, progress)}
+    write_json(out / NUMBERS, result)
     style.use_style()
     figure = generation(
         {
@@ -232,7 +223,7 @@ def compare_files(
         ", ".join(class_by_name(name).latex for name in classes) or "All classes",
     )
     style.save(figure, result["histograms"], FIGURE, out)
-    return {"names": names, **result}
+    return result
 
 
 def _names(first: str | Path, second: str | Path) -> list[str]:

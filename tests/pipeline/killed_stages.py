@@ -43,35 +43,32 @@ def arm() -> None:
         sys.addaudithook(hook)
 
 
-def make(what: str, profile: str, folder: str, moment: str = "") -> int:
-    """Exit code of a forked process that makes the stages, or is killed."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    try:
-        import jetfm.runtime.workers
-        from jetfm.pipeline import Pipeline
+def make(what: str, profile: str, folder: str, moment: str) -> None:
+    """Make the stages, or be killed."""
+    import jetfm.runtime.workers
+    from jetfm.pipeline import Pipeline
 
-        sys.path.insert(0, str(Path(folder).parent / "site"))  # workers get it
-        os.environ |= {"MAIN": str(os.getpid()), "KILL_AT": moment}
-        os.environ |= {"JETFM_WORK": f"{folder}/work", "JETFM_FIGURES": f"{folder}/figures"}
-        jetfm.runtime.workers.n_cores = lambda: 2 if IN_WORKERS in moment else 1
-        arm()
-        pipeline = Pipeline(profile)
-        pipeline.ledger() if what == "ledger" else pipeline.finetuning.study()
-        os._exit(0)
-    finally:
-        os._exit(1)
+    sys.path.insert(0, str(Path(folder).parent / "site"))  # workers get it
+    os.environ |= {"MAIN": str(os.getpid()), "KILL_AT": moment}
+    os.environ |= {"JETFM_WORK": f"{folder}/work", "JETFM_FIGURES": f"{folder}/figures"}
+    jetfm.runtime.workers.n_cores = lambda: 2 if IN_WORKERS in moment else 1
+    arm()
+    pipeline = Pipeline(profile)
+    pipeline.ledger() if what == "ledger" else pipeline.finetuning.study()
 
 
 def main(what: str, profile: str, whole: str, cut: str, *moments: str) -> None:
     import jetfm.pipeline
     import jetfm.training.lightning_task  # noqa: F401
+    from tests.forked import forked, wait  # not for the workers, who run this file too
 
-    assert make(what, profile, whole) == 0
+    def made(folder: str, moment: str = "") -> int:
+        return wait(forked(make, what, profile, folder, moment))
+
+    assert made(whole) == 0
     for moment in moments:
-        assert make(what, profile, cut, moment) == -signal.SIGKILL, moment
-    assert make(what, profile, cut) == 0
+        assert made(cut, moment) == -signal.SIGKILL, moment
+    assert made(cut) == 0
 
 
 if __name__ == "__main__":

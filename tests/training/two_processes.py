@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -28,6 +27,7 @@ from jetfm.pretraining.train import pretrain
 from jetfm.runtime.distributed import SHARDING, rank
 from jetfm.settings import PretrainingSettings
 from jetfm.training.devices import whole
+from tests.forked import forked, wait
 
 CUT_AT = 7  # of ten steps, with a checkpoint after five
 ADAMW = {"name": "adamw", "lr": 1e-2, "betas": [0.9, 0.999], "warmup_steps": 0, "clip": 1e6}
@@ -106,27 +106,13 @@ def all_trainings(folder: Path) -> None:
     train(folder, "cut-fsdp", settings_of("ntp", RANGER))
 
 
+def slurm_task(step: dict[str, str], folder: Path) -> None:
+    os.environ |= step
+    train_one(folder, "ntp-slurm")
+
+
 def train_one(folder: Path, name: str, cut: bool = False) -> None:
     train(folder, name, settings_of("ntp"), cut=cut)
-
-
-def forked(function: Callable[..., None], *arguments, environment: dict[str, str] | None = None):
-    """Number of a process that calls it, and ends with 1 if it raises."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.environ |= environment or {}
-        function(*arguments)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def torchrun(function: Callable[..., None], *arguments) -> int:
@@ -149,10 +135,9 @@ def main(folder: Path, slurm: list[dict[str, str]]) -> None:
     torch.set_num_threads(1)
     codes = {"all": torchrun(all_trainings, folder)}
     codes["killed"] = torchrun(train_one, folder, KILLED, True)
-    left = {path.name for path in (folder / KILLED).rglob("*")}
-    codes["left"] = sorted(left)
+    codes["left"] = sorted({path.name for path in (folder / KILLED).rglob("*")})
     codes["continued"] = torchrun(train_one, folder, KILLED)
-    tasks = [forked(train_one, folder, "ntp-slurm", environment=step) for step in slurm]
+    tasks = [forked(slurm_task, step, folder) for step in slurm]
     codes["slurm"] = [wait(task) for task in tasks]
     (folder / "codes.json").write_text(json.dumps(codes))
 
