@@ -16,7 +16,9 @@ UV := $(PY) -m uv pip install --quiet --python $(PY) $$(d=$$($(PY) -m uv cache d
   mkdir -p "$$d" 2>/dev/null && [ -w "$$d" ] || echo --no-cache)
 LOCKED := --no-deps --require-hashes -r
 LOCK_OF_UV := <(sed -n '/^uv==/,/[^\\]$$/p' requirements.lock)
-LOCK_BUT_UV := <(sed '/^uv==/,/[^\\]$$/d' requirements.lock)
+LOCK_OF_PYTHIA := <(sed -n '/^pythia8mc==/,/[^\\]$$/p' requirements.lock)
+LOCK_BUT_PYTHIA := <(sed '/^pythia8mc==/,/[^\\]$$/d' requirements.lock)
+LOCK_BUT_UV := <(sed '/^uv==/,/[^\\]$$/d; /^pythia8mc==/,/[^\\]$$/d' requirements.lock)
 IMPORTS := import importlib, pkgutil, jetfm, hypothesis, ipykernel.kernelapp, nbval, papermill, pytest; \
   [importlib.import_module(m.name) for m in pkgutil.walk_packages(jetfm.__path__, "jetfm.") \
    if m.name != "jetfm.__main__"]
@@ -39,15 +41,18 @@ env: $(ENV)
 # machine: by pip, whose settings say where from (uv reads none of them).
 # What jetfm and its notebooks import is compiled at the end: it saves each process seconds where
 # PYTHONDONTWRITEBYTECODE is set, and all modules would take as long as the rest.
+# Only simulating needs Pythia: where it has no wheel, compiling would take a quarter of an hour.
 $(ENV): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "jetfm needs Python 3.11 or newer; found $$($(PYTHON) --version). Try make PYTHON=python3.11"; exit 1; }
 	@echo "Installing the environment into .venv (a minute or two, once)"
 	@rm -rf .venv && $(PYTHON) -m venv .venv
 	@trap 'exit 130' INT; \
-	  { [ "$(INSTALLER)" = uv ] && $(PIP) $(LOCKED) $(LOCK_OF_UV) && $(UV) $(LOCKED) requirements.lock; } \
+	  { [ "$(INSTALLER)" = uv ] && $(PIP) $(LOCKED) $(LOCK_OF_UV) && $(UV) $(LOCKED) $(LOCK_BUT_PYTHIA); } \
 	  || { echo "Without uv: pip installs, which takes longer"; $(PIP) $(LOCKED) $(LOCK_BUT_UV); }
 	@$(PIP) "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
+	@said=$$($(PIP) --only-binary :all: $(LOCKED) $(LOCK_OF_PYTHIA) 2>&1) \
+	  || echo "Without Pythia ($${said##*$$'\n'}): all runs on the jets in data/ but 'jetfm simulate'"
 	@$(PIP) --no-deps --no-build-isolation -e .
 	-@env -u PYTHONDONTWRITEBYTECODE $(PY) -c '$(IMPORTS)'
 	@touch $@

@@ -91,7 +91,7 @@ PYTHON = r"""#!/bin/bash
 file=$([[ "$*" == *" -r "* ]] && sed -n 's/==.*//p' "${@: -1}" | tr '\n' ' ')
 echo "$*: $file" >> calls
 case "$*: $file" in
-  $BROKEN) exit 1;;
+  $BROKEN) echo "ERROR: refused" >&2; exit 1;;
   "-m venv .venv: ") mkdir -p .venv/bin && cp "$0" .venv/bin/python;;
   "-m uv cache dir: ") echo "$CACHE";;
 esac
@@ -128,11 +128,21 @@ def make_env(folder: Path, *arguments: str, broken: str = "", cache: str = "cach
 def test_make_env_takes_uv_from_the_lock_and_the_rest_by_uv(tmp_path):
     code, output, calls = make_env(tmp_path)
     assert code == 0 and "Without uv" not in output
-    assert [tool for tool, _, _ in calls] == ["pip", "uv pip", "pip", "pip"]
-    assert calls[0][2] == {"uv"} and calls[1][2] > set(locked())
-    assert all("--no-deps --require-hashes" in options for _, options, _ in calls[:2])
+    assert [tool for tool, _, _ in calls] == ["pip", "uv pip", "pip", "pip", "pip"]
+    assert calls[0][2] == {"uv"} and calls[1][2] >= set(locked()) - {"pythia8mc"}
+    assert all("--no-deps --require-hashes" in calls[i][1] for i in (0, 1, 3))
     assert "--no-cache" not in calls[1][1]
-    assert "torch==" in calls[2][1] and calls[3][1].endswith("-e .")
+    assert "torch==" in calls[2][1] and calls[4][1].endswith("-e .")
+    assert calls[3][2] == {"pythia8mc"} and "--only-binary :all:" in calls[3][1]
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_make_env_goes_on_where_pythia_has_no_wheel(tmp_path, installer):
+    code, output, calls = make_env(tmp_path, f"INSTALLER={installer}", broken="*: pythia8mc ")
+    assert code == 0 and calls[-1][1].endswith("-e .")
+    assert all("pythia8mc" not in names for _, _, names in calls[:-2])
+    (line,) = (line for line in output.splitlines() if "Pythia" in line)
+    assert "ERROR: refused" in line and "simulate" in line
 
 
 @pytest.mark.parametrize(
@@ -147,10 +157,10 @@ def test_make_env_takes_uv_from_the_lock_and_the_rest_by_uv(tmp_path):
 def test_make_env_without_uv_says_so_and_goes_on(arguments, broken, attempts, tmp_path):
     code, output, calls = make_env(tmp_path, *arguments, broken=broken)
     assert code == 0 and output.count("Without uv") == 1
-    assert [tool for tool, _, _ in calls] == [*attempts, "pip", "pip", "pip"]
+    assert [tool for tool, _, _ in calls] == [*attempts, *4 * ["pip"]]
     _, options, names = calls[len(attempts)]
     assert "--no-deps --require-hashes" in options
-    assert names >= set(locked()) - {"uv"} and "uv" not in names
+    assert names >= set(locked()) - {"uv", "pythia8mc"} and "uv" not in names
 
 
 def test_make_env_fails_where_the_lock_is_refused(tmp_path):

@@ -13,7 +13,11 @@ from jetfm.errors import JetfmError
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the ROOT files.")],
     campaign: Annotated[
-        str, typer.Option(help="jetclass (13 TeV, CMS-like) or toplandscape (14 TeV, ATLAS-like).")
+        str,
+        typer.Option(
+            help="jetclass (13 TeV, CMS-like), toplandscape (14 TeV, ATLAS-like), or "
+            "toplandscape-described (without multi-parton interactions)."
+        ),
     ] = "jetclass",
     classes: Annotated[
         str | None, typer.Option(help="Labels with commas between, e.g. QCD,Tbqq; all by default.")

@@ -16,6 +16,7 @@ from jetfm.figures.jets import (
     calibration_quantiles,
     calibration_widths,
     jet_classes,
+    soft_constituents,
 )
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.roc import roc
@@ -46,6 +47,7 @@ __all__ = [
     "reliability",
     "resolutions",
     "roc",
+    "soft_constituents",
     "strategies",
     "strategy_losses",
     "token_classifiers",

@@ -12,6 +12,10 @@ CAPTIONS = {
     "fig00_quantiles": "Distributions of the columns that JetClass stores for each jet, all ten "
     "classes: five quantiles of simulated jets over those of 10,000 published ones. What lies at 1 "
     "from the 5 % to the 95 % quantile has the published shape, tails included.",
+    "fig00_soft_constituents": "Jets of the Top Landscape, real (points) and simulated with and "
+    "without multi-parton interactions (bands: standard errors): multiplicity, spectrum, and soft "
+    "constituents by distance from the axis. The description of the data set says without; the "
+    "real jets have the soft constituents, spread over their area, that only simulation with has.",
     "fig00_classes": "Soft-drop mass, multiplicity and tau32 of five of the ten classes.",
     "fig01_tokenizer": "Training of the conditional VQ-VAE.",
     "fig02_token_map": "Where tokens lie in physical space (after figure 3 of arXiv 2403.05618). "

@@ -8,12 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from jetfm.figures.style import COLORS, LABELS, normalised
+from jetfm.figures.style import COLORS, LABELS, arrows, normalised
 from jetfm.schema import CLASSES
 
 _LATEX = {jet_class.name: jet_class.latex for jet_class in CLASSES}
 
 _TAUS = ("tau1", "tau2", "tau3", "tau4")
+
+_QUANTILE_RATIOS = (0.7, 1.3)  # drawn; what lies outside becomes a triangle
 
 #: Colours of the classes that are drawn together.
 CLASS_COLORS = {
@@ -140,10 +142,11 @@ def calibration_quantiles(rows: Sequence[Mapping]) -> Figure:
             x = [list(_LATEX).index(row["class_name"]) + 0.16 * (number - 2) for row in chosen]
             text = f"{int(share[1:])} % quantile"
             _ratios(axis, x, chosen, label=text, fmt="o", color=color, elinewidth=1)
+            arrows(axis, x, [row["ratio"] for row in chosen], color, _QUANTILE_RATIOS)
         axis.axhline(1, color="0.5", lw=0.8)
         axis.set_title(label, loc="left")
         axis.set_xlim(-0.7, len(_LATEX) - 0.3)
-        axis.set_ylim(0.7, 1.3)
+        axis.set_ylim(_QUANTILE_RATIOS)
         axis.set_xticks(range(len(_LATEX)), list(_LATEX.values()))
         plt.setp(axis.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor")
         axis.tick_params(axis="x", which="both", top=False)
@@ -158,6 +161,57 @@ def _ratios(axis: plt.Axes, x, rows: Sequence[Mapping], **style) -> None:
     ratios = [row["ratio"] for row in rows]
     errors = [row["uncertainty"] / abs(row["published"]) for row in rows]
     axis.errorbar(list(x), ratios, errors, markersize=4, capsize=2, ls="", **style)
+
+
+def soft_constituents(data: Mapping) -> Figure:
+    """Evidence of multi-parton interactions in the Top Landscape.
+
+    Parameters
+    ----------
+    data : by class, of 'real', 'with' and 'without': numbers of
+        `jetfm.simulation.soft_constituents`
+    """
+    soft = next(iter(data.values()))["real"]["soft_below"]
+    labels = {
+        "n_constituents": (LABELS["n_constituents"], "Share of jets per unit"),
+        "pt": (r"Constituent $p_\mathrm{T}$ [GeV]", r"Constituents of a jet [GeV$^{-1}$]"),
+        "delta_r": (
+            r"$\Delta R$ from the jet's axis",
+            f"Constituents below {soft} GeV\nof a jet, per unit area",
+        ),
+    }
+    lines = {
+        "with": ("with multi-parton interactions", COLORS["generated"], "-"),
+        "without": ("without, as described", COLORS["reconstructed"], "--"),
+    }
+    figure, axes = plt.subplots(len(data), 3, figsize=(12, 3.6 * len(data)), sharex="col")
+    for row, (name, kinds) in zip(axes, data.items(), strict=True):
+        for axis, (quantity, (x_label, y_label)) in zip(row, labels.items(), strict=True):
+            real = kinds["real"][quantity]
+            edges = np.array(real["edges"])
+            for kind, (label, color, style) in lines.items():
+                values, errors = (np.array(kinds[kind][quantity][k]) for k in ("values", "errors"))
+                axis.stairs(values, edges, color=color, ls=style, lw=1.6, label=label)
+                axis.stairs(
+                    values + errors, edges, baseline=values - errors, fill=True, color=color,
+                    alpha=0.25, lw=0,
+                )  # fmt: skip
+            middle = (edges[1:] + edges[:-1]) / 2
+            if quantity == "pt":
+                middle = np.sqrt(edges[1:] * edges[:-1])
+            axis.errorbar(
+                middle, real["values"], real["errors"], fmt="o", color="black", markersize=4,
+                capsize=2, label=f"{kinds['real']['n_jets']} real jets",
+            )  # fmt: skip
+            axis.set_ylabel(y_label)
+            axis.set_xlim(edges[0], edges[-1])
+            if axis in axes[-1]:
+                axis.set_xlabel(x_label)
+        row[0].set_ylim(0, 1.6 * row[0].get_ylim()[1])
+        row[0].legend(title=_LATEX[name], loc="upper right")
+        row[1].loglog()
+        row[2].set_ylim(bottom=0)
+    return figure
 
 
 def _statistic(quantity: str) -> str:

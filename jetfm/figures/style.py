@@ -223,7 +223,7 @@ def _ratio_steps(axis: plt.Axes, edges, values, color: str, line) -> None:
     low, high = RATIO_RANGE
     inside = np.where((values >= low) & (values <= high), values, np.nan)
     axis.stairs(inside, edges, baseline=None, color=color, ls=line, lw=1.2)
-    _ratio_arrows(axis, (edges[:-1] + edges[1:]) / 2, values, color)
+    arrows(axis, (edges[:-1] + edges[1:]) / 2, values, color, RATIO_RANGE)
 
 
 def _ratio_points(axis: plt.Axes, edges, values, errors, color: str) -> None:
@@ -234,15 +234,18 @@ def _ratio_points(axis: plt.Axes, edges, values, errors, color: str) -> None:
     axis.errorbar(
         centres[inside], values[inside], errors[inside], fmt="o", color=color, markersize=3, lw=1.2
     )
-    _ratio_arrows(axis, centres, values, color)
+    arrows(axis, centres, values, color, RATIO_RANGE)
 
 
-def _ratio_arrows(axis: plt.Axes, centres, values, color: str) -> None:
-    """Triangles at the edge of a ratio panel for what lies outside it."""
-    low, high = RATIO_RANGE
-    for outside, y, marker in ((values > high, high - 0.04, "^"), (values < low, low + 0.04, "v")):
+def arrows(axis: plt.Axes, x, values, color, shown: tuple[float, float]) -> None:
+    """Triangles at the edge of a panel for what lies outside the values shown."""
+    (low, high), x, values = shown, np.asarray(x), np.asarray(values)
+    margin = 0.04 * (high - low)
+    for outside, y, marker in (
+        (values > high, high - margin, "^"), (values < low, low + margin, "v")
+    ):  # fmt: skip
         at = np.full(outside.sum(), y)
-        axis.plot(centres[outside], at, marker, color=color, markersize=3.5, ls="", mfc="none")
+        axis.plot(x[outside], at, marker, color=color, markersize=3.5, ls="", mfc="none")
 
 
 def ratio_panels(

@@ -17,8 +17,12 @@ from jetfm.pipeline.stage import Run, SourceFiles, Stage
 from jetfm.schema import CLASSES, SPLITS
 from jetfm.settings import DataSettings, LandscapeSettings
 from jetfm.simulation import calibration
+from jetfm.simulation.processes import campaign_by_name
+from jetfm.simulation.shipped import shipped_files
+from jetfm.simulation.simulate import recipe, simulate
+from jetfm.simulation.soft_constituents import published, soft_constituents_of
 from jetfm.storage.files import read_json, sha256, write_json
-from jetfm.storage.paths import project_folder, sample_folder
+from jetfm.storage.paths import project_folder, sample_folder, shipped_folder
 
 JETCLASS, TOPLANDSCAPE = "jetclass", "toplandscape"
 
@@ -43,9 +47,6 @@ class JetStages:
 
     def simulated(self, split: str, campaign: str = JETCLASS) -> Stage:
         """Simulated files of a split."""
-        from jetfm.simulation.processes import campaign_by_name  # seconds: loads Pythia
-        from jetfm.simulation.simulate import recipe, simulate
-
         data = self._data(campaign)
         n_jets = getattr(data.jets_per_class, split)
         classes = data.classes or tuple(campaign_by_name(campaign).processes)
@@ -117,23 +118,24 @@ class JetStages:
     # Asked for -----------------------------------------------------------------------------------
 
     def files(self, split: str, campaign: str = JETCLASS) -> list[Path]:
-        """Files of a split: the sample's, simulated now, or the user's.
+        """Files of a split: the sample's, shipped, simulated now, or the user's.
 
         JetClass ROOT files, or the Top Landscape's h5.
         """
         data = self._data(campaign)
         if data.source == "simulate":
             return sorted(self.simulated(split, campaign).folder.glob("*.root"))
+        if data.source == "shipped":
+            n_jets = getattr(data.jets_per_class, split)
+            files = shipped_files(shipped_folder(), campaign, split, n_jets)
+            return _of_classes(files, data.classes)
         folder = sample_folder() if data.source == "sample" else project_folder() / data.path
         if campaign != JETCLASS:
             path = folder / f"{split}.h5"
             if not path.exists():
                 raise JetfmError(path, "no such file", "the Top Landscape's h5 file of this split")
             return [path]
-        files = sorted(folder.glob(f"{split}*/*.root"))
-        if data.classes:
-            prefixes = tuple(c.prefix + "_" for c in CLASSES if c.name in data.classes)
-            files = [path for path in files if path.name.startswith(prefixes)]
+        files = _of_classes(sorted(folder.glob(f"{split}*/*.root")), data.classes)
         if not files:
             expected = f"JetClass ROOT files in {split}*/"
             raise JetfmError(folder, "no such file", expected)
@@ -179,6 +181,20 @@ class JetStages:
             for quantity, array in values.items()
         }
 
+    def soft_constituents(self) -> dict[str, dict[str, dict]]:
+        """Soft constituents of jets like the Top Landscape's: real, and as simulated for shipping,
+        with and without multi-parton interactions; by class, then 'real', 'with' and 'without'."""
+        campaigns = {"with": TOPLANDSCAPE, "without": f"{TOPLANDSCAPE}-described"}
+        files = {
+            key: shipped_files(shipped_folder(), campaign, "test", 0)
+            for key, campaign in campaigns.items()
+        }
+        return {
+            name: {"real": real}
+            | {key: soft_constituents_of(_of_classes(files[key], (name,))) for key in files}
+            for name, real in published().items()
+        }
+
     # Inside --------------------------------------------------------------------------------------
 
     def _data(self, campaign: str) -> DataSettings | LandscapeSettings:
@@ -196,6 +212,12 @@ class JetStages:
 
 def _variant(campaign: str) -> str:
     return "" if campaign == JETCLASS else campaign
+
+
+def _of_classes(files: list[Path], classes: tuple[str, ...]) -> list[Path]:
+    """Those of the classes; all where none is named."""
+    prefixes = tuple(c.prefix + "_" for c in CLASSES if not classes or c.name in classes)
+    return [path for path in files if path.name.startswith(prefixes)] if classes else files
 
 
 def _one_a_class(files: SourceFiles) -> list[Path]:

@@ -23,9 +23,12 @@ class SplitSizes(Settings):
 
 
 class DataSettings(Settings):
-    """Where the jets come from: the shipped sample, a simulation, or a folder of JetClass files."""
+    """Where the jets come from.
 
-    source: Literal["sample", "simulate", "folder"]
+    The sample for tests, the jets that ship, a simulation, or a folder of JetClass files.
+    """
+
+    source: Literal["sample", "shipped", "simulate", "folder"]
     path: Path | None = None  # source 'folder': has train/, val/ and test/ with CLASS_NNN.root
     classes: tuple[str, ...] = ()  # JetClass labels without 'label_'; empty means all ten
     jets_per_class: SplitSizes
@@ -48,9 +51,9 @@ class DataSettings(Settings):
 
 class LandscapeSettings(Settings):
     """Top tagging out of distribution: jets like the Top Landscape's (14 TeV, ATLAS-like detector
-    of 2015, 550 to 650 GeV), simulated or real."""
+    of 2015, 550 to 650 GeV): those that ship, simulated, or real."""
 
-    source: Literal["simulate", "folder"] = "simulate"
+    source: Literal["shipped", "simulate", "folder"] = "simulate"
     path: Path | None = None  # source 'folder': has train.h5, val.h5 and test.h5
     classes: tuple[Literal["QCD", "Tbqq"], ...] = ()  # empty means both
     # about the real ones

@@ -161,7 +161,7 @@ def with_folder(profile: Profile, folder: str | Path) -> Profile:
 def dry_run(profile: Profile) -> Profile:
     """A few jets and steps of every stage with this profile's networks, on any machine.
 
-    Jets come from the profile's folder where it exists, else from the shipped sample.
+    Jets come from the profile's folder where it exists, else from those that ship.
     """
     training = {"max_steps": 2, "validate_every": 1, "batch_size": 8}
     values = profile.model_dump()
@@ -184,7 +184,7 @@ def dry_run(profile: Profile) -> Profile:
     judged["classifier_epochs"] = dict.fromkeys(judged["classifier_epochs"], 2)
     judged["n_bootstrap"] = 2
     if profile.landscape.path is None or not profile.landscape.path.is_dir():
-        values["landscape"] |= {"source": "simulate", "path": None, "jets_per_file": 10}
+        values["landscape"] |= {"source": "shipped", "path": None}
     values["landscape"]["jets_per_class"] = {"train": 10, "val": 5, "test": 10}
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8, "validate_every": 1, "n_bootstrap": 2}

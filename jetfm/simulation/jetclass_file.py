@@ -126,6 +126,39 @@ def _truth_columns(jets: Jets, truth: Truth, slot: np.ndarray) -> dict[str, np.n
     return result
 
 
+def rounded(columns: dict[str, np.ndarray | ak.Array], mantissa_bits: int) -> dict:
+    """The same jets with constituents of fewer bits, which compress to half the size.
+
+    Every float of a constituent is rounded to the nearest with that many explicit bits of mantissa,
+    at 12 within 1.2e-4: finer than any detector resolves. Its energy follows, in full, from the
+    rounded momentum and its mass as it was: rounded too, it would give each constituent of 100 GeV
+    a mass of 1.5 GeV. What the jet has stays as it is.
+
+    Parameters
+    ----------
+    columns : the 41 branches
+    mantissa_bits : 1 to 23 bits, of float32's 23
+    """
+    names = [n for n, dtype in BRANCHES.items() if n.startswith("part_") and dtype == "f4"]
+    sizes = ak.num(columns["part_px"])
+    flat = {name: ak.to_numpy(ak.flatten(columns[name])) for name in names}
+    fewer = {name: _rounded(values, mantissa_bits) for name, values in flat.items()}
+
+    def momentum2(of: dict[str, np.ndarray]) -> np.ndarray:
+        return sum(of[f"part_p{axis}"].astype("f8") ** 2 for axis in "xyz")
+
+    mass2 = flat["part_energy"].astype("f8") ** 2 - momentum2(flat)
+    fewer["part_energy"] = np.sqrt(np.maximum(momentum2(fewer) + mass2, 0)).astype("f4")
+    return columns | {name: ak.unflatten(values, sizes) for name, values in fewer.items()}
+
+
+def _rounded(values: np.ndarray, mantissa_bits: int) -> np.ndarray:
+    """To the nearest, ties to even; one bit of a mantissa is not written."""
+    mantissa, exponent = np.frexp(values)
+    scale = mantissa_bits + 1
+    return np.ldexp(np.rint(np.ldexp(mantissa, scale)), exponent - scale).astype("f4")
+
+
 class _OpenBuffer(io.BytesIO):
     """Memory that survives being closed by uproot."""
 

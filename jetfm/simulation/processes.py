@@ -22,7 +22,7 @@ the jet selection. Underlying event, shower and hadronisation are Pythia's defau
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jetfm.errors import JetfmError
 
@@ -166,6 +166,11 @@ CAMPAIGNS: dict[str, Campaign] = {
         },
     ),
 }
+# As its description has it, without multiple interactions: for notebook 00, which shows them.
+CAMPAIGNS["toplandscape-described"] = replace(
+    CAMPAIGNS["toplandscape"],
+    settings=(*CAMPAIGNS["toplandscape"].settings, "PartonLevel:MPI = off"),
+)
 
 
 def campaign_by_name(name: str) -> Campaign:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import awkward as ak
@@ -24,7 +24,12 @@ from jetfm.schema import BRANCHES, SPLITS, class_by_name
 from jetfm.simulation.clustering import cluster, match
 from jetfm.simulation.detector import detect
 from jetfm.simulation.detector_card import DetectorCard, load_card
-from jetfm.simulation.jetclass_file import branches, read_settings, write_jetclass_file
+from jetfm.simulation.jetclass_file import (
+    branches,
+    read_settings,
+    rounded,
+    write_jetclass_file,
+)
 from jetfm.simulation.processes import CAMPAIGNS, Campaign, Process, campaign_by_name
 from jetfm.simulation.pythia import Generator
 from jetfm.storage.files import make_folder, remove_leftovers
@@ -53,11 +58,14 @@ class Task:
     n_jets: int
     detector: str
     compression: str = "lz4"
+    mantissa_bits: int | None = None
 
     def settings(self) -> dict:
         """What decides the jets, and the versions that made them; stored in the file."""
         values = {k: v for k, v in asdict(self).items() if k not in _NOT_JETS}
         values["detector"] = load_card(self.detector).name
+        if self.mantissa_bits is None:
+            del values["mantissa_bits"]
         return values | recipe(self.campaign, self.class_name, self.detector)
 
 
@@ -70,9 +78,17 @@ def recipe(campaign: str, class_name: str, detector: str) -> dict[str, str]:
     return {
         "recipe": hashlib.sha256(text.encode()).hexdigest()[:16],
         "jetfm": __version__,
-        "pythia8mc": version("pythia8mc"),
+        "pythia8mc": _version_of_pythia(),
         "fastjet": version("fastjet"),
     }
+
+
+def _version_of_pythia() -> str:
+    """A graph of stages can be shown without Pythia; simulating then says what is missing."""
+    try:
+        return version("pythia8mc")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def task_seeds(
@@ -203,6 +219,8 @@ def make_file(task: Task) -> str:
     columns = generate_jets(
         task.campaign, task.class_name, task.n_jets, load_card(task.detector), pythia_seed, rng
     )
+    if task.mantissa_bits is not None:
+        columns = rounded(columns, task.mantissa_bits)
     compression = COMPRESSIONS[task.compression]
     write_jetclass_file(task.path, columns, task.settings(), compression)
     return task.path
@@ -221,6 +239,7 @@ def simulate(
     dask_address: str | None = None,
     progress: bool = True,
     compression: str = "lz4",
+    mantissa_bits: int | None = None,
 ) -> list[Path]:
     """Simulate jets into files ``OUT/PREFIX_NNN.root``, with JetClass's prefixes.
 
@@ -242,6 +261,8 @@ def simulate(
         must share the file system
     progress : show a progress bar, counted in jets
     compression : 'lz4' as JetClass, or 'lzma' for smaller files
+    mantissa_bits : of the constituents, for smaller files still (`jetclass_file.rounded`); None for
+        all that there are
 
     Returns
     -------
@@ -257,7 +278,10 @@ def simulate(
     tasks = plan(out, campaign, classes, jets_per_class, split, seed, jets_per_file, detector)
     if compression not in COMPRESSIONS:
         raise JetfmError("compression", repr(compression), f"one of {', '.join(COMPRESSIONS)}")
-    tasks = [replace(task, compression=compression) for task in tasks]
+    if mantissa_bits is not None and not 1 <= mantissa_bits <= 23:
+        raise JetfmError("mantissa_bits", str(mantissa_bits), "1 to 23, float32's")
+    written = {"compression": compression, "mantissa_bits": mantissa_bits}
+    tasks = [replace(task, **written) for task in tasks]
     if not all(map(_is_finished, tasks)):
         with exclusive(make_folder(out), print, "simulate."):
             _make(tasks, out, f"simulate {split}", workers, dask_address, progress)

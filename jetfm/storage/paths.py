@@ -30,3 +30,8 @@ def figures_folder(profile: str) -> Path:
 def sample_folder() -> Path:
     """The simulated sample that ships with the repository."""
     return project_folder() / "data" / "sample"
+
+
+def shipped_folder() -> Path:
+    """The laptop profile's jets, which ship with the repository, by campaign and split."""
+    return project_folder() / "data" / "jets"

@@ -154,6 +154,7 @@ def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch, what, m
 @pytest.mark.timeout(300)
 def test_a_killed_simulation_continues_and_leaves_no_worker_behind(tmp_path):
     """Two workers, then one: how many there are changes nothing."""
+    pytest.importorskip("pythia8mc")
     options = "--classes Tbqq,Wqq --jets-per-class 6 --jets-per-file 2 --workers 2 --seed 3".split()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     alone = {"classes": ["Tbqq", "Wqq"], "jets_per_class": 6, "jets_per_file": 2, "seed": 3}

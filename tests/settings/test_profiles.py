@@ -123,7 +123,7 @@ def test_with_folder_replaces_the_source(tmp_path):
     assert profile.name == "laptop-data", "figures of real and simulated jets stay apart"
     with pytest.raises(JetfmError, match="no such folder"):
         with_folder(load_profile("laptop"), tmp_path / "absent")
-    assert profile.landscape.source == "simulate"
+    assert profile.landscape.source == "shipped"
     (tmp_path / "TopLandscape").mkdir()
     landscape = with_folder(load_profile("laptop"), tmp_path).landscape
     assert (landscape.source, landscape.path) == ("folder", tmp_path / "TopLandscape")

@@ -12,7 +12,6 @@ import uproot
 from jetfm.errors import JetfmError
 from jetfm.schema import BRANCHES, CLASSES
 from jetfm.simulation.calibration import calibrate, format_table, reference
-from jetfm.simulation.sample import JETS_PER_CLASS, check_sample
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
@@ -24,21 +23,6 @@ def rows():
 
 def value(rows, class_name, quantity):
     return next(r for r in rows if (r.class_name, r.quantity) == (class_name, quantity))
-
-
-def test_sample_is_complete_small_and_unchanged():
-    check_sample(SAMPLE)
-    for split, n_jets in JETS_PER_CLASS.items():
-        for jet_class in CLASSES:
-            path = SAMPLE / split / f"{jet_class.prefix}_000.root"
-            assert uproot.open(path)["tree"].num_entries == n_jets
-    assert sum(p.stat().st_size for p in SAMPLE.rglob("*")) < 5_000_000
-
-
-def test_sample_checks_name_the_damaged_file(tmp_path):
-    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  train/TTBar_000.root\n")
-    with pytest.raises(JetfmError, match="TTBar_000.root: found no such file"):
-        check_sample(tmp_path)
 
 
 @pytest.mark.parametrize("quantity", ["n_constituents_mean", "pt_mean"])
