@@ -13,6 +13,7 @@ from jetfm.figures.style import COLORS
 VERDICT_COLORS = {
     "reproduced": "#009E73",
     "same direction": "#E69F00",
+    "inconclusive": "#7F7F7F",
     "not reproduced": "#D55E00",
 }
 
@@ -52,7 +53,7 @@ def ledger(entries: Sequence[Mapping], tolerances: Mapping[str, float]) -> Figur
         axis.grid(axis="y", color="0.92")
         axis.tick_params(axis="y", which="minor", left=False, right=False)
     handles = [plt.Line2D([], [], marker="o", ls="", color=c) for c in VERDICT_COLORS.values()]
-    figure.legend(handles, VERDICT_COLORS, loc="outside upper center", ncols=3)
+    figure.legend(handles, VERDICT_COLORS, loc="outside upper center", ncols=4)
     if others:
         text = "Not shown: " + ", ".join(f"{row['id']} ({row['verdict']})" for row in others)
         figure.text(0.01, -0.02, text, fontsize=7.5, color="0.35", va="top", wrap=True)

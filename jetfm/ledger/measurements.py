@@ -43,10 +43,13 @@ def measure(
             continue
         leaked = sum(study[task].n_leaked for task in tasks)
         if leaked:
-            text = f"{leaked} test jets are training or validation jets, too"
-            book.out_of_reach |= dict.fromkeys(claims, text)
+            book.out_of_reach |= dict.fromkeys(claims, _leaked(leaked))
         else:
             fill(book, *(study[task] for task in tasks))
+
+
+def _leaked(n_jets: int) -> str:
+    return f"{n_jets} test jets are training or validation jets, too"
 
 
 def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
@@ -144,14 +147,17 @@ def _spread(quality: TokenQualityStudy, tokenizer, quantity: str, classes: list[
 def _propagated(values: list[tuple[float, float]], combine) -> tuple[float, float]:
     """`combine` of the values, and its uncertainty to first order, without correlations.
 
+    Each value is moved both ways, and the larger change counts: beside a kink, as of abs, one way
+    alone would say too little.
     Too wide for differences: all tokenizers see the same jets.
     """
     centre = [value for value, _ in values]
     result = float(combine(*centre))
     shifts = []
     for i, (value, error) in enumerate(values):
-        shifted = [*centre[:i], value + error, *centre[i + 1 :]]
-        shifts.append(float(combine(*shifted)) - result)
+        ends = (float(combine(*centre[:i], end, *centre[i + 1 :]))
+                for end in (value - error, value + error))  # fmt: skip
+        shifts.append(max(abs(end - result) for end in ends))
     return result, float(np.linalg.norm(shifts))
 
 
@@ -165,15 +171,16 @@ def _token_classifiers(
     }
     few = "fewer than two codebooks, or one seed, in the profile"
 
-    def put(claim: str, classifier: str, inputs: list[str | None], note: str) -> None:
-        if any(name is None for name in inputs):
+    def put(claim: str, classifier: str, inputs: list, note: str, weights=(1, 1, 1, 1)) -> None:
+        if classifiers.n_leaked:
+            book.out_of_reach[claim] = _leaked(classifiers.n_leaked)
+        elif any(name is None for name in inputs):
             book.out_of_reach[claim] = "the profile lacks one of these codebooks"
-            return
-        runs = [classifiers.accuracies(classifier, name) for name in inputs]
-        if len(runs[0]) < 2:
+        elif len(classifiers.accuracies(classifier, inputs[0])) < 2:
             book.out_of_reach[claim] = few
         else:
-            book.measured[claim] = _over_seeds(runs, classifiers.n_test, note)
+            runs = [classifiers.accuracies(classifier, name) for name in inputs]
+            book.measured[claim] = _over_seeds(runs, classifiers.n_test, note, weights)
 
     for classifier in ("deepsets", "transformer"):
         rises, below = f"{classifier}-rises", f"{classifier}-below-original"
@@ -187,9 +194,9 @@ def _token_classifiers(
         else:
             note = f"{smallest} against {largest} codes"
             put(rises, classifier, [sizes[largest], sizes[smallest]], note)
-    # (4096 - 512) - (8192 - 4096), in the order of signs of _over_seeds: + - - +
+    # per doubling: (4096 - 512) / 3 - (8192 - 4096), in the order + - - +
     names = [sizes.get(size) for size in (4096, 512, 8192, 4096)]
-    put("accuracy-plateau", "transformer", names, "")
+    put("accuracy-plateau", "transformer", names, "gains per doubling", (1 / 3, 1 / 3, 1, 1))
 
 
 def _generation(book: Ledger, study: GenerativeStudy) -> None:
@@ -198,12 +205,8 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
         _model_of(study, *classes) for classes in (("QCD", "Tbqq"), ("QCD",), ("Tbqq",))
     )
 
-    def put(claim: str, values, combine, names, note="", never_negative=False) -> None:
-        """`combine` of (value, uncertainty) pairs, None where a generator lacks.
-
-        With `never_negative` a result below zero counts as zero, with the result's uncertainty,
-        and the note says what it was.
-        """
+    def put(claim: str, values, combine, names, note="") -> None:
+        """`combine` of (value, uncertainty) pairs, None where a generator lacks."""
         if values is None:
             book.out_of_reach[claim] = "the profile lacks one of these generators"
             return
@@ -214,8 +217,6 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
         steps = sorted({study.generators[name].steps for name in names})
         trained = f"trained for {' and '.join(map(str, steps))} steps"
         value, error = _propagated(values, combine)
-        if never_negative and value < 0:
-            value, note = 0.0, f"the difference is {value:.3f}"
         text = f"{trained}; {note}" if note else trained
         book.measured[claim] = Measurement(value, error, n_jets, 1, text)
 
@@ -290,7 +291,7 @@ def _inputs(book: Ledger, study: GenerativeStudy, put, auc) -> None:
             book.out_of_reach[claim] = text
         else:
             names = [name, baseline.name]
-            put(claim, auc(*names), np.subtract, names, never_negative=True)
+            put(claim, auc(*names), np.subtract, names)
 
 
 def _tagging(book: Ledger, study: TaskResults) -> None:
@@ -428,7 +429,7 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
         np.mean(np.log(row["rejection30_high"]) - np.log(row["rejection30_low"])) / 2
         for row in rows
     ]
-    error = math.hypot(standard_error(difference), *jets)
+    error = math.hypot(standard_error(difference, n_sigma=2) / 2, *jets)
     note = _joined(
         f"{size} jets; {passed[0]:.0f} and {passed[1]:.0f} background jets passed",
         "uncertainty: seeds (Student) and background jets (binomial)",
@@ -468,20 +469,22 @@ def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _over_seeds(runs: list[np.ndarray], n_test: int, note: str) -> Measurement:
+def _over_seeds(
+    runs: list[np.ndarray], n_test: int, note: str, weights=(1, 1, 1, 1)
+) -> Measurement:
     """First minus second, minus the same of a second pair, of accuracies over seeds.
 
-    The uncertainty adds in quadrature the standard error over seeds and the binomial error of each
-    accuracy on the test jets, as if they were independent: too wide for differences, since all
-    strategies share the test jets.
+    The uncertainty adds in quadrature half the two-sigma quantile over seeds and the binomial error
+    of each accuracy on the test jets, as if they were independent: too wide for differences, since
+    all strategies share the test jets. `weights` of the accuracies are positive.
     """
-    signs = (1, -1, -1, 1)[: len(runs)]
-    values = sum(sign * run for sign, run in zip(signs, runs, strict=True))
+    factors = np.array([1, -1, -1, 1])[: len(runs)] * np.array(weights[: len(runs)])
+    values = sum(factor * run for factor, run in zip(factors, runs, strict=True))
     means = np.array([run.mean() for run in runs])
-    jets = np.sqrt((means * (1 - means)).sum() / n_test)
+    jets = np.sqrt((factors**2 * means * (1 - means)).sum() / n_test)
     return Measurement(
         float(values.mean()),
-        math.hypot(standard_error(values), jets),
+        math.hypot(standard_error(values, n_sigma=2) / 2, jets),
         n_test,
         len(values),
         _joined(note, "uncertainty: seeds (Student) and test jets (binomial)"),

@@ -1,17 +1,23 @@
 """The papers' claims beside what was measured here, each with a verdict computed by a rule.
 
-A claim is either a *number* (the paper prints a value) or a *direction* (the paper says that one
-thing exceeds another). What was measured carries one standard deviation of uncertainty. The rules:
+A claim is a *number* (the paper prints a value), an *equivalence* (the paper says that two things
+are equal) or a *direction* (the paper says that one thing exceeds another). What was measured
+carries an uncertainty, twice of which covers 95.4 % (two standard deviations; of few seeds the
+quantile of Student's t). Below, the range is the measured value and twice its uncertainty to both
+sides, and what agrees is within the tolerance of the paper's value; where the claim is a bound,
+what is better agrees, too. The rules:
 
 number
-    ``reproduced`` when the measured value is within the claim's tolerance or two standard
-    deviations of the paper's, and its standard deviation is no larger than the tolerance (a vague
-    measurement confirms nothing); else ``same direction`` when the claim has a baseline and the
-    value lies on the paper's side of it by more than two standard deviations; else
+    ``reproduced`` when the value agrees, or the paper's is in the range, and the uncertainty is no
+    larger than the tolerance (a vague measurement confirms nothing); else ``inconclusive`` when the
+    range reaches what agrees; else ``same direction`` when the claim has a baseline and all of the
+    range lies on the paper's side of it; else ``not reproduced``.
+equivalence
+    ``reproduced`` when all of the range agrees, ``inconclusive`` when some of it does, else
     ``not reproduced``.
 direction
-    Measured is the difference that the paper says is positive. ``reproduced`` above two standard
-    deviations; ``same direction`` when positive but within two; else ``not reproduced``.
+    Measured is the difference that the paper says is positive. ``reproduced`` when all of the range
+    is positive, ``not reproduced`` when none is, else ``inconclusive``.
 
 A claim whose settings the profile does not include (a codebook of 8192, 10 000 training jets) is
 ``out of reach at this scale``; one whose stage has not run is ``not run``.
@@ -32,13 +38,14 @@ from jetfm.ledger.claims import CLAIMS, Claim
 from jetfm.storage.files import read_json, write_json
 
 VERDICTS = (
-    "reproduced", "same direction", "not reproduced", "out of reach at this scale", "not run",
+    "reproduced", "same direction", "inconclusive", "not reproduced", "out of reach at this scale",
+    "not run",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured for a claim: value, one standard deviation, and how it came about."""
+    """What was measured for a claim: value, half of what covers 95.4 %, and how it came about."""
 
     value: float
     uncertainty: float
@@ -96,13 +103,22 @@ def judge(claim: Claim, measured: Measurement) -> str:
     value, sigma = measured.value, measured.uncertainty
     if not (math.isfinite(value) and math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"{claim.id}: measured {value} +- {sigma} cannot be judged")
+    low, high = value - 2 * sigma, value + 2 * sigma
     if claim.kind == "direction":
-        if value > 2 * sigma:
+        if low > 0:
             return "reproduced"
-        return "same direction" if value > 0 else "not reproduced"
-    precise = sigma <= claim.tolerance
-    if precise and abs(value - claim.paper_value) <= max(2 * sigma, claim.tolerance):
+        return "inconclusive" if high > 0 else "not reproduced"
+    least, most = claim.agrees
+    reaches = low <= most and high >= least
+    if claim.kind == "equivalence":
+        if least <= low and high <= most:
+            return "reproduced"
+        return "inconclusive" if reaches else "not reproduced"
+    near = least <= value <= most or low <= claim.paper_value <= high
+    if near and sigma <= claim.tolerance:
         return "reproduced"
+    if reaches:
+        return "inconclusive"
     if claim.baseline is not None:
         side = math.copysign(1.0, claim.paper_value - claim.baseline)
         if side * (value - claim.baseline) > 2 * sigma:
@@ -131,7 +147,7 @@ def as_text(entries: list[dict]) -> str:
 
 def tolerances() -> dict[str, float]:
     """Tolerance of every claim that has a number, by id."""
-    return {claim.id: claim.tolerance for claim in CLAIMS if claim.kind == "number"}
+    return {claim.id: claim.tolerance for claim in CLAIMS if claim.kind != "direction"}
 
 
 def load(path: str | Path) -> list[dict]:

@@ -33,9 +33,12 @@ class Estimate:
     n_undefined: int = 0  # NaN left out
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of a few values, widened to the one-sigma quantile of Student's t."""
-    student = stats.t.ppf(stats.norm.cdf(1), len(values) - 1)
+def standard_error(values: np.ndarray, n_sigma: float = 1) -> float:
+    """Of the mean of a few values, so many of them, widened to that quantile of Student's t.
+
+    Of two values, two are 14 times the plain one: their spread says little about the next.
+    """
+    student = stats.t.ppf(stats.norm.cdf(n_sigma), len(values) - 1)
     return float(student * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
