@@ -197,14 +197,17 @@ class Areas:
                 "n_jets": {"sample": 100}}  # fmt: skip
 
 
-@pytest.mark.parametrize(("error", "verdict"), [(0.005, "reproduced"), (0.05, "not reproduced")])
-def test_no_loss_has_an_uncertainty_too(error, verdict):
+@pytest.mark.parametrize(
+    ("ours", "error", "verdict"),
+    [(0.6, 0.005, "reproduced"), (0.6, 0.05, "inconclusive"), (0.8, 0.005, "not reproduced")],
+)
+def test_no_loss_has_an_uncertainty_too(ours, error, verdict):
     """A better model loses nothing, but a vague measurement still confirms nothing."""
     book = Ledger("test")
-    _generation(book, Areas({"main": (0.6, error), "ntp-token-id": (0.7, error)}))
+    _generation(book, Areas({"main": (ours, error), "ntp-token-id": (0.7, error)}))
     found = book.measured["continuous-input-generates"]
-    assert found.value == 0 and found.uncertainty == pytest.approx(np.hypot(error, error))
-    assert "-0.100" in found.note
+    assert found.value == pytest.approx(ours - 0.7)
+    assert found.uncertainty == pytest.approx(np.hypot(error, error))
     claim = next(claim for claim in CLAIMS if claim.id == "continuous-input-generates")
     assert judge(claim, found) == verdict
 
