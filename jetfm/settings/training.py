@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jetfm.settings.base import Factor, Positive, Settings, Share
 
@@ -16,8 +16,10 @@ from jetfm.settings.base import Factor, Positive, Settings, Share
 class OptimizerSettings(Settings):
     """Optimiser, learning-rate schedule and gradient clipping. Defaults: Ranger as in C."""
 
-    name: Literal["ranger", "adamw"] = "ranger"
+    name: Literal["ranger", "adamw", "muon"] = "ranger"
     lr: float = Field(1e-3, gt=0)
+    # 'muon': AdamW's rate for what is no matrix of a block; None is 0.4 lr (`docs/optimisers.md`)
+    lr_others: float | None = Field(None, gt=0, exclude_if=lambda rate: rate is None)
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = (0.95, 0.999)
     eps: float = Field(1e-5, gt=0)
@@ -25,6 +27,17 @@ class OptimizerSettings(Settings):
     clip: float = Field(1.0, gt=0)  # largest gradient norm
     # (share of max_steps, factor on lr) in rising order: straight lines between, constant beyond
     schedule: tuple[tuple[Share, Factor], ...] = ()
+
+    @property
+    def rate_of_others(self) -> float:
+        """Muon's rate for what is no matrix of a block."""
+        return 0.4 * self.lr if self.lr_others is None else self.lr_others
+
+    @model_validator(mode="after")
+    def _of_muon(self):
+        if self.lr_others is not None and self.name != "muon":
+            raise ValueError(f"lr_others belongs to name 'muon', found '{self.name}'")
+        return self
 
     @field_validator("schedule")
     @classmethod

@@ -8,21 +8,26 @@ from rangerlite import RangerLite
 from torch import nn
 
 from jetfm.settings import OptimizerSettings, TrainingSettings
+from jetfm.training.muon import Muon, muon_groups
 
 
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5) or AdamW, on all trainable parameters.
+    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5), AdamW or Muon, on all that is trainable.
 
-    On CUDA AdamW is one fused kernel for all of them. torch has none for RAdam, which there works
+    On CUDA AdamW, in Muon's other groups too, is one fused kernel for all of them. torch has none for RAdam, which there works
     through lists of tensors by itself; its counters of steps stay on the CPU, so neither asks the
     device for a number.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = module.parameter_groups() if hasattr(module, "parameter_groups") else trainable
     options = {}
-    if settings.name == "adamw" and all(p.device.type == "cuda" for p in trainable):
+    if settings.name != "ranger" and all(p.device.type == "cuda" for p in trainable):
         options["fused"] = True
-    kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW}
+    if settings.name == "muon":
+        if groups is trainable:
+            groups = [{"params": trainable}]
+        groups = muon_groups(module, groups, settings.lr, settings.rate_of_others)
+    kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW, "muon": Muon}
     return kinds[settings.name](
         groups,
         lr=settings.lr,

@@ -92,7 +92,7 @@ class Recorder(nn.Module):
         self.rates.append([group["lr"] for group in optimizer.param_groups])
 
 
-@pytest.mark.parametrize("name", ["adamw", "ranger"])
+@pytest.mark.parametrize("name", ["adamw", "ranger", "muon"])
 def test_training_follows_the_schedule(name):
     """Every step of a fit, in every group in proportion to its own rate."""
     module, settings = Recorder(), plan(PAPER_1, 50, warmup_steps=3, name=name, lr=2e-3)

@@ -22,7 +22,7 @@ from jetfm.training.fit import fit
 from jetfm.training.job import Training
 from tests.download.faulty_server import has_loopback
 from tests.toys import training_settings
-from tests.training.two_processes import KILLED, RANGER, settings_of, train
+from tests.training.two_processes import KILLED, MUON, RANGER, settings_of, train
 
 K = 32
 
@@ -72,6 +72,7 @@ def trained(store) -> Path:
     assert codes(folder)["all"] == 0, done.stderr[-3000:]
     train(folder, "ntp-one", settings_of("ntp"))
     train(folder, "joint-one", settings_of("joint"))
+    train(folder, "muon-one", settings_of("ntp", MUON))
     train(folder, "equal-one", settings_of("joint", weighting="per-objective"))
     train(folder, "cut-one", settings_of("ntp", RANGER))
     train(folder, "cut-continued-by-one", settings_of("ntp", RANGER))
@@ -120,10 +121,11 @@ def test_gradients_of_two_processes_are_those_of_one(trained, objective, shardin
 @talking
 @pytest.mark.parametrize(
     ("objective", "sharding"),
-    [(one, how) for one in ("ntp", "joint") for how in ("ddp", "fsdp")] + [("equal", "ddp")],
+    [(one, how) for one in ("ntp", "joint", "muon") for how in ("ddp", "fsdp")]
+    + [("equal", "ddp")],
 )
 def test_two_processes_take_the_steps_of_one(trained, objective, sharding):
-    """Ten steps of AdamW end at the same weights, and every logged mean is the same."""
+    """Ten steps of AdamW, or of Muon, end at the same weights, and every logged mean is the same."""
     one, two = f"{objective}-one", f"{objective}-{sharding}"
     assert_same_weights(trained, one, two)
     assert_same_history(trained, one, two)

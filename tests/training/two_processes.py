@@ -32,6 +32,7 @@ from tests.forked import forked, wait
 CUT_AT = 7  # of ten steps, with a checkpoint after five
 ADAMW = {"name": "adamw", "lr": 1e-2, "betas": [0.9, 0.999], "warmup_steps": 0, "clip": 1e6}
 RANGER = {"name": "ranger", "lr": 1e-2, "clip": 0.1}
+MUON = {"name": "muon", "lr": 1e-2, "betas": [0.9, 0.99], "warmup_steps": 0, "clip": 1e6}
 
 
 KILLED = "killed"
@@ -96,8 +97,10 @@ def all_trainings(folder: Path) -> None:
     train(folder, "ntp-ddp", settings_of("ntp"))
     train(folder, "joint-ddp", settings_of("joint"))
     train(folder, "equal-ddp", settings_of("joint", weighting="per-objective"))
+    train(folder, "muon-ddp", settings_of("ntp", MUON))
     os.environ[SHARDING] = "fsdp"
     train(folder, "ntp-fsdp", settings_of("ntp"))
+    train(folder, "muon-fsdp", settings_of("ntp", MUON))
     train(folder, "joint-fsdp", settings_of("joint"))
     train(folder, "cut-fsdp", settings_of("ntp", RANGER), cut=True)
     if rank() == 0:

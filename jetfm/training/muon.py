@@ -1,0 +1,138 @@
+"""Muon: steps of momentum whose matrices are made orthogonal; AdamW for what is no such matrix.
+
+Source: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024), whose
+polynomial and momentum these are. `torch.optim.Muon` takes one matrix after another, nothing but
+matrices, and computes in bfloat16 on every machine: ten times slower than float32 on CPUs that
+emulate it. This one takes matrices of equal shape together, in float32 on CPUs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+_POLYNOMIAL, _ROUNDS = (3.4445, -4.7750, 2.0315), 5
+_OF_A_BLOCK = re.compile(r"(^|\.)(\w*blocks|layers)\.\d+\.")
+
+
+class Muon(torch.optim.AdamW):
+    """Muon on the groups marked ``muon``, AdamW on the others, in one optimiser.
+
+    A matrix W with gradient G takes M <- m M + G, then
+    W <- (1 - lr decay) W - lr sqrt(max(1, rows / columns)) `orthogonal` (G + m M)  (Nesterov).
+
+    Parameters
+    ----------
+    groups : dictionaries of 'params' and 'muon', and 'lr' where it is not AdamW's
+    momentum : m
+    others : options of AdamW, for all groups; Muon's take its 'weight_decay' alone
+    """
+
+    def __init__(self, groups: Iterable[dict], momentum: float = 0.95, **others) -> None:
+        super().__init__(groups, **others)
+        for group in self.param_groups:
+            group.setdefault("momentum", momentum)
+
+    def __setstate__(self, state: dict) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)  # AdamW's asks every parameter for its step
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step of all groups; returns what the closure does."""
+        loss = None
+        if closure is not None:  # it sets gradients to zero, of all groups
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["muon"]:
+                self._step_matrices(group)
+        return loss
+
+    def _step_matrices(self, group: dict) -> None:
+        alike = defaultdict(list)
+        for weight in group["params"]:
+            if weight.grad is not None:
+                alike[weight.shape].append(weight)
+        for (rows, columns), weights in alike.items():
+            directions = [self._direction(weight, group["momentum"]) for weight in weights]
+            rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+            for weight, change in zip(weights, orthogonal(torch.stack(directions)), strict=True):
+                if isinstance(weight, DTensor):
+                    change = _share(change, weight)
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-rate)
+
+    def _direction(self, weight: Tensor, momentum: float) -> Tensor:
+        """Nesterov's; the whole matrix, also where every process holds a share of it."""
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        average = state["momentum"].mul_(momentum).add_(weight.grad)
+        direction = weight.grad.add(average, alpha=momentum)
+        return direction.full_tensor() if isinstance(direction, DTensor) else direction
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly the nearest matrices of orthonormal rows or columns: singular values of .7 to 1.2.
+
+    Five rounds of an odd polynomial (Newton-Schulz) on the singular values, in float32 on CPUs and
+    in bfloat16 on a GPU, which is enough for a direction, and faster there.
+
+    Parameters
+    ----------
+    matrices : (..., rows, columns)
+    """
+    a, b, c = _POLYNOMIAL
+    x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ROUNDS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def muon_groups(
+    module: nn.Module, groups: Iterable[dict], lr: float, lr_others: float
+) -> list[dict]:
+    """Groups of parameters, each split into matrices inside blocks and all else.
+
+    A module without blocks (DeepSets, a head alone) is AdamW's altogether.
+
+    Parameters
+    ----------
+    module : its names tell what is inside a block: lists called 'blocks', '..._blocks', 'layers'
+    groups : of its parameters; a group's own 'lr' holds for its matrices, its others keep the ratio
+    lr, lr_others : of matrices and of all else, in groups without a rate of their own
+    """
+    inside = {
+        weight
+        for name, weight in module.named_parameters()
+        if _OF_A_BLOCK.search(name) and weight.ndim == 2 and min(weight.shape) > 1
+    }
+    split = []
+    for group in groups:
+        own = group.get("lr", lr)
+        for muon, rate in ((True, own), (False, own * lr_others / lr)):
+            chosen = [p for p in group["params"] if (p in inside) == muon and p.requires_grad]
+            if chosen:
+                split.append(group | {"params": chosen, "muon": muon, "lr": rate})
+    return split
+
+
+def _share(whole: Tensor, like: DTensor) -> DTensor:
+    """This process's part of a matrix that all processes have computed alike."""
+    everywhere = [Replicate()] * like.device_mesh.ndim
+    shared = DTensor.from_local(whole, like.device_mesh, everywhere, run_check=False)
+    return shared.redistribute(placements=like.placements)
