@@ -1,8 +1,8 @@
 """Muon: steps of momentum whose matrices are made orthogonal; AdamW for what is no such matrix.
 
-Source: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024), whose
-polynomial and momentum these are. `torch.optim.Muon` takes one matrix after another, nothing but
-matrices, and computes in bfloat16 on every machine: ten times slower than float32 on CPUs that
+Source: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024),
+whose polynomial and momentum these are. `torch.optim.Muon` takes one matrix after another, nothing
+but matrices, and computes in bfloat16 on every machine: ten times slower than float32 on CPUs that
 emulate it. This one takes matrices of equal shape together, in float32 on CPUs.
 """
 

@@ -14,9 +14,9 @@ from jetfm.training.muon import Muon, muon_groups
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Ranger (RAdam with lookahead, k = 6, alpha = 0.5), AdamW or Muon, on all that is trainable.
 
-    On CUDA AdamW, in Muon's other groups too, is one fused kernel for all of them. torch has none for RAdam, which there works
-    through lists of tensors by itself; its counters of steps stay on the CPU, so neither asks the
-    device for a number.
+    On CUDA AdamW, Muon's part of it too, is one fused kernel for all of them. torch has none for
+    RAdam, which there works through lists of tensors by itself; its counters of steps stay on the
+    CPU, so neither asks the device for a number.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = module.parameter_groups() if hasattr(module, "parameter_groups") else trainable

@@ -95,7 +95,8 @@ class Recorder(nn.Module):
 @pytest.mark.parametrize("name", ["adamw", "ranger", "muon"])
 def test_training_follows_the_schedule(name):
     """Every step of a fit, in every group in proportion to its own rate."""
-    module, settings = Recorder(), plan(PAPER_1, 50, warmup_steps=3, name=name, lr=2e-3)
+    rates = {"lr": 2e-3} | ({"lr_others": 2e-3} if name == "muon" else {})
+    module, settings = Recorder(), plan(PAPER_1, 50, warmup_steps=3, name=name, **rates)
     fit(Training(module, lambda step: torch.ones(2), settings, progress=False))
     expected = [factor_by_hand(PAPER_1, step / 50) / (3 if step < 3 else 1) for step in range(50)]
     assert [a for a, _ in module.rates] == pytest.approx([2e-3 * f for f in expected])
