@@ -74,6 +74,11 @@ class LabelledJets:
         return TokenStore(self.tokens)
 
     @property
+    def tokenizer_hash(self) -> str | None:
+        """Of the tokenizer that made the tokens; None without tokens, or where they do not say."""
+        return None if self.tokens is None else self.token_store.info.get("tokenizer")
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names in the order of the labels."""
         return self.classes or tuple(c.name for c in CLASSES)

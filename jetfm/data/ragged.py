@@ -26,7 +26,9 @@ GAP = 16  # jets, some 10 kB: read with those on both sides; to skip more costs 
 _MANY = 100  # rows of one part: read, not mapped, so that no pages stay with this process
 _COUNTED = ("n_jets", "n_constituents")
 _COUNTS = dict.fromkeys(_COUNTED, int)
-_SUMMED = (*_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range")
+_SUMMED = (
+    *_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range", "removed",
+)  # fmt: skip
 _OF_A_PART = ("sha256", "at_most", "rows", "part", "source")
 
 

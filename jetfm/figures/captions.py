@@ -60,7 +60,8 @@ CAPTIONS = {
     "fig04_tbqq": "The same for a model trained on t→bqq′ jets alone (after figure 17 of arXiv "
     "2403.05618).",
     "fig04_rivals": "Two generators of t→bqq′ jets, each divided by its own truth: OmniJet-α by "
-    "tokenised jets, EPiC-FM by the jets themselves (after figure 18 of arXiv 2403.05618).",
+    "tokenised jets, EPiC-FM, which is told the number of constituents, by the jets themselves "
+    "(after figure 18 of arXiv 2403.05618).",
     "fig04_inputs": "Models of tokens that read token ids or continuous vectors, and joint "
     "training, on all ten classes (after figure 3 of arXiv 2512.04149). Shaded: under- and "
     "overflow.",
@@ -73,7 +74,7 @@ CAPTIONS = {
     "Here and below, bands are the standard deviation over seeds, bars the uncertainty from the "
     "test jets: binomial for accuracies, bootstrap for the AUC of two classes, DeLong's for that "
     "of ten, Clopper-Pearson for rejections; a hollow point rests on fewer than ten background "
-    "jets.",
+    "jets, or on a fit that its limit of steps cut short.",
     "fig05_inputs": "Next-token models that read token ids or continuous vectors (after figure 4 "
     "of arXiv 2512.04149): ten classes, and top tagging on jets of another generator set-up and "
     "detector.",

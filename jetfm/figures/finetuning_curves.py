@@ -34,8 +34,8 @@ def learning_curves(panels: Sequence[Mapping]) -> Figure:
     Parameters
     ----------
     panels : of `jetfm.finetuning.Finetuning.panel`. Bands are the standard deviation over seeds,
-        bars the uncertainty from the test jets. A rejection that rests on few background jets is
-        hollow; an arrow starts at a lower limit.
+        bars the uncertainty from the test jets. A point is hollow where a limit of steps ended a
+        fit, or a rejection rests on few background jets; an arrow starts at a lower limit.
     """
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -67,10 +67,10 @@ def _line(axis: plt.Axes, line: Mapping, color: str):
         style |= {"ls": "-.", "marker": "x"}
     drawn = axis.errorbar(sizes, mean, np.nan_to_num(jets), lw=1.4, elinewidth=0.8, **style)
     axis.fill_between(sizes, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
+    weak = np.array(line["cut"]) | np.array(line.get("limited", False))
+    hollow = {"ls": "", "marker": style["marker"], "markersize": 4, "mec": color, "zorder": 3}
+    axis.plot(sizes[weak], mean[weak], mfc="white", **hollow)
     if "limited" in line:
-        few = np.array(line["limited"])
-        hollow = {"ls": "", "marker": style["marker"], "markersize": 4, "mec": color, "zorder": 3}
-        axis.plot(sizes[few], mean[few], mfc="white", **hollow)
         low = np.array([np.nan if x is None else x for x in line["low"]], float)
         none = np.isnan(mean)  # nothing passed in some seed: a lower limit
         axis.plot(sizes[none], low[none], ls="", marker=r"$\uparrow$", color=color, markersize=9)

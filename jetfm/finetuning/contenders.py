@@ -49,15 +49,22 @@ class Contender:
             return BASELINES[self.model]
         return f"{self.label or self.model}, {STARTS[self.weights]}"
 
-    def backbone(self, preprocessing: Preprocessing | None = None) -> Backbone:
+    def backbone(
+        self, preprocessing: Preprocessing | None = None, tokenizer_hash: str | None = None
+    ) -> Backbone:
         """The backbone that it starts with; of random weights if 'scratch'.
+
+        Parameters
+        ----------
+        preprocessing : of the constituents that it is to read
+        tokenizer_hash : of the tokens that it is to read, if it reads ids
 
         Raises
         ------
         JetfmError
-            Its input is not these features.
+            Its input is not these features, or not these tokens.
         """
-        backbone = load_backbone(self.folder)
+        backbone = load_backbone(self.folder, tokenizer_hash)
         n_features = None if preprocessing is None else preprocessing.n_features
         if not backbone.reads_ids and n_features not in (None, backbone.n_features):
             expected = f"{n_features}: {', '.join(preprocessing.features)}"
@@ -65,15 +72,19 @@ class Contender:
         return backbone.fresh() if self.weights == "scratch" else backbone
 
     def module(
-        self, n_classes: int, preprocessing: Preprocessing, settings: BaselineSettings
+        self,
+        n_classes: int,
+        preprocessing: Preprocessing,
+        settings: BaselineSettings,
+        tokenizer_hash: str | None = None,
     ) -> nn.Module:
-        """What is trained, from torch's global random state.
+        """What is trained, from torch's global random state; arguments as for `backbone`.
 
         A fixed backbone is not part of it: only the head, for jets that it has encoded.
         """
         if self.model in BASELINES:
             return _baseline(self.model, n_classes, preprocessing, settings)
-        classifier = JetClassifier(self.backbone(preprocessing), n_classes)
+        classifier = JetClassifier(self.backbone(preprocessing, tokenizer_hash), n_classes)
         return HeadOnly(classifier.head) if self.weights == "fixed" else classifier
 
 

@@ -189,7 +189,7 @@ def _fit(
             sides[split] = EncodedJets(where)
     folder = out / f"training-{question}"
     metrics, scores = train_and_test(
-        module, sides, jets, indices, settings, folder, seed, progress=progress
+        module, sides, jets, indices, settings, folder, seed, progress, contender.weights
     )
     with replacing(out / WEIGHTS) as aside:
         save_model(module, str(aside))

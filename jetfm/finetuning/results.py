@@ -70,10 +70,9 @@ class TaskResults:
         row = self.row(model, weights, size)
         return None if row is None else np.array(row[metric], float)
 
-    def best_at_last(self, model: str, weights: str, size: int) -> int:
-        """Fits whose last validation was their best."""
-        best, last = (self.runs(model, weights, size, key) for key in ("best_step", "last_step"))
-        return int((best == last).sum())
+    def n_cut(self, model: str, weights: str, size: int) -> int:
+        """Fits that their limit of steps ended: their accuracies are lower limits."""
+        return sum(self.row(model, weights, size)["cut"])
 
     def scratch_of(self, model: str) -> str | None:
         """Whose training from scratch a pre-trained model is compared with: its own network's, or
@@ -94,7 +93,8 @@ class TaskResults:
 
     def curves(self, metric: str, contenders: Sequence[tuple[str, str]]) -> list[dict]:
         """Lines of a figure: 'text', 'model', 'weights', 'sizes', 'mean', 'spread' over seeds,
-        and 'jets', the mean uncertainty from the test jets, None where the metric has none.
+        and 'jets', the mean uncertainty from the test jets, None where the metric has none; 'cut',
+        where the limit of steps ended a fit.
 
         Of rejections also 'limited', where fewer than `FEW_PASSED` background jets passed, and
         'low', the lower end of the interval, which exists where a seed let none pass.
@@ -115,6 +115,7 @@ class TaskResults:
                     "mean": [_or_none(v.mean()) for v in values],
                     "spread": [_or_none(seed_spread(v)) for v in values],
                     "jets": [_from_jets(row, metric) for row in rows],
+                    "cut": [any(row["cut"]) for row in rows],
                 }
                 | (_limits(rows, metric) if metric.startswith("rejection") else {})
             )
@@ -159,13 +160,13 @@ class TaskResults:
         titles["rejection50"] = "1/eps_B at 50 %"
         width = max(len(row["text"]) for row in self.result["rows"])
         head = "".join(f"{titles[name]:>30s}" for name in names)
-        lines = [f"{'':{width}s} {'jets':>8s}{head}  seeds, best at their last"]
+        lines = [f"{'':{width}s} {'jets':>8s}{head}  seeds, cut short"]
         for row in self.result["rows"]:
             cells = "".join(f"{_cell(row, name):>30s}" for name in names)
-            at_last = self.best_at_last(row["model"], row["weights"], row["size"])
+            n_cut = self.n_cut(row["model"], row["weights"], row["size"])
             lines.append(
                 f"{row['text']:{width}s} {row['size']:8,d}{cells} {len(row['accuracy']):6d}  "
-                f"{at_last}"
+                f"{n_cut}"
             )
         return "\n".join(lines)
 

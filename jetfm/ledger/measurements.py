@@ -305,8 +305,8 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
             return "this training size is not in the profile"
         if len(runs[0]) < 2:
             return "one seed has no spread"
-        text = _joined(note, _best_at_last(study, [(COMBINED, *point) for point in points]))
-        return _over_seeds(runs, study.n_test, text)
+        cut = _cut_short(study, [(COMBINED, *point) for point in points])
+        return cut or _over_seeds(runs, study.n_test, note)
 
     def put(claim: str, *points: tuple[str, int], note: str = "") -> None:
         _keep(book, claim, measured(*points, note=note))
@@ -350,9 +350,10 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
         else:
             where = [(*point, size) for point in points for size in study.sizes]
             text = f"mean over {', '.join(map(str, study.sizes))} jets"
-            text = _joined(note, text, _best_at_last(study, where), ONE_PRETRAINING)
+            text = _joined(note, text, ONE_PRETRAINING)
             means = [one.mean(0) for one in curves]
-            book.measured[claim] = _over_seeds(means, study.n_test, text)
+            cut = _cut_short(study, where)
+            _keep(book, claim, cut or _over_seeds(means, study.n_test, text))
 
     def against(model: str, other: str) -> tuple[tuple[str, str], ...]:
         return (model, "finetuned"), (other, "finetuned")
@@ -381,7 +382,9 @@ def _largest_gain(book: Ledger, studies) -> None:
             continue
         for i, size in enumerate(study.sizes):
             runs = [one[i] for one in pair]
-            found.append(_over_seeds(runs, study.n_test, f"{study.name}, {size} jets"))
+            points = [(model, "finetuned", size) for model in ("main", "ntp-token-id")]
+            text = f"{study.name}, {size} jets"
+            found.append(_cut_short(study, points) or _over_seeds(runs, study.n_test, text))
     _keep(book, "input-gain", _largest(found or ["the profile lacks one of these models"]))
 
 
@@ -412,6 +415,10 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
     rows = [study.row(name, "finetuned", size) for name in (model, "main")]
     if any(row is None for row in rows):
         book.out_of_reach[claim] = "the profile lacks one of these models"
+        return
+    cut = _cut_short(study, [(name, "finetuned", size) for name in (model, "main")])
+    if cut:
+        book.out_of_reach[claim] = cut
         return
     passed = [np.mean(row["rejection30_passed"]) for row in rows]
     unbounded = any(None in row["rejection30"] for row in rows)  # a seed that none passed
@@ -453,16 +460,15 @@ def _gain_falls(book: Ledger, study: TaskResults) -> None:
         book.out_of_reach[claim] = "one seed, or one training size"
     else:
         text = f"{ends[0]} against {ends[1]} jets"
-        note = _joined(text, _best_at_last(study, points), ONE_PRETRAINING)
-        book.measured[claim] = _over_seeds(runs, study.n_test, note)
+        found = _over_seeds(runs, study.n_test, _joined(text, ONE_PRETRAINING))
+        _keep(book, claim, _cut_short(study, points) or found)
 
 
-def _best_at_last(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
-    at_last = sum(study.best_at_last(*point) for point in points)
-    if not at_last:
-        return ""
+def _cut_short(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
+    """Why nothing is judged where fits were cut short; empty where all ended by themselves."""
+    n_cut = sum(study.n_cut(*point) for point in points)
     total = sum(len(study.row(*point)["accuracy"]) for point in points)
-    return f"{at_last} of {total} fits were best when their steps ran out"
+    return f"{n_cut} of {total} fits were cut short by their limit of steps" if n_cut else ""
 
 
 def _joined(*notes: str) -> str:

@@ -24,8 +24,8 @@ from jetfm.storage.paths import work_folder
 from jetfm.version import __version__
 
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
-# sets once, at the end, 3 padded all jets of a batch alike.
-FITS_VERSION = 4
+# sets once, at the end, 3 padded all jets of a batch alike, 4 did not say which were cut short.
+FITS_VERSION = 5
 
 
 class FinetuningStages:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from jetfm.data.token_store import TokenStore
 from jetfm.generation.density import generate_continuous
 from jetfm.generation.density_training import train_continuous
 from jetfm.generation.flow import generate_flow
@@ -76,6 +78,13 @@ class GenerationStages:
         found.append(Generator(FLOW, "EPiC-FM", flow.classes, False, flow.training.max_steps))
         return {one.name: one for one in found}
 
+    def tokenizer_of(self, name: str) -> str:
+        """Whose tokens a generator learns; the main one's where it learns none."""
+        if name in self.pretraining.settings:
+            return self.pretraining.settings[name].tokenizer
+        own = name.removeprefix(BY_TYPE) in self.profile.generative_quality.trained_on
+        return self.profile.generative_quality.model.tokenizer if own else MAIN
+
     @property
     def kinematics(self) -> Preprocessing:
         """The main tokenizer's network space of the kinematics, all that has a density."""
@@ -123,16 +132,19 @@ class GenerationStages:
 
     def _of_type(self, name: str) -> Stage:
         classes, settings = self.generators[name].classes, self.profile.generative_quality.model
+        learned_from = self.profile.generative_quality.trained_on.values()
+        every = tuple(dict.fromkeys(one for several in learned_from for one in several))
+        tokens = self.tokenizers.learned(settings, every)
 
         def make(folder: Path) -> dict:
             trained = pretrain(
-                self.tokenizers.tokens("train"),
-                self.tokenizers.tokens("val"),
+                TokenStore(tokens["train"].folder),
+                TokenStore(tokens["val"].folder),
                 settings,
                 folder / "training",
                 self.profile.seed,
                 self.run.progress,
-                self.tokenizers.load() if settings.needs_tokenizer else None,
+                self.tokenizers.load(settings.tokenizer) if settings.needs_tokenizer else None,
                 classes,
             )
             return save_trained(*trained, folder)
@@ -143,7 +155,7 @@ class GenerationStages:
             variant=name,
             together=True,
             settings={"model": settings, "classes": classes},
-            inputs={split: self.tokenizers.tokenised(split) for split in ("train", "val")},
+            inputs=tokens,
         )
 
     # Declared: jets ------------------------------------------------------------------------------
@@ -168,7 +180,7 @@ class GenerationStages:
             settings={"generation": settings, "max_constituents": limit},
             inputs={
                 "model": self.model(name),
-                "tokenizer": self.tokenizers.trained(),
+                "tokenizer": self.tokenizers.trained(self.tokenizer_of(name)),
                 "multiplicity": self.jets.stored("val"),
             },
         )
@@ -176,11 +188,17 @@ class GenerationStages:
     def judged(self, name: str) -> Stage:
         """What a generator's jets are worth, beside its own truth."""
         settings, generator = self.profile.generative_quality, self.generators[name]
-        of = self.tokenizers.tokenised if generator.tokens else self.jets.stored
-        generated = self.generated(name)
+        tokenizer, generated = self.tokenizer_of(name), self.generated(name)
+        truth = {
+            split: self.tokenizers.tokenised(split, tokenizer)
+            if generator.tokens
+            else self.jets.stored(split)
+            for split in ("test", "train")
+        }
 
         def make(folder: Path) -> dict:
-            space = self.tokenizers.preprocessing() if generator.tokens else self.kinematics
+            tokens = generator.tokens
+            space = self.tokenizers.preprocessing(tokenizer) if tokens else self.kinematics
             sample = read_generated(generated.folder, space)
             truth = self._truth("test", generator, len(sample))
             training = self._truth("train", generator, settings.n_training)
@@ -197,7 +215,7 @@ class GenerationStages:
                 "classes": generator.classes,
                 "max_constituents": self.profile.data.max_constituents,
             },
-            inputs={"jets": generated, "test": of("test"), "train": of("train")},
+            inputs={"jets": generated} | truth,
             version=3,  # classifiers: 1 had batches of one length, 2 padded all jets alike
         )
 
@@ -205,23 +223,29 @@ class GenerationStages:
 
     def study(self) -> GenerativeStudy:
         """Jets of every generator, each judged against its own truth, side by side."""
-        for split in SPLITS:
-            self.tokenizers.tokens(split)
         names = list(self.generators)
+        for tokenizer in dict.fromkeys(map(self.tokenizer_of, names)):
+            for split in SPLITS:
+                self.tokenizers.tokens(split, tokenizer)
         # Those that are trained here first: no worker is left alone with one of them at the end.
         names.sort(key=lambda name: name in self.pretraining.settings)
         groups = [[self.judged(name)] for name in names]
         self.run.side_by_side("generators", groups, "generator")
+        names = list(self.generators)  # in the order of tables
         folders = {name: self.judged(name).folder for name in names}
         jets = {name: self.generated(name).artifact for name in names}
         return GenerativeStudy(
-            self.generators.values(),
+            [self._as_trained(name) for name in names],
             folders,
             {n: seconds_per_1000(one.folder, one.metrics["n_jets"]) for n, one in jets.items()},
             {name: one.metrics["n_unfinished"] for name, one in jets.items()},
         )
 
     # Inside --------------------------------------------------------------------------------------
+
+    def _as_trained(self, name: str) -> Generator:
+        """With the steps that it took, which may be fewer than it was allowed."""
+        return replace(self.generators[name], steps=self.model(name).artifact.metrics["last_step"])
 
     def _sampled(self, name: str, asked):
         """Jets of the multiplicities asked for, from the generator's own sampler."""
@@ -238,12 +262,14 @@ class GenerationStages:
         if name == CONTINUOUS:
             return generate_continuous(ContinuousModel.load(model), asked, **options)
         options |= settings.model_dump(include={"temperature", "top_k", "top_p"})
-        return generate(JetModel.load(model), self.tokenizers.load(), asked, **options)
+        tokenizer = self.tokenizers.load(self.tokenizer_of(name))
+        return generate(JetModel.load(model), tokenizer, asked, **options)
 
     def _truth(self, split: str, generator: Generator, n_jets: int) -> JetSample:
         chosen = generator.classes, n_jets, self.profile.seed
         if generator.tokens:
-            tokens, space = self.tokenizers.tokens(split), self.tokenizers.preprocessing()
+            name = self.tokenizer_of(generator.name)
+            tokens, space = self.tokenizers.tokens(split, name), self.tokenizers.preprocessing(name)
             return decoded_sample(tokens, space, *chosen)
         limit = self.profile.data.max_constituents
         return original_sample(self.jets.store(split), limit, *chosen)

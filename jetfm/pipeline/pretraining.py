@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline.history import learning_curves, save_trained
 from jetfm.pipeline.stage import Run, Stage
@@ -57,7 +58,7 @@ class PretrainingStages:
             variant=name,
             together=True,
             settings=settings,
-            inputs=self._token_stages(settings.tokenizer),
+            inputs=self.tokenizers.learned(settings),
             elsewhere=partial(self._in_processes, name),
         )
 
@@ -153,14 +154,9 @@ class PretrainingStages:
 
     # Inside --------------------------------------------------------------------------------------
 
-    def _token_stages(self, tokenizer: str) -> dict[str, Stage]:
-        return {split: self.tokenizers.tokenised(split, tokenizer) for split in ("train", "val")}
-
     def _pretrain(self, name: str, folder: Path) -> dict:
         settings = self.settings[name]
-        train, val = (
-            self.tokenizers.tokens(split, settings.tokenizer) for split in ("train", "val")
-        )
+        train, val = (TokenStore(s.folder) for s in self.tokenizers.learned(settings).values())
         tokenizer = self.tokenizers.load(settings.tokenizer) if settings.needs_tokenizer else None
         trained = pretrain(
             train,

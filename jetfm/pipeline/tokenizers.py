@@ -19,11 +19,11 @@ from jetfm.pipeline.history import learning_curves
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.schema import SPLITS
-from jetfm.settings import TokenizerSettings
+from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import write_json
 from jetfm.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
-from jetfm.tokenizers.encoding import jet_batch, tokenize
+from jetfm.tokenizers.encoding import jet_batch, tokenize, tokenize_mirrored
 from jetfm.tokenizers.interface import preprocessing_of
 
 #: Name of the tokenizer whose tokens pre-training predicts.
@@ -96,6 +96,35 @@ class TokenizerStages:
             settings={"max_constituents": limit},
             inputs={"tokenizer": trained, "store": stored},
         )
+
+    def mirrored(self, name: str, classes: tuple[str, ...]) -> Stage:
+        """Tokens of the training jets of some classes and of their mirror images."""
+        limit, seed = self.profile.data.max_constituents, (self.profile.seed, len(SPLITS))
+
+        def make(folder: Path) -> dict:
+            tokenizer = load_tokenizer(self.trained(name).folder).to(self.run.device)
+            options = (seed, classes, limit)
+            store = self.jets.store("train")
+            tokens = tokenize_mirrored(
+                tokenizer, store, folder, *options, progress=self.run.progress
+            )
+            return {"n_jets": len(tokens)}
+
+        return self.run.stage(
+            "tokens-mirrored",
+            make,
+            variant=f"{name} {' '.join(classes)}",
+            settings={"max_constituents": limit, "classes": classes},
+            inputs={"tokenizer": self.trained(name), "store": self.jets.stored("train")},
+        )
+
+    def learned(
+        self, settings: PretrainingSettings, classes: tuple[str, ...] = ()
+    ) -> dict[str, Stage]:
+        """Tokens that a pre-training learns from and is validated on."""
+        name = settings.tokenizer
+        train = self.mirrored(name, classes) if settings.mirrored else self.tokenised("train", name)
+        return {"train": train, "val": self.tokenised("val", name)}
 
     # Asked for -----------------------------------------------------------------------------------
 

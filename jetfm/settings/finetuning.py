@@ -5,9 +5,9 @@ Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jetfm.settings.base import Positive, Settings, known_class
 from jetfm.settings.training import OptimizerSettings
@@ -23,6 +23,12 @@ BASELINES = {
     "transformer": "Transformer",
     "part": "Transformer, pair bias (ParT)",
 }
+
+#: What `FinetuningSettings.recipe` decides.
+RECIPE = (
+    "optimizer", "rates", "ema", "max_steps", "patience_epochs", "validate_every",
+    "batch_size", "small_batch_size", "small_size",
+)  # fmt: skip
 
 _CONTENDERS: dict[str, tuple[Weights, ...]] = {
     "main": ("scratch", "fixed", "finetuned"),
@@ -107,8 +113,27 @@ class FinetuningSettings(Settings):
     optimizer: OptimizerSettings = OptimizerSettings(
         name="adamw", lr=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
     )
+    rates: dict[Weights, Annotated[float, Field(gt=0)]] = {}  # by start, instead of optimizer.lr
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
+    # 'paper': what `RECIPE` names is paper 1's and paper 2's, whatever stands beside
+    recipe: Literal["paper"] | None = None
     baselines: BaselineSettings = BaselineSettings()
     n_bootstrap: int = Field(200, ge=2)  # resamplings behind every uncertainty from test jets
+
+    @model_validator(mode="before")
+    @classmethod
+    def _papers_recipe(cls, values):
+        if isinstance(values, dict) and values.get("recipe") == "paper":
+            return {name: value for name, value in values.items() if name not in RECIPE}
+        return values
+
+    def optimizer_of(self, weights: Weights) -> OptimizerSettings:
+        """Optimiser of the fits with this start."""
+        rate, usual = self.rates.get(weights), self.optimizer
+        if rate is None:
+            return usual
+        others = None if usual.lr_others is None else usual.lr_others * rate / usual.lr
+        return usual.model_copy(update={"lr": rate, "lr_others": others})
 
     def sizes_of(self, task: str) -> tuple[int, ...]:
         """Training sizes of a task."""

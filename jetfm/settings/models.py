@@ -105,6 +105,8 @@ class PretrainingSettings(Settings):
     # Train or validate on so many jets, drawn at random; zero means all.
     limit_train_jets: int = Field(0, ge=0)
     limit_val_jets: int = Field(0, ge=0)
+    # Learn from the jets' mirror images in eta_rel and phi_rel, too. Ours, for small samples.
+    mirrored: bool = Field(False, exclude_if=operator.not_)
     backbone: BackboneSettings = BackboneSettings()
     head: TokenHeadSettings = TokenHeadSettings()
     training: TrainingSettings = TrainingSettings(
@@ -121,6 +123,12 @@ class PretrainingSettings(Settings):
         if self.masks and self.backbone.input == "token-id":
             raise ValueError("masked particles need backbone.input 'continuous': their mask "
                              "vectors are ranked by pt, which ids do not tell")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _mirrors_all(self):
+        if self.mirrored and self.limit_train_jets:
+            raise ValueError("mirrored is for all jets: set limit_train_jets to 0")
         return self
 
     @property

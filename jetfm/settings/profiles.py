@@ -54,7 +54,12 @@ class Profile(Settings):
     @model_validator(mode="after")
     def _names_are_known(self):
         tokenizers = ("main", *self.token_quality.tokenizers)
-        for name, settings in {"pretraining": self.pretraining, **self.strategies}.items():
+        trained = {
+            "pretraining": self.pretraining,
+            **self.strategies,
+            "generative_quality.model": self.generative_quality.model,
+        }
+        for name, settings in trained.items():
             if settings.tokenizer not in tokenizers:
                 found = f"the tokenizer of '{name}' is '{settings.tokenizer}'"
                 raise ValueError(f"{found}: expected one of {', '.join(tokenizers)}")
@@ -186,6 +191,7 @@ def dry_run(profile: Profile) -> Profile:
     if profile.landscape.path is None or not profile.landscape.path.is_dir():
         values["landscape"] |= {"source": "shipped", "path": None}
     values["landscape"]["jets_per_class"] = {"train": 10, "val": 5, "test": 10}
+    values["finetuning"]["recipe"] = None  # it is in the values already
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8, "validate_every": 1, "n_bootstrap": 2}
     values["finetuning"] |= {"limit_val_jets": 20, "limit_test_jets": 40}

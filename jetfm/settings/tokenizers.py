@@ -23,6 +23,7 @@ TOKENIZER_PRESETS: dict[str, dict[str, Any]] = {
     "omnijet": {
         "pt_map": "log",
         "order": "pt",
+        "half_width": 0.8,
         "network": "normformer",
         "latent_dim": 4,
         "mlp_ratio": 1,
@@ -46,7 +47,7 @@ TOKENIZER_PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     # P1 II.B after arXiv 2303.07364: 21 x 21 x 21 cells
-    "binned": {"pt_map": "log", "order": "pt", "network": "binned"},
+    "binned": {"pt_map": "log", "order": "pt", "half_width": 0.8, "network": "binned"},
 }
 # P1 A.1: three hidden layers of 128 with ReLU, all else as in the conditional approach
 TOKENIZER_PRESETS["omnijet-unconditional"] = TOKENIZER_PRESETS["omnijet"] | {
@@ -68,6 +69,9 @@ class TokenizerSettings(Settings):
     features: Literal["kinematics", "full"] = "kinematics"  # 3, or all 14 constituent features
     pt_map: Literal["log1p", "log"] = "log1p"  # P2, P1
     order: Literal["random", "pt"] = "random"  # of the constituents: P2 shuffles, P1 sorts
+    # Constituents further from the axis in eta_rel or phi_rel have no token (P1 II.A: 0.8; P2: all
+    # have). Absent from files where there is no cut: tokenizers of before keep their hashes.
+    half_width: float | None = Field(None, gt=0, exclude_if=lambda width: width is None)
     # Pre-norm blocks with LayerScale (P2), NormFormer blocks (P1), an MLP on each constituent by
     # itself (P1, "unconditional"), or no network but a regular grid of cells (P1, "binned").
     network: Literal["transformer", "normformer", "mlp", "binned"] = "transformer"

@@ -22,6 +22,7 @@ from jetfm.physics.observables import jet_observables, wrap
 from jetfm.physics.statistics import fit_resolution
 from jetfm.schema import KINEMATICS, class_by_name
 from jetfm.storage.files import write_json, write_npy
+from jetfm.tokenizers.encoding import outside_cuts
 from jetfm.tokenizers.quantizer import perplexity
 
 #: Observables of the comparison, with their units.
@@ -142,6 +143,7 @@ def compare(
         None in bins with fewer than ten
     out_of_range : shares of 'constituents' and of 'jets' with at least one. 'clipped' by the
         tokenizer to the edge of its range, as counted while encoding (None where not counted).
+        'removed' by its cuts, which leave them without a token (None where not counted).
         'beyond_decoded', for tokenizers whose range is not a given: original constituents outside
         the box that all decoded constituents of these jets span in pt, eta_rel and phi_rel.
 
@@ -152,6 +154,7 @@ def compare(
         error, its values are None.
     """
     expected = np.minimum(store.n_constituents, max_constituents)
+    expected -= outside_cuts(store, tokens.info.get("half_width"), max_constituents)
     same = np.array_equal(tokens.n_constituents, expected)
     if not (same and np.array_equal(tokens.labels, store.labels)):
         found = "jets of other lengths or labels"
@@ -176,9 +179,11 @@ def compare(
         name: (array - np.load(Path(original) / f"{name}.npy"))[chosen]
         for name, array in values.items()
     }
-    totals = {"constituents": max(len(tokens.ids), 1), "jets": len(tokens)}
+    n_before = np.minimum(store.n_constituents, max_constituents).sum()
+    totals = {"constituents": max(int(n_before), 1), "jets": len(tokens)}
     counts = {
         "clipped": tokens.info.get("out_of_range"),
+        "removed": tokens.info.get("removed"),
         "beyond_decoded": _count_outside(store, tokens, low, high),
     }
     result = {

@@ -52,6 +52,7 @@ def quality_table(
     codes = {
         "codes used": [f"{result['n_used']:,} of {result['n_codes']:,}" for result in found],
         "perplexity": [f"{result['perplexity']:,.0f}" for result in found],
+        "removed by cuts": [_removed(result) for result in found],
         "constituents out of range": [_percent(share["constituents"]) for share in shares],
         "jets with one": [_percent(share["jets"]) for share in shares],
     }
@@ -74,6 +75,12 @@ def _measured(fit: Mapping, key: str, decimals: int) -> str:
     if fit[key] is None:
         return "-"
     return f"{fit[key]:.{decimals}f} +- {fit[f'{key}_error']:.{decimals}f}"
+
+
+def _removed(result: Mapping) -> str:
+    """Share of the constituents that the cuts leave without a token, '-' where none was counted."""
+    found = result["out_of_range"].get("removed")
+    return "-" if found is None else _percent(found["constituents"])
 
 
 def _percent(share: float) -> str:

@@ -12,6 +12,7 @@ from jetfm.ledger import measurements
 from jetfm.ledger.claims import TAGGING, TRANSFER
 from jetfm.ledger.measurements import _largest, _over_seeds, _tagging, _transfer, measure
 from jetfm.ledger.verdicts import Ledger, Measurement
+from jetfm.settings import COMBINED
 
 N_TEST = 2000
 
@@ -83,7 +84,7 @@ def test_leaked_test_jets_of_the_token_classifiers_leave_nothing_to_judge():
 def _row(model, weights, size, accuracy, **more):
     n = len(accuracy)
     row = {"model": model, "weights": weights, "text": model, "size": size, "accuracy": accuracy}
-    row |= {"best_step": [1] * n, "last_step": [2] * n, "rejection30": [100.0] * n}
+    row |= {"cut": [False] * n, "rejection30": [100.0] * n}
     row |= {"rejection30_low": [80.0] * n, "rejection30_high": [120.0] * n}
     return row | {"rejection30_passed": [20] * n} | more
 
@@ -192,6 +193,29 @@ def test_rejections_and_gains_have_the_right_sign():
     _transfer(book, *studies)
     assert book.measured["joint-rejection"].value == pytest.approx(np.log(4))
     assert book.measured["fewer-labels-larger-gain"].value == pytest.approx(0.1 - 0.01)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fit_that_was_cut_short_leaves_its_claims_unjudged(seed):
+    """And no others; one seed of one size is enough."""
+    studies = [_study(name, SHIFTS) for name in ("ten-classes", "landscape")]
+    whole = _transferred(SHIFTS)
+    rows = [row for row in studies[1].result["rows"] if row["model"] == "mpm"]
+    assert rows[-1]["size"] == 1000
+    rows[-1]["cut"][seed] = True
+    book = Ledger("test")
+    _transfer(book, *studies)
+    unjudged = {"mpm-beats-ntp", "joint-near-mpm", "bidirectional-matters", "mpm-rejection"}
+    assert set(whole.measured) - set(book.measured) == unjudged
+    for claim in unjudged:
+        assert "fits were cut short by their limit of steps" in book.out_of_reach[claim]
+    assert book.out_of_reach["mpm-beats-ntp"].startswith("1 of 8 fits")
+    tagging = _study("tagging", {(COMBINED, w): 0.0 for w in ("scratch", "fixed", "finetuned")})
+    tagging.result["rows"][0]["cut"][seed] = True  # from scratch, 100 jets
+    book = Ledger("test")
+    measurements._tagging(book, tagging)
+    assert {"gain-100", "gain-falls"} <= set(book.out_of_reach)
+    assert {"finetune-100", "gain-1000", "fixed-beats-scratch"} <= set(book.measured)
 
 
 def test_a_seed_that_no_background_passes_is_a_limit_and_no_crash():

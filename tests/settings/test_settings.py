@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
+from jetfm.errors import JetfmError
 from jetfm.settings import (
     TOKENIZER_PRESETS,
+    FinetuningSettings,
     OptimizerSettings,
     TokenizerSettings,
     TokenQualitySettings,
     TrainingSettings,
     merged,
 )
+from jetfm.settings.profiles import load_profile
 from jetfm.tokenizers import make_tokenizer
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
@@ -288,3 +291,35 @@ def test_classified_tokenizers_must_exist():
     assert TokenQualitySettings(tokenizers=tokenizers, classified=("small",)).classified
     with pytest.raises(ValidationError, match="'large', which is not among"):
         TokenQualitySettings(tokenizers=tokenizers, classified=("large",))
+
+
+def test_the_papers_recipe_wins_over_what_stands_beside_it():
+    own = {"max_steps": 7, "optimizer": {"name": "muon"}, "ema": 0.9, "rates": {"scratch": 0.1}}
+    found = FinetuningSettings.model_validate(own | {"recipe": "paper", "n_seeds": 2})
+    paper = FinetuningSettings(n_seeds=2)
+    assert found.model_copy(update={"recipe": None}) == paper
+    assert found.optimizer_of("finetuned").lr == 1e-4 and found.optimizer.name == "adamw"
+    kept = FinetuningSettings.model_validate(own)
+    assert (kept.max_steps, kept.ema, kept.optimizer.name) == (7, 0.9, "muon")
+
+
+def test_each_start_has_its_rate():
+    optimizer = {"name": "muon", "lr": 0.01, "lr_others": 0.002}
+    settings = FinetuningSettings.model_validate({"rates": {"finetuned": 0.005},
+                                                  "optimizer": optimizer})  # fmt: skip
+    rates = {
+        weights: (one.lr, one.rate_of_others)
+        for weights in ("scratch", "fixed", "finetuned")
+        for one in [settings.optimizer_of(weights)]
+    }
+    assert rates["scratch"] == rates["fixed"] == (0.01, 0.002)
+    assert rates["finetuned"] == (0.005, 0.001)
+
+
+@pytest.mark.parametrize("where", ["pretraining", "strategies.other", "generative_quality.model"])
+def test_tokens_of_a_tokenizer_that_is_not_there_are_refused(where):
+    settings = {"tokenizer": "conditional-7"}
+    for key in reversed(where.split(".")):
+        settings = {key: settings}
+    with pytest.raises(JetfmError, match=f"tokenizer of '{where.removeprefix('strategies.')}'"):
+        load_profile("smoke", **settings)

@@ -180,7 +180,7 @@ def test_what_no_decoded_constituent_reaches_is_out_of_range(store, original, tm
 
 @pytest.mark.parametrize("order", ["random", "pt"])
 def test_tokens_know_which_constituent_they_stand_for(store, original, tmp_path, order):
-    settings = TokenizerSettings(preset="binned", order=order, bins=(40, 40, 40))
+    settings = TokenizerSettings(preset="binned", order=order, bins=(40, 40, 40), half_width=None)
     tokenizer = make_tokenizer(settings)
     tokenizer.fit(store)
     tokens = tokenize(tokenizer, store, tmp_path / "t", (3,), 20, batch_size=70, progress=False)

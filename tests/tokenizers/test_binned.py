@@ -36,7 +36,9 @@ def store_of(folder, constituents, counts=COUNTS) -> JetStore:
 
 
 def binned(pt_map: str = "log", bins=BINS) -> BinnedTokenizer:
-    return make_tokenizer(TokenizerSettings(preset="binned", pt_map=pt_map, bins=bins))
+    """Without cuts, so that what is outside reaches the cells at the edge."""
+    settings = TokenizerSettings(preset="binned", pt_map=pt_map, bins=bins, half_width=None)
+    return make_tokenizer(settings)
 
 
 @pytest.fixture(scope="module")

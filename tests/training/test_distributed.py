@@ -125,7 +125,7 @@ def test_gradients_of_two_processes_are_those_of_one(trained, objective, shardin
     + [("equal", "ddp")],
 )
 def test_two_processes_take_the_steps_of_one(trained, objective, sharding):
-    """Ten steps of AdamW, or of Muon, end at the same weights, and every logged mean is the same."""
+    """Ten steps of an optimiser end at the same weights, and every logged mean is the same."""
     one, two = f"{objective}-one", f"{objective}-{sharding}"
     assert_same_weights(trained, one, two)
     assert_same_history(trained, one, two)
