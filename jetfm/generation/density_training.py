@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, Reading, Schedule, shuffle_dense, shuffled_batches
+from jetfm.data.batches import (
+    InOrderBatches,
+    Reading,
+    Schedule,
+    mean_length,
+    shuffle_dense,
+    shuffled_batches,
+)
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.models.continuous_model import ContinuousModel
@@ -159,5 +166,6 @@ def train_continuous(
         seed=seed,
         progress=progress,
         name="continuous generator",
+        mean_weight=batch_size * (mean_length(lengths[0]) + 1),  # constituents and the stop
     )
     return model, fit(training)

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
+from jetfm.data.batches import (
+    EvaluationBatches,
+    InOrderBatches,
+    Reading,
+    mean_length,
+    shuffled_batches,
+)
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.models.flow_matching import FlowModel
@@ -96,7 +102,8 @@ def train_flow(
     model.set_standardisation(*moments(train, chosen, preprocessing, max_constituents))
     collate = partial(flow_batch, preprocessing=preprocessing, max_constituents=max_constituents)
     batch_size = settings.training.batch_size
-    schedule = shuffled_batches(train.n_constituents, batch_size, seed, chosen)
+    lengths = np.minimum(train.n_constituents, max_constituents)
+    schedule = shuffled_batches(lengths, batch_size, seed, chosen)
     reading = Reading(train, schedule)
     training = Training(
         model,
@@ -110,5 +117,6 @@ def train_flow(
         seed=seed,
         progress=progress,
         name="EPiC-FM",
+        mean_weight=batch_size * mean_length(lengths, chosen),
     )
     return model, fit(training)

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches, Reading, Schedule, seed_of, shuffled_batches
+from jetfm.data.batches import (
+    InOrderBatches,
+    Reading,
+    Schedule,
+    mean_length,
+    seed_of,
+    shuffled_batches,
+)
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
@@ -141,6 +148,8 @@ def pretrain(
         batch_size,
         some_jets(validation, settings.limit_val_jets, seed, classes),
     )
+    n_tokens = mean_length(train.n_constituents, chosen)
+    n_predicted = n_tokens + 1 if settings.predicts_next else settings.mask_fraction * n_tokens
     training = Training(
         model,
         TokenBatches(train, schedule, plan=model.plan, seed=(seed, 0)),
@@ -156,6 +165,7 @@ def pretrain(
         progress=progress,
         name=f"pre-training {settings.label}",
         tensorboard=True,
+        mean_weight=batch_size * n_predicted,
     )
     return model, fit(training)
 

@@ -6,7 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jetfm.data.batches import EvaluationBatches, InOrderBatches, Reading, shuffled_batches
+from jetfm.data.batches import (
+    EvaluationBatches,
+    InOrderBatches,
+    Reading,
+    mean_length,
+    shuffled_batches,
+)
 from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
 from jetfm.tokenizers.interface import Tokenizer
@@ -51,6 +57,7 @@ def train_vqvae(
         progress=progress,
         name="tokenizer",
         tensorboard=True,
+        mean_weight=settings.batch_size * mean_length(train.n_constituents),
     )
     result = fit(training)
     return {"metrics": result.metrics, "history": result.history}

@@ -41,6 +41,10 @@ class Training:
     progress : show it, under this `name`
     restore_best : leave the weights of the best validation in `module`, else the last ones
     tensorboard : write the learning curves for TensorBoard too, into ``folder/tensorboard``
+    mean_weight : what the 'weight' of a batch is on average. Losses are means over a batch; where
+        batches differ in weight by intent, as those of jets of similar length do, each then counts
+        with its own over this, or the constituents of short jets would count more than those of
+        long ones, and a generator learn to make jets too short. None: every batch counts the same
     say : where remarks go, one line each
     """
 
@@ -56,6 +60,7 @@ class Training:
     name: str = "training"
     restore_best: bool = True
     tensorboard: bool = False
+    mean_weight: float | None = None
     say: Callable[[str], None] = print
 
     @property

@@ -210,6 +210,9 @@ class Task(L.LightningModule):
             # predict together, so that each counts with its share.
             parts = metrics.get("parts", [(loss, metrics["weight"])])
             loss = sum(self._shared(part, weight) for part, weight in parts)
+        if self.job.mean_weight is not None:
+            weight = summed(_on(loss.device, metrics["weight"]))
+            loss = loss * (weight / self.job.mean_weight)
         return loss
 
     @staticmethod
