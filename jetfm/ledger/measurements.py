@@ -81,6 +81,16 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
     put("mass-resolution-8192", [fit(large, "jet_mass", "sigma")], lambda x: x)
     put("unconditional-shift", [fit(plain, "jet_mass", "mean")], lambda x: -x)
     put("tau32-bias", [fit(large, "tau32", "bias")], lambda x: -x, "mean of all residuals")
+    shifts = [fit(tokenizer, "tau32", "bias") for tokenizer in (plain, small)]
+    put("tau32-shift-512", shifts, lambda *found: min(map(abs, found)) * _same_sign(found))
+    others = [t for n, t in sorted(conditional.items()) if n != 8192]
+    others += [*unconditional.values(), binned.get(21**3)]
+    put(
+        "conditional-best",
+        [fit(t, "jet_mass", "sigma") for t in (large, *others)],
+        lambda ours, *theirs: min(theirs) - ours,
+        _names(*others),
+    )
     sizes = sorted(conditional)
     first, last = (conditional[sizes[0]], conditional[sizes[-1]]) if sizes else (None, None)
     put("mass-centred", [fit(first, "jet_mass", "mean")], lambda x: x, _names(first))
@@ -109,6 +119,11 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
     put("binned-tau32", spreads, np.subtract, _names(*pair))
     spreads = [_spread(quality, tokenizer, "jet_mass", ["Tbl", "Hqql"]) for tokenizer in pair]
     put("binned-leptons", spreads, np.subtract, _names(*pair))
+
+
+def _same_sign(values) -> int:
+    """1 where all numbers have one sign, else -1."""
+    return 1 if min(values) > 0 or max(values) < 0 else -1
 
 
 def _family(quality: TokenQualityStudy, family: str) -> dict[int, dict]:
@@ -257,6 +272,7 @@ def _tails(book: Ledger, study: GenerativeStudy, tops: str | None, put) -> None:
     rivals = [n for n in study.only(("Tbqq",)) if not study.generators[n].tokens]
     if tops is None or not rivals:
         put("epic-fm-tails", None, None, [])
+        put("epic-fm-eta-n", None, None, [])
     else:
         quantities = [q for q in QUANTITIES if q not in ("eta_rel", "n_constituents")]
         ours, theirs = (
@@ -269,11 +285,27 @@ def _tails(book: Ledger, study: GenerativeStudy, tops: str | None, put) -> None:
 
         note = "trained on the same jets; uncertainty as if quantities were independent"
         put("epic-fm-tails", ours + theirs, difference, [tops, rivals[0]], note)
+        ours, theirs = (
+            [_excess(study.tails(name)[q]) for q in ("eta_rel", "n_constituents")]
+            for name in (tops, rivals[0])
+        )
+        note = "EPiC-FM is told the multiplicity, OmniJet-alpha is not"
+        put(
+            "epic-fm-eta-n",
+            ours + theirs,
+            lambda *values: (sum(values[:2]) - sum(values[2:])) / 2,
+            [tops, rivals[0]],
+            note,
+        )
     if tops is None:
         put("epic-fm-pt", None, None, [])
         return
     found = {q: _excess(one) for q, one in study.tails(tops).items()}
     of_pt = found.pop("pt")
+    found = {q: one for q, one in found.items() if one[0] is not None}
+    if of_pt[0] is None or not found:
+        book.out_of_reach["epic-fm-pt"] = "too few generated jets have the quantity"
+        return
     worst = max(found, key=lambda q: found[q][0])
     put("epic-fm-pt", [of_pt, found[worst]], np.subtract, [tops], f"next to it: {worst}")
 
@@ -321,6 +353,7 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
     put("gain-1000", *gain(1000))
     gains = [measured(*gain(size), note=f"{size} jets") for size in sizes]
     _keep(book, "gain-up-to", _largest(gains))
+    _keep(book, "gain-everywhere", _smallest(gains))
     put("labels-100", ("finetuned", 100), ("scratch", 10_000))
     put("fixed-beats-scratch", ("fixed", 1000), ("scratch", 1000))
     if len(sizes) > 1:
@@ -330,6 +363,20 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
         book.out_of_reach["gain-falls"] = "one training size"
     put("gain-2M", *gain(2_000_000))
     put("open-beats-fixed", ("finetuned", 1000), ("fixed", 1000))
+    curves = {
+        weights: [study.runs(COMBINED, weights, size, "accuracy") for size in sizes]
+        for weights in ("finetuned", "fixed")
+    }
+    if any(run is None for runs in curves.values() for run in runs):
+        book.out_of_reach["open-near-fixed"] = "the profile lacks one of these models"
+    elif len(curves["fixed"][0]) < 2:
+        book.out_of_reach["open-near-fixed"] = "one seed has no spread"
+    else:
+        points = [(COMBINED, weights, size) for weights in curves for size in sizes]
+        means = [np.mean(runs, 0) for runs in curves.values()]
+        note = f"mean over {', '.join(map(str, sizes))} jets"
+        found = _cut_short(study, points) or _over_seeds(means, study.n_test, note)
+        _keep(book, "open-near-fixed", found)
 
 
 def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
@@ -358,6 +405,9 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
     def against(model: str, other: str) -> tuple[tuple[str, str], ...]:
         return (model, "finetuned"), (other, "finetuned")
 
+    scratch = ("main", "scratch"), ("ntp-token-id", "scratch")
+    put("input-scratch-ten-classes", ten, *scratch)
+    put("input-scratch-landscape", landscape, *scratch)
     put("input-ten-classes", ten, *against("main", "ntp-token-id"))
     put("input-landscape", landscape, *against("main", "ntp-token-id"))
     _largest_gain(book, [(ten, curve), (landscape, curve)])
@@ -407,6 +457,17 @@ def _largest(found: list[Measurement | str]) -> Measurement | str:
     text = f"the largest of {len(measured)}, for which its uncertainty is {wider:.2f} times as wide"
     error, note = largest.uncertainty * wider, _joined(largest.note, text)
     return replace(largest, uncertainty=error, note=note)
+
+
+def _smallest(found: list[Measurement | str]) -> Measurement | str:
+    """The smallest of several, as `_largest`; all of them have to be there."""
+    missing = [one for one in found if isinstance(one, str)]
+    if missing:
+        return missing[0]
+    least = _largest([replace(one, value=-one.value) for one in found])
+    return replace(
+        least, value=-least.value, note=least.note.replace("the largest of", "the smallest of")
+    )
 
 
 def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None:

@@ -103,6 +103,7 @@ def _study(name, shifts):
 SHIFTS = {
     ("main", "scratch"): -0.1,
     ("main", "finetuned"): 0.0,
+    ("ntp-token-id", "scratch"): -0.12,
     ("ntp-token-id", "finetuned"): -0.03,
     ("mpm", "finetuned"): 0.04,
     ("mpm-causal", "finetuned"): 0.0,
@@ -124,6 +125,7 @@ def test_paper_2s_claims_compare_the_right_models():
         "joint-near-mpm": -0.01, "mpm-causal-like-ntp": 0.0, "bidirectional-matters": 0.04,
         "pretraining-beats-scratch": 0.13, "fewer-labels-larger-gain": 0.0,
         "mpm-rejection": 0.0, "joint-rejection": 0.0,
+        "input-scratch-ten-classes": 0.02, "input-scratch-landscape": 0.02,
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-12)
     assert set(found) == set(TRANSFER)
@@ -148,7 +150,8 @@ def test_paper_1s_claims_compare_the_right_points():
     expected = {
         "finetune-100": 0.85, "finetune-1000": 0.90, "scratch-1000": 0.75, "gain-100": 0.15,
         "gain-1000": 0.15, "gain-up-to": 0.15, "labels-100": 0.01, "fixed-beats-scratch": 0.13,
-        "gain-falls": 0.15 - 0.07, "open-beats-fixed": 0.02,
+        "gain-falls": 0.15 - 0.07, "open-beats-fixed": 0.02, "gain-everywhere": 0.07,
+        "open-near-fixed": (0.03 + 0.02 + 0.02) / 3,
     }  # fmt: skip
     found = {claim: one.value for claim, one in book.measured.items()}
     assert found == pytest.approx(expected, abs=1e-12)
@@ -163,6 +166,103 @@ def test_the_largest_of_several_exceeds_two_of_its_uncertainty_as_rarely_as_one(
     assert one.value == values[0].max()
     share = (values.max(1) > 2 * one.uncertainty).mean()
     assert share == pytest.approx(0.02275, abs=0.0016)  # three standard deviations
+
+
+def test_the_smallest_of_several_is_as_careful_as_the_largest():
+    found = [Measurement(x, s, 10) for x, s in ((0.3, 0.1), (0.2, 0.4), (0.25, 0.1))]
+    least = measurements._smallest(found)
+    mirrored = _largest([Measurement(-one.value, one.uncertainty, 10) for one in found])
+    assert (least.value, least.uncertainty) == (0.2, mirrored.uncertainty)
+    assert least.uncertainty > 0.4 and "the smallest of 3" in least.note
+    assert measurements._smallest([found[0], "not there", found[1]]) == "not there"
+
+
+def _quality(fits: dict[tuple[str, int], tuple[float, float]]):
+    """Kind and codebook: mass resolution [GeV] and bias of tau32."""
+    tokenizers, results = [], {}
+    for (family, n_codes), (sigma, bias) in fits.items():
+        name = f"{family}-{n_codes}"
+        tokenizers.append({"name": name, "label": name, "family": family, "n_codes": n_codes})
+        one = {"sigma": sigma, "mean": 0.0, "bias": bias}
+        one |= {f"{key}_error": 0.01 for key in ("sigma", "mean", "bias")}
+        fit = {"jet_mass": one, "tau32": one}
+        results[name] = SimpleNamespace(
+            result={"fits": fit, "n_signal_jets": 100}, residuals=lambda *_: np.array([0.0, 1.0])
+        )
+    results["main"] = results["conditional-512"]
+
+    class Study:
+        def __getitem__(self, name):
+            return results[name]
+
+    study = Study()
+    study.tokenizers = tokenizers
+    return study
+
+
+TOKENIZERS = {
+    ("conditional", 512): (8.0, 0.05),
+    ("conditional", 8192): (4.0, 0.02),
+    ("unconditional", 512): (12.0, 0.04),
+    ("binned", 9261): (5.0, 0.03),
+    ("binned", 64000): (2.0, 0.01),  # beyond what paper 1 compares there
+    ("fsq", 512): (1.0, 0.0),  # not the paper's
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "best", "shift"),
+    [
+        ({}, 1.0, 0.04),
+        ({("binned", 9261): (3.5, 0.03)}, -0.5, 0.04),
+        ({("conditional", 512): (3.0, -0.05)}, -1.0, -0.04),  # one up and one down: no match
+        ({("unconditional", 512): (12.0, -0.06), ("conditional", 512): (8.0, -0.05)}, 1.0, 0.05),
+    ],
+)
+def test_the_best_tokenizer_and_the_shift_at_512(changed, best, shift):
+    book = Ledger("test")
+    measurements._token_quality(book, _quality(TOKENIZERS | changed))
+    assert book.measured["conditional-best"].value == pytest.approx(best)
+    assert book.measured["tau32-shift-512"].value == pytest.approx(shift)
+
+
+def test_the_shift_at_512_needs_both_tokenizers():
+    without = {key: fit for key, fit in TOKENIZERS.items() if key[0] != "unconditional"}
+    book = Ledger("test")
+    measurements._token_quality(book, _quality(without))
+    assert "tau32-shift-512" in book.out_of_reach
+
+
+@pytest.mark.parametrize("ours", [0.3, 0.1])
+def test_tails_in_eta_and_n_are_ours_minus_the_rivals(ours):
+    class Study:
+        generators = {
+            "omnijet-Tbqq": SimpleNamespace(tokens=True, steps=5),
+            "epic-fm": SimpleNamespace(tokens=False, steps=5),
+        }
+
+        def only(self, classes):
+            return list(self.generators)
+
+        def metrics(self, name):
+            return {"n_jets": {"sample": 100}}
+
+        def tails(self, name):
+            value = {"omnijet-Tbqq": ours, "epic-fm": 0.2}[name]
+            special = ("eta_rel", "n_constituents")
+            return {
+                q: {"value": value if q in special else 9.0, "uncertainty": 0.01,
+                    "floor": {"value": 0.0}}
+                for q in measurements.QUANTITIES
+            }  # fmt: skip
+
+    book, kept = Ledger("test"), {}
+
+    def put(claim, values, combine, names, note=""):
+        kept[claim] = measurements._propagated(values, combine)[0]
+
+    measurements._tails(book, Study(), "omnijet-Tbqq", put)
+    assert kept["epic-fm-eta-n"] == pytest.approx(ours - 0.2)
 
 
 def test_leaked_test_jets_leave_nothing_to_judge(monkeypatch):
