@@ -219,5 +219,5 @@ def test_without_a_generator_its_claims_are_out_of_reach(folders):
     assert book.measured == {}
     assert set(book.out_of_reach) == {
         "generation-auc", "generation-auc-single", "generation-tau32", "epic-fm-tails",
-        "epic-fm-pt", "continuous-input-generates", "joint-generates",
+        "epic-fm-eta-n", "epic-fm-pt", "continuous-input-generates", "joint-generates",
     }  # fmt: skip
