@@ -137,9 +137,18 @@ def test_without_a_top_landscape_such_jets_are_simulated(tmp_path):
 
 
 def test_the_example_profile_is_valid():
-    profile = load_profile(PROJECT / "examples/mpm_remedies.yaml")
+    profile = load_profile(PROJECT / "examples/optimisers.yaml")
     wanted = profile.finetuning.tasks["landscape"].contenders
-    assert {name for name in profile.strategies if name.startswith("mpm-")} <= set(wanted)
+    assert set(profile.strategies) <= set(wanted)
+    used = {name: one.training.optimizer.name for name, one in profile.strategies.items()}
+    assert used["mpm"] == profile.pretraining.training.optimizer.name == "muon"
+    for name in ("ntp", "mpm", "joint"):  # nothing but the optimiser differs
+        muon = profile.pretraining if name == "ntp" else profile.strategies[name]
+        for other in ("adamw", "ranger"):
+            assert used[f"{name}-{other}"] == other
+            one = profile.strategies[f"{name}-{other}"]
+            same = one.training.model_copy(update={"optimizer": muon.training.optimizer})
+            assert one.model_copy(update={"training": same}) == muon
 
 
 @pytest.mark.parametrize("name", available_profiles())
