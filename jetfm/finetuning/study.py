@@ -285,6 +285,7 @@ def train_and_test(
         optimizer=settings.optimizer_of(weights),
     )
     val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
+    module.monitor = {"loss": "loss", "accuracy": "-accuracy"}[settings.monitor]
     training = Training(
         module,
         lambda step: sides["train"].batch(schedule.indices(step)),

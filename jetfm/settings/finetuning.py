@@ -26,7 +26,7 @@ BASELINES = {
 
 #: What `FinetuningSettings.recipe` decides.
 RECIPE = (
-    "optimizer", "rates", "ema", "max_steps", "patience_epochs", "validate_every",
+    "optimizer", "rates", "ema", "max_steps", "patience_epochs", "monitor", "validate_every",
     "batch_size", "small_batch_size", "small_size",
 )  # fmt: skip
 
@@ -107,6 +107,9 @@ class FinetuningSettings(Settings):
         (1_000_000, 10),
         (2_000_000, 5),
     )
+    # What has to improve. Our choice is open: of few labels the loss of a classifier that is too sure
+    # of itself rises while its accuracy does, too.
+    monitor: Literal["loss", "accuracy"] = "loss"
     validate_every: Positive = 10  # steps at least; our choice: an epoch may be a single step
     limit_val_jets: int = Field(0, ge=0)  # validate and test on so many, at random; zero: all
     limit_test_jets: int = Field(0, ge=0)
