@@ -72,7 +72,7 @@ class GenerationStages:
         found.append(Generator(CONTINUOUS, "No tokens (density)", (), False, density))
         quality, model = profile.generative_quality, profile.generative_quality.model
         for name, classes in quality.trained_on.items():
-            steps = model.training.max_steps
+            steps = quality.model_of(name).training.max_steps
             found.append(Generator(BY_TYPE + name, model.label, classes, True, steps))
         flow = profile.flow
         found.append(Generator(FLOW, "EPiC-FM", flow.classes, False, flow.training.max_steps))
@@ -131,9 +131,10 @@ class GenerationStages:
         )
 
     def _of_type(self, name: str) -> Stage:
-        classes, settings = self.generators[name].classes, self.profile.generative_quality.model
-        learned_from = self.profile.generative_quality.trained_on.values()
-        every = tuple(dict.fromkeys(one for several in learned_from for one in several))
+        quality = self.profile.generative_quality
+        classes = self.generators[name].classes
+        settings = quality.model_of(name.removeprefix(BY_TYPE))
+        every = tuple(dict.fromkeys(sum(quality.trained_on.values(), ())))
         tokens = self.tokenizers.learned(settings, every)
 
         def make(folder: Path) -> dict:

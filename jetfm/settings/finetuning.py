@@ -107,8 +107,8 @@ class FinetuningSettings(Settings):
         (1_000_000, 10),
         (2_000_000, 5),
     )
-    # What has to improve. Our choice is open: of few labels the loss of a classifier that is too sure
-    # of itself rises while its accuracy does, too.
+    # What has to improve in validation: P1's loss; of few labels it rises, as the classifier grows
+    # too sure of itself, while the accuracy does, too
     monitor: Literal["loss", "accuracy"] = "loss"
     validate_every: Positive = 10  # steps at least; our choice: an epoch may be a single step
     limit_val_jets: int = Field(0, ge=0)  # validate and test on so many, at random; zero: all

@@ -176,6 +176,8 @@ class GenerativeQualitySettings(Settings):
         "Tbqq": ("Tbqq",),
     }
     model: PretrainingSettings = PretrainingSettings(preset="omnijet")  # the network of all three
+    # Steps of models of one jet type, which have fewer jets to learn from; None: as many
+    steps_of_single: Positive | None = Field(None, exclude_if=lambda steps: steps is None)
     # By network of the classifier test (`jetfm.judging.classifier_test`): epochs. DeepSets: P1 A.5.
     classifier_epochs: dict[Literal["deepsets", "transformer"], Positive] = {
         "deepsets": 100,
@@ -183,6 +185,14 @@ class GenerativeQualitySettings(Settings):
     }
     n_bootstrap: int = Field(50, ge=2)  # resamplings behind every uncertainty
     n_training: Positive = 100_000  # training jets among which copies are looked for, at most
+
+    def model_of(self, name: str) -> PretrainingSettings:
+        """Settings of the model of these of `trained_on`."""
+        steps, model = self.steps_of_single, self.model
+        if steps is None or len(self.trained_on[name]) > 1:
+            return model
+        training = model.training.model_copy(update={"max_steps": steps})
+        return model.model_copy(update={"training": training})
 
     @field_validator("trained_on")
     @classmethod

@@ -187,7 +187,7 @@ def dry_run(profile: Profile) -> Profile:
     values["flow"]["n_steps"] = 2
     values["generation"] |= {"n_jets": 16, "batch_size": 8}
     judged["classifier_epochs"] = dict.fromkeys(judged["classifier_epochs"], 2)
-    judged["n_bootstrap"] = 2
+    judged |= {"n_bootstrap": 2, "steps_of_single": None}
     if profile.landscape.path is None or not profile.landscape.path.is_dir():
         values["landscape"] |= {"source": "shipped", "path": None}
     values["landscape"]["jets_per_class"] = {"train": 10, "val": 5, "test": 10}

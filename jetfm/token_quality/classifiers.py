@@ -36,6 +36,7 @@ from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json
 from jetfm.token_quality.classifier_jets import ClassifierJets
+from jetfm.tokenizers.encoding import outside_cuts
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
@@ -237,8 +238,10 @@ def _check_same(jets: ClassifierJets, original: ClassifierJets) -> None:
     folder = jets.store.folder
     if len(jets.store) != len(original.store):
         raise JetfmError(folder, f"{len(jets.store)} jets", f"the {len(original.store)} originals")
+    half_width = jets.store.info.get("half_width")  # cuts leave some without a token
+    n_removed = outside_cuts(original.store, half_width, original.max_constituents)
     for what, ours, theirs in (
-        ("constituents", jets.lengths, original.lengths),
+        ("constituents", jets.lengths, original.lengths - n_removed),
         ("as its class", jets.store.labels, original.store.labels),
     ):
         different = np.flatnonzero(ours != theirs)

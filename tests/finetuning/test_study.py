@@ -348,7 +348,7 @@ def test_a_fit_stops_after_so_many_epochs_without_improvement(jets, monkeypatch)
     )
     indices = jets.train.training_order(1)[:20]
     with pytest.raises(KeyboardInterrupt):
-        study.train_and_test(None, vars(jets), jets, indices, settings, None, 1)
+        study.train_and_test(torch.nn.Identity(), vars(jets), jets, indices, settings, None, 1)
     assert asked["training"].validate_every == 4 and asked["training"].patience == 2
 
 
