@@ -70,7 +70,8 @@ CAPTIONS = {
     "fig04_distances": "Wasserstein-1 distance of every generator of all classes from its own "
     "truth, in units of what two samples of the truth score.",
     "fig05_finetuning": "Top tagging by number of labelled jets (after figure 7 of arXiv "
-    "2403.05618): OmniJet-α from scratch, with the pre-trained backbone fixed, and fine-tuned. "
+    "2403.05618): OmniJet-α from scratch, with the pre-trained backbone fixed, and fine-tuned; in "
+    "grey the paper's curves, as a third party has read them off its figure. "
     "Here and below, bands are the standard deviation over seeds, bars the uncertainty from the "
     "test jets: binomial for accuracies, bootstrap for the AUC of two classes, DeLong's for that "
     "of ten, Clopper-Pearson for rejections; a hollow point rests on fewer than ten background "

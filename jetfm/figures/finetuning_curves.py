@@ -35,7 +35,8 @@ def learning_curves(panels: Sequence[Mapping]) -> Figure:
     ----------
     panels : of `jetfm.finetuning.Finetuning.panel`. Bands are the standard deviation over seeds,
         bars the uncertainty from the test jets. A point is hollow where a limit of steps ended a
-        fit, or a rejection rests on few background jets; an arrow starts at a lower limit.
+        fit, or a rejection rests on few background jets; an arrow starts at a lower limit. Grey
+        lines, of the same dashes, are what a paper's figure shows.
     """
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -47,6 +48,7 @@ def learning_curves(panels: Sequence[Mapping]) -> Figure:
             drawn = _line(axis, line, colors[line["model"], line["weights"]])
             handles.setdefault(line["text"], drawn)
         _describe(axis, panel)
+        handles |= _published(axis, panel)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     figure.legend(
@@ -74,6 +76,22 @@ def _line(axis: plt.Axes, line: Mapping, color: str):
         low = np.array([np.nan if x is None else x for x in line["low"]], float)
         none = np.isnan(mean)  # nothing passed in some seed: a lower limit
         axis.plot(sizes[none], low[none], ls="", marker=r"$\uparrow$", color=color, markersize=9)
+    return drawn
+
+
+def _published(axis: plt.Axes, panel: Mapping) -> dict[str, object]:
+    """A paper's own curves, thin and grey, as far as ours go; what the legend says of them."""
+    low, high = axis.get_xlim()
+    drawn = {}
+    for line in panel["published"]:
+        sizes, mean = np.array(line["sizes"], float), np.array(line["mean"], float)
+        inside = (sizes > low) & (sizes < high)
+        inside[1:] |= inside[:-1]  # and on towards the first one beyond
+        (curve,) = axis.plot(
+            sizes[inside], mean[inside], color="0.6", lw=0.8, ls=_LINES[line["weights"]], zorder=0
+        )
+        drawn.setdefault("the paper's, read off by a third party", curve)
+    axis.set_xlim(low, high)
     return drawn
 
 

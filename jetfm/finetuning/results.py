@@ -14,6 +14,7 @@ import numpy as np
 from jetfm.figures.style import seed_spread
 from jetfm.finetuning.contenders import STARTS
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
+from jetfm.finetuning.published import published_lines
 from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.finetuning.study import STUDY
 from jetfm.settings import BASELINES, FinetuningSettings
@@ -228,6 +229,7 @@ class Finetuning:
             "jets": "landscape" if task == "landscape" else "jetclass",
             "n_test": results.n_test,
             "lines": results.curves(metric, list(dict.fromkeys(contenders))),
+            "published": published_lines(task, metric),
             "missing_sizes": [size for size in missing if size not in results.sizes],
             "missing_contenders": lacking,
         }

@@ -109,6 +109,12 @@ class FinetuningStages:
             "classes": list(results.result["classes"]),
         }
 
+    def runner(self, name: str, model: str, weights: str) -> Runner:
+        """A contender at a task, with the jets that it reads."""
+        folder = None if model in BASELINES else self.generation.model(model).folder
+        contender = Contender(model, weights, self._label(model), folder)
+        return Runner(name, contender, self._labelled(self.profile.finetuning.tasks[name], model))
+
     # Inside --------------------------------------------------------------------------------------
 
     @property
@@ -150,7 +156,7 @@ class FinetuningStages:
 
     def _fit_all(self, folder: Path) -> dict:
         settings, seed = self.profile.finetuning, self.profile.seed
-        runners = [self._runner(*one) for one in self._chosen()]
+        runners = [self.runner(*one) for one in self._chosen()]
         kept = [work_folder() / "fits" / self._fits(runner) for runner in runners]
         for runner, fits in zip(runners, kept, strict=True):
             link_files(fits, runner.runs(folder), f"{runner.contender.name}_*")
@@ -158,11 +164,6 @@ class FinetuningStages:
         for runner, fits in zip(runners, kept, strict=True):
             link_files(runner.runs(folder), fits, f"{runner.contender.name}_*")
         return {name: {"sizes": task["sizes"]} for name, task in result.items()}
-
-    def _runner(self, name: str, model: str, weights: str) -> Runner:
-        folder = None if model in BASELINES else self.generation.model(model).folder
-        contender = Contender(model, weights, self._label(model), folder)
-        return Runner(name, contender, self._labelled(self.profile.finetuning.tasks[name], model))
 
     def _labelled(self, task: TaskSettings, model: str) -> Jets:
         """The splits of a task as a contender reads them."""

@@ -36,6 +36,15 @@ class BackboneSettings(Settings):
     pair_bias: bool = Field(False, exclude_if=operator.not_)
 
     @model_validator(mode="after")
+    def _of_gpt(self):
+        if self.network == "gpt":
+            for name, without in (("dropout", 0.0), ("layer_scale", 1.0)):
+                value = getattr(self, name)
+                if value != without:
+                    raise ValueError(f"network 'gpt' has no {name}: set {without}, found {value}")
+        return self
+
+    @model_validator(mode="after")
     def _has_pairs(self):
         if self.pair_bias and self.input == "token-id":
             raise ValueError("pair_bias needs input 'continuous': ids do not tell the kinematics")

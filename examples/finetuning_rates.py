@@ -1,0 +1,33 @@
+"""Which learning rate suits which start: the search behind `finetuning.optimizer.lr` of `laptop`.
+
+    .venv/bin/python examples/finetuning_rates.py [profile]
+
+Takes the models that a run of the profile has made, makes those that are missing, and scores on
+validation jets alone; what came out is in docs/finetuning.md.
+"""
+
+import sys
+
+from jetfm.finetuning.rates import as_text, search_rates
+from jetfm.pipeline import Pipeline
+from jetfm.storage.paths import work_folder
+
+RATES = (3e-4, 1e-3, 3e-3)
+CONTENDERS = [
+    ("tagging", "omnijet-combined", "scratch"),
+    ("tagging", "omnijet-combined", "finetuned"),
+    ("landscape", "main", "scratch"),
+    ("landscape", "main", "finetuned"),
+]
+
+if __name__ == "__main__":
+    pipeline = Pipeline(sys.argv[1] if len(sys.argv) > 1 else "laptop")
+    settings = pipeline.profile.finetuning
+    runners = [pipeline.finetuning.runner(*one) for one in CONTENDERS]
+    some = {
+        name: task.model_copy(update={"sizes": settings.sizes_of(name)[:2]})
+        for name, task in settings.tasks.items()
+    }
+    settings = settings.model_copy(update={"tasks": some})
+    folder = work_folder() / f"rates-{pipeline.profile.name}"
+    print(as_text(search_rates(runners, settings, RATES, folder, pipeline.profile.seed)))
