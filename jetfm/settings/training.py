@@ -28,6 +28,14 @@ class OptimizerSettings(Settings):
     # (share of max_steps, factor on lr) in rising order: straight lines between, constant beyond
     schedule: tuple[tuple[Share, Factor], ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _muons_defaults(cls, values):
+        """Those that `docs/optimisers.md` finds good, so that ``name: muon`` is enough."""
+        if isinstance(values, dict) and values.get("name") == "muon":
+            return {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8} | values
+        return values
+
     @property
     def rate_of_others(self) -> float:
         """Muon's rate for what is no matrix of a block."""

@@ -196,6 +196,13 @@ def test_its_second_rate_is_its_own():
     assert "lr_others" not in OptimizerSettings().model_dump(mode="json")  # older hashes hold
 
 
+def test_its_name_is_enough():
+    found = OptimizerSettings(name="muon")
+    assert (found.lr, found.rate_of_others) == (0.01, pytest.approx(0.004))
+    assert OptimizerSettings(name="muon", lr=0.5).lr == 0.5
+    assert OptimizerSettings().lr == 1e-3
+
+
 def test_parameters_without_a_gradient_stay():
     module = Block((4, 4))
     before = copy.deepcopy(module.state_dict())
