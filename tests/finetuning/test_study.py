@@ -386,6 +386,18 @@ def test_a_backbone_of_other_features_is_refused(pretrained):
         Contender("main", "finetuned", "NTP", pretrained).module(2, full, BaselineSettings())
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_tokens_of_another_tokenizer_are_refused(jets, tmp_path, weights):
+    """By every start; a model whose tokens do not say where they are from is taken at its word."""
+    settings = PretrainingSettings(backbone=GPT, head={"n_blocks": 0})
+    JetModel(settings, n_codes=N_CODES, n_features=3, tokenizer_hash="mine").save(tmp_path)
+    contender = Contender("main", weights, "NTP", tmp_path)
+    for found in ("mine", None):
+        contender.backbone(Preprocessing(), found)
+    with pytest.raises(JetfmError, match="trained with tokenizer mine; expected tokenizer other"):
+        contender.module(2, Preprocessing(), BaselineSettings(), "other")
+
+
 def test_a_score_that_is_not_finite_stops_and_names_the_jet(jets, pretrained):
     module = JetClassifier(load_backbone(pretrained))
     torch.nn.init.constant_(module.head.out.bias, torch.nan)

@@ -110,6 +110,27 @@ def test_generators_of_a_kind_are_told_apart(work, tiny):
     assert ("NTP + MPM (joint-again)", ()) in labels
 
 
+@pytest.mark.parametrize(("tokenizer", "mirrored"), [("conditional-512", True), ("main", False)])
+def test_generators_of_jet_types_learn_and_are_judged_by_their_own_tokens(tokenizer, mirrored):
+    model = {"tokenizer": tokenizer, "mirrored": mirrored}
+    profile = load_profile("smoke", generative_quality={"model": model})
+    pipeline = Pipeline(profile, progress=False)
+    one = "omnijet-Tbqq"
+    train = f"tokens-mirrored {tokenizer} QCD Tbqq" if mirrored else f"tokens-train {tokenizer}"
+    needed = {
+        stage: {need.key for need in getattr(pipeline.generation, stage)(one).needs}
+        for stage in ("model", "generated", "judged")
+    }
+    assert needed["model"] == {train, f"tokens-val {tokenizer}"}
+    assert f"tokenizer {tokenizer}" in needed["generated"]
+    assert {f"tokens-test {tokenizer}", f"tokens-train {tokenizer}"} <= needed["judged"]
+    tagged = {need.key for need in pipeline.finetuning.finetuned().needs}
+    assert {f"tokens-{split} {tokenizer}" for split in ("train", "val", "test")} <= tagged
+    assert {need.key for need in pipeline.generation.model("main").needs} == {
+        "tokens-train main", "tokens-val main",
+    }  # fmt: skip
+
+
 def test_studies_share_the_fits_of_equal_contenders(first, tiny):
     """Another choice of contenders costs no fit that was done; other steps cost every one."""
     settings = tiny.finetuning
