@@ -3,7 +3,7 @@
     .venv/bin/python examples/finetuning_rates.py [profile]
 
 Takes the models that a run of the profile has made, makes those that are missing, and scores on
-validation jets alone; what came out is in docs/finetuning.md.
+validation jets alone.
 """
 
 import sys

@@ -11,7 +11,7 @@ import pytest
 
 from jetfm import figures, notebooks
 from jetfm.errors import JetfmError
-from jetfm.settings.profiles import load_profile
+from jetfm.settings.profiles import available_profiles, load_profile
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = (
@@ -64,6 +64,19 @@ def test_outputs_are_stored_only_where_nbval_checks_them(notebook):
 
 
 @pytest.mark.parametrize("name", figures.CAPTIONS)
+def test_it_names_no_tokenizer_that_another_profile_lacks(notebook):
+    """Patterns such as 'mpm-pairs *' may find nothing; a name that is looked up may not."""
+    profiles = [load_profile(name) for name in available_profiles()]
+    names = [set(profile.token_quality.tokenizers) for profile in profiles]
+    somewhere = set.union(*names) - set.intersection(*names)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            constants = {
+                n.value for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Constant)
+            }
+            assert not constants & somewhere
+
+
 def test_every_figure_of_the_gallery_is_made_by_the_notebook_of_its_number(name):
     sources = [path for path in FOLDER.glob("*.ipynb") if f'"{name}"' in _code(path)]
     assert [path.name[:2] for path in sources] == [name[3:5]]
