@@ -63,7 +63,6 @@ def test_outputs_are_stored_only_where_nbval_checks_them(notebook):
     assert checked >= 1
 
 
-@pytest.mark.parametrize("name", figures.CAPTIONS)
 def test_it_names_no_tokenizer_that_another_profile_lacks(notebook):
     """Patterns such as 'mpm-pairs *' may find nothing; a name that is looked up may not."""
     profiles = [load_profile(name) for name in available_profiles()]
@@ -77,6 +76,7 @@ def test_it_names_no_tokenizer_that_another_profile_lacks(notebook):
             assert not constants & somewhere
 
 
+@pytest.mark.parametrize("name", figures.CAPTIONS)
 def test_every_figure_of_the_gallery_is_made_by_the_notebook_of_its_number(name):
     sources = [path for path in FOLDER.glob("*.ipynb") if f'"{name}"' in _code(path)]
     assert [path.name[:2] for path in sources] == [name[3:5]]
