@@ -128,6 +128,7 @@ class GenerationStages:
                 "preprocessing": self.kinematics.to_dict(),
             },
             inputs={split: self.jets.stored(split) for split in ("train", "val")},
+            version=2,  # 1: constituents of short jets counted more in training
         )
 
     def _of_type(self, name: str) -> Stage:
@@ -157,6 +158,7 @@ class GenerationStages:
             together=True,
             settings={"model": settings, "classes": classes},
             inputs=tokens,
+            version=2,  # 1: tokens of short jets counted more in training
         )
 
     # Declared: jets ------------------------------------------------------------------------------

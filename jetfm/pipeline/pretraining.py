@@ -60,6 +60,7 @@ class PretrainingStages:
             settings=settings,
             inputs=self.tokenizers.learned(settings),
             elsewhere=partial(self._in_processes, name),
+            version=2,  # 1: tokens of short jets counted more in training
         )
 
     def judged(self, name: str) -> Stage:

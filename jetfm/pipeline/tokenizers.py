@@ -71,6 +71,7 @@ class TokenizerStages:
             variant=name,
             settings={"tokenizer": settings, "max_constituents": limit},
             inputs={split: self.jets.stored(split) for split in ("train", "val")},
+            version=2,  # 1: constituents of short jets counted more in training
         )
 
     def tokenised(self, split: str, name: str = MAIN, campaign: str = JETCLASS) -> Stage:
