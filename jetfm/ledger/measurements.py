@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -363,44 +364,30 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
         book.out_of_reach["gain-falls"] = "one training size"
     put("gain-2M", *gain(2_000_000))
     put("open-beats-fixed", ("finetuned", 1000), ("fixed", 1000))
-    curves = {
-        weights: [study.runs(COMBINED, weights, size, "accuracy") for size in sizes]
-        for weights in ("finetuned", "fixed")
-    }
-    if any(run is None for runs in curves.values() for run in runs):
-        book.out_of_reach["open-near-fixed"] = "the profile lacks one of these models"
-    elif len(curves["fixed"][0]) < 2:
-        book.out_of_reach["open-near-fixed"] = "one seed has no spread"
-    else:
-        points = [(COMBINED, weights, size) for weights in curves for size in sizes]
-        means = [np.mean(runs, 0) for runs in curves.values()]
-        note = f"mean over {', '.join(map(str, sizes))} jets"
-        found = _cut_short(study, points) or _over_seeds(means, study.n_test, note)
-        _keep(book, "open-near-fixed", found)
+    pair = (COMBINED, "finetuned"), (COMBINED, "fixed")
+    _keep(book, "open-near-fixed", _mean_difference(study, *pair))
+
+
+def _mean_difference(
+    study: TaskResults, *points: tuple[str, str], note: str = ""
+) -> Measurement | str:
+    """Accuracy of one model and weights minus another's, mean over the sizes; or why not."""
+    curves = [[study.runs(*point, size, "accuracy") for size in study.sizes] for point in points]
+    if any(run is None for runs in curves for run in runs):
+        return "the profile lacks one of these models"
+    if len(curves[0][0]) < 2:
+        return "one seed has no spread"
+    text = _joined(note, f"mean over {', '.join(map(str, study.sizes))} jets")
+    cut = _cut_short(study, [(*point, size) for point in points for size in study.sizes])
+    return cut or _over_seeds([np.mean(runs, 0) for runs in curves], study.n_test, text)
 
 
 def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
     """Paper 2's claims: differences of accuracies, averaged over the training sizes."""
 
-    def curve(study: TaskResults, model: str, weights: str = "finetuned", metric="accuracy"):
-        """(sizes, seeds), None where a point lacks."""
-        runs = [study.runs(model, weights, size, metric) for size in study.sizes]
-        return None if any(run is None for run in runs) else np.array(runs)
-
-    def put(claim: str, study: TaskResults, *points: tuple[str, str], note: str = "") -> None:
+    def put(claim: str, study: TaskResults, *points: tuple[str, str]) -> None:
         """Model and weights, one against the other."""
-        curves = [curve(study, *point) for point in points]
-        if any(one is None for one in curves):
-            book.out_of_reach[claim] = "the profile lacks one of these models"
-        elif curves[0].shape[1] < 2:
-            book.out_of_reach[claim] = "one seed has no spread"
-        else:
-            where = [(*point, size) for point in points for size in study.sizes]
-            text = f"mean over {', '.join(map(str, study.sizes))} jets"
-            text = _joined(note, text, ONE_PRETRAINING)
-            means = [one.mean(0) for one in curves]
-            cut = _cut_short(study, where)
-            _keep(book, claim, cut or _over_seeds(means, study.n_test, text))
+        _keep(book, claim, _mean_difference(study, *points, note=ONE_PRETRAINING))
 
     def against(model: str, other: str) -> tuple[tuple[str, str], ...]:
         return (model, "finetuned"), (other, "finetuned")
@@ -410,7 +397,7 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
     put("input-scratch-landscape", landscape, *scratch)
     put("input-ten-classes", ten, *against("main", "ntp-token-id"))
     put("input-landscape", landscape, *against("main", "ntp-token-id"))
-    _largest_gain(book, [(ten, curve), (landscape, curve)])
+    _largest_gain(book, (ten, landscape))
     put("both-changes", landscape, *against("joint", "ntp-token-id"))
     put("mpm-beats-ntp", landscape, *against("mpm", "main"))
     put("joint-beats-ntp", landscape, *against("joint", "main"))
@@ -423,12 +410,15 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
     _gain_falls(book, landscape)
 
 
-def _largest_gain(book: Ledger, studies) -> None:
+def _largest_gain(book: Ledger, studies: Iterable[TaskResults]) -> None:
     """The largest difference of accuracies between continuous and token-id input."""
     found = []
-    for study, curve in studies:
-        pair = [curve(study, model) for model in ("main", "ntp-token-id")]
-        if any(one is None for one in pair) or pair[0].shape[1] < 2:
+    for study in studies:
+        pair = [
+            [study.runs(model, "finetuned", size, "accuracy") for size in study.sizes]
+            for model in ("main", "ntp-token-id")
+        ]
+        if any(run is None for runs in pair for run in runs) or len(pair[0][0]) < 2:
             continue
         for i, size in enumerate(study.sizes):
             runs = [one[i] for one in pair]
