@@ -27,12 +27,14 @@ SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar s
 def measure(
     book: Ledger,
     quality: TokenQualityStudy,
+    maps: Iterable[dict],
     classifiers: TokenClassifiers,
     generated: GenerativeStudy,
     study: Finetuning,
 ) -> None:
-    """Fill the ledger from finished stages."""
+    """Fill the ledger from finished stages; `maps` are those of `token_map.map_data`."""
     _token_quality(book, quality)
+    _token_maps(book, quality, maps)
     _token_classifiers(book, classifiers, quality)
     _generation(book, generated)
     for claims, tasks, fill in (
@@ -78,6 +80,7 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
 
     small, large = conditional.get(512), conditional.get(8192)
     plain = unconditional.get(512)
+    put("unconditional-slope", [None if plain is None else _slope(quality[plain["name"]])], float)
     put("mass-resolution-512", [fit(small, "jet_mass", "sigma")], lambda x: x)
     put("mass-resolution-8192", [fit(large, "jet_mass", "sigma")], lambda x: x)
     put("unconditional-shift", [fit(plain, "jet_mass", "mean")], lambda x: -x)
@@ -120,6 +123,34 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
     put("binned-tau32", spreads, np.subtract, _names(*pair))
     spreads = [_spread(quality, tokenizer, "jet_mass", ["Tbl", "Hqql"]) for tokenizer in pair]
     put("binned-leptons", spreads, np.subtract, _names(*pair))
+
+
+def _token_maps(book: Ledger, quality: TokenQualityStudy, maps: Iterable[dict]) -> None:
+    families = (_family(quality, family) for family in ("conditional", "unconditional"))
+    pair = _similar(*families)
+    if None in pair:
+        book.out_of_reach["conditional-volume"] = "the profile lacks such a pair of tokenizers"
+        return
+    volumes = {one["tokenizer"]["name"]: one["spread"]["volume"] for one in maps}
+    ours, plain = (volumes[one["name"]] for one in pair)
+    # of all tokens, beside random ones: there are no jets, and nothing was sampled
+    note = f"{_names(*pair)}; each token decoded beside random others"
+    book.measured["conditional-volume"] = Measurement(math.log(ours / plain), 0.0, 0, 1, note)
+
+
+def _slope(one: TokenQuality) -> tuple[float | None, float | None]:
+    """N_rec/N_original of the lightest quarter of jets minus that of the heaviest.
+
+    The uncertainty knows that both are the same jets.
+    """
+    before, after = (one.values(side, "jet_mass") for side in ("original", "reconstructed"))
+    both = np.isfinite(before) & np.isfinite(after)
+    if both.sum() < 2:
+        return None, None
+    light, heavy = np.quantile(before[both], [0.25, 0.75])
+    sides = [(m < light).astype(float) - (m > heavy) for m in (after[both], before[both])]
+    moved = 4 * (sides[0] - sides[1])
+    return float(moved.mean()), standard_error(moved)
 
 
 def _same_sign(values) -> int:
@@ -246,9 +277,11 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
     put("generation-auc", auc(combined), lambda x: x, [combined], text)
     put("generation-auc-single", auc(quarks, tops), lambda x, y: (x + y) / 2, [quarks, tops], text)
     pair = [quarks, tops]
-    tau32 = None
+    tau32 = tail = None
     if None not in pair:
+        tail = [_excess(study.tails(name)["pt"]) for name in pair]
         tau32 = [_excess(study.metrics(name)["wasserstein"]["tau32"]) for name in pair]
+    put("generation-pt-tail", tail, lambda x, y: (x + y) / 2, pair)
     put("generation-tau32", tau32, lambda of_quarks, of_tops: of_tops - of_quarks, pair)
     _tails(book, study, tops, put)
     _inputs(book, study, put, auc)

@@ -85,8 +85,8 @@ class Pipeline:
         """Every claim beside what was measured; written to ``ledger.json`` of the figures."""
         book = ledger.Ledger(self.profile.name)
         quality = self.token_quality
-        results = (quality.study(), quality.classifiers(), self.generation.study())
-        measure(book, *results, self.finetuning.study())
+        results = (quality.study(), quality.maps(), quality.classifiers())
+        measure(book, *results, self.generation.study(), self.finetuning.study())
         book.save(self.figures / "ledger.json")
         return book.entries()
 

@@ -89,6 +89,7 @@ class TokenQualityStages:
                 "descriptor": descriptor,
             },
             inputs={"tokenizer": self.tokenizers.trained(name)},
+            version=2,  # 1 did not measure the volume
         )
 
     def classified(self) -> Stage:

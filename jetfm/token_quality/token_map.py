@@ -24,6 +24,7 @@ from jetfm.tokenizers.interface import Tokenizer
 
 _SLOTS = 2**14  # tokens of whole jets decoded at once
 _JETS = 100  # jets whose keys and values are kept at once
+CELL = 0.1  # network space; our choice: a tenth of what a feature varies by
 _LAST = 256  # tokens tried at once as the last one of a jet; more fall out of the CPU's cache
 
 
@@ -165,7 +166,7 @@ def map_data(
 
 
 def token_spread(points: np.ndarray) -> dict[str, float | None]:
-    """How far the reconstructions of one token lie apart.
+    """How far the reconstructions of one token lie apart, and how much all of them cover.
 
     Parameters
     ----------
@@ -179,6 +180,7 @@ def token_spread(points: np.ndarray) -> dict[str, float | None]:
         reconstructions from their centre, over the distance to the nearest other centre; above
         one half, tokens overlap. In the network space of arXiv 2512.04149, whatever the
         tokenizer's own, so that tokenizers compare. None if all centres are the same.
+    'volume' : there, of all cubes with edges of `CELL` that hold a reconstruction
     """
     deviations, centres = points.std(axis=1, dtype=np.float64), points.mean(axis=1)
     deviations[:, 0] /= np.maximum(centres[:, 0], np.finfo(np.float32).tiny)
@@ -189,7 +191,9 @@ def token_spread(points: np.ndarray) -> dict[str, float | None]:
     distances = cKDTree(centres).query(centres, k=[2])[0][:, 0]  # infinite for a single token
     apart = distances > 0  # two unused codes may be the same
     ratio = np.median((radii / np.where(apart, distances, 1))[apart]) if apart.any() else None
-    return spread | {"over_distance": None if ratio is None else _rounded(ratio)}
+    cells = np.unique(np.floor(network.reshape(-1, 3) / CELL), axis=0)
+    volume = _rounded(len(cells) * CELL**3)
+    return spread | {"over_distance": None if ratio is None else _rounded(ratio), "volume": volume}
 
 
 def _rounded(value: float) -> float:

@@ -189,6 +189,7 @@ def _quality(fits: dict[tuple[str, int], tuple[float, float]]):
         results[name] = SimpleNamespace(
             result={"fits": fit, "n_signal_jets": 100}, residuals=lambda *_: np.array([0.0, 1.0])
         )
+        results[name].values = lambda side, quantity: np.linspace(50, 150, 1000) * MASS[side]
     results["main"] = results["conditional-512"]
 
     class Study:
@@ -199,6 +200,8 @@ def _quality(fits: dict[tuple[str, int], tuple[float, float]]):
     study.tokenizers = tokenizers
     return study
 
+
+MASS = {"original": 1.0, "reconstructed": 0.9}
 
 TOKENIZERS = {
     ("conditional", 512): (8.0, 0.05),
@@ -224,6 +227,64 @@ def test_the_best_tokenizer_and_the_shift_at_512(changed, best, shift):
     measurements._token_quality(book, _quality(TOKENIZERS | changed))
     assert book.measured["conditional-best"].value == pytest.approx(best)
     assert book.measured["tau32-shift-512"].value == pytest.approx(shift)
+
+
+@pytest.mark.parametrize(("factor", "slope"), [(0.9, 0.9), (1.0, 0.0), (1.1, -0.9)])
+def test_lighter_jets_make_the_ratio_of_masses_fall(monkeypatch, factor, slope):
+    """Masses evenly from 50 to 150 GeV: the lightest quarter ends at 75, the heaviest begins at
+    125; times .9 there are 25 + 8.33 below, and 25 - 13.89 above, of a hundred."""
+    monkeypatch.setitem(MASS, "reconstructed", factor)
+    book = Ledger("test")
+    measurements._token_quality(book, _quality(TOKENIZERS))
+    found = book.measured["unconditional-slope"]
+    low = 100 * ((75 / factor - 50) / 100 - 0.25)
+    high = 100 * ((150 - 125 / factor) / 100 - 0.25)
+    assert found.value == pytest.approx(4 * (low - high) / 100, abs=0.02)
+    assert found.value == pytest.approx(slope, abs=0.25)
+    assert (found.uncertainty > 0) == (factor != 1)
+
+
+@pytest.mark.parametrize("volume", [4.0, 1.0])
+def test_volumes_of_tokens_are_conditional_over_unconditional(volume):
+    volumes = {"conditional-512": volume, "unconditional-512": 2.0, "conditional-8192": 100.0}
+    maps = [{"tokenizer": {"name": n}, "spread": {"volume": v}} for n, v in volumes.items()]
+    book = Ledger("test")
+    measurements._token_maps(book, _quality(TOKENIZERS), maps)
+    assert book.measured["conditional-volume"].value == pytest.approx(np.log(volume / 2))
+    without = {key: fit for key, fit in TOKENIZERS.items() if key[0] != "unconditional"}
+    book = Ledger("test")
+    measurements._token_maps(book, _quality(without), maps)
+    assert "conditional-volume" in book.out_of_reach
+
+
+def test_the_tail_of_pt_is_the_mean_of_both_jet_types_above_the_floor():
+    class Study:
+        generators = {
+            f"omnijet-{name}": SimpleNamespace(tokens=True, steps=5, classes=classes)
+            for name, classes in (("QCD", ("QCD",)), ("Tbqq", ("Tbqq",)))
+        }
+
+        def only(self, classes):
+            return [n for n, one in self.generators.items() if one.classes == tuple(classes)]
+
+        def metrics(self, name):
+            judged = {"value": 1.0, "uncertainty": 0.1, "floor": {"value": 0.5}}
+            return {"n_jets": {"sample": 9}, "classifiers": {}, "wasserstein": {"tau32": judged}}
+
+        def tails(self, name):
+            value = {"omnijet-QCD": 0.3, "omnijet-Tbqq": 0.5}[name]
+            return {
+                q: {"value": value if q == "pt" else 9.0, "uncertainty": 0.02,
+                    "floor": {"value": 0.1}}
+                for q in measurements.QUANTITIES
+            }  # fmt: skip
+
+    book, study = Ledger("test"), Study()
+    study.generators = dict(study.generators)
+    measurements._generation(book, study)
+    found = book.measured["generation-pt-tail"]
+    assert found.value == pytest.approx(0.3)
+    assert found.uncertainty == pytest.approx(0.02 / np.sqrt(2))
 
 
 def test_the_shift_at_512_needs_both_tokenizers():
@@ -273,11 +334,11 @@ def test_leaked_test_jets_leave_nothing_to_judge(monkeypatch):
             return TaskResults(task, {"n_leaked": 3 if task == "landscape" else 0})
 
     book, filled = Ledger("test"), []
-    for name in ("_token_quality", "_token_classifiers", "_generation"):
+    for name in ("_token_quality", "_token_maps", "_token_classifiers", "_generation"):
         monkeypatch.setattr(measurements, name, lambda *_: None)
     for name in ("_tagging", "_transfer"):
         monkeypatch.setattr(measurements, name, lambda *_, name=name: filled.append(name))
-    measure(book, None, None, None, Study())
+    measure(book, None, None, None, None, Study())
     assert filled == ["_tagging"] and set(book.out_of_reach) == set(TRANSFER)
     assert set(book.out_of_reach.values()) == {"3 test jets are training or validation jets, too"}
 

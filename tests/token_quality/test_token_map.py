@@ -92,7 +92,10 @@ def test_pointwise_tokens_have_one_place(preset):
     assert points.shape == (tokenizer.n_codes, 1, 3)
     rows = np.arange(tokenizer.n_codes)[:, None]
     np.testing.assert_allclose(points, physical(tokenizer, rows), rtol=1e-6)
-    assert token_spread(points) == {"pt": 0, "eta_rel": 0, "phi_rel": 0, "over_distance": 0}
+    spread = token_spread(points)
+    cells = np.unique(np.floor(Preprocessing().forward(points[:, 0]) / token_map.CELL), axis=0)
+    assert spread.pop("volume") == pytest.approx(len(cells) * token_map.CELL**3, rel=1e-3)
+    assert spread == {"pt": 0, "eta_rel": 0, "phi_rel": 0, "over_distance": 0}
 
 
 def test_a_known_cloud_has_the_known_spread():
@@ -106,6 +109,16 @@ def test_a_known_cloud_has_the_known_spread():
     # in network space: d ln(1 + pt) = 0.5 / 11, and angles times three
     radius = np.sqrt((0.5 / 11) ** 2 + 0.03**2 + 0.06**2)
     assert spread["over_distance"] == pytest.approx(radius / 1.2, rel=0.02)
+
+
+def test_two_clouds_in_boxes_cover_the_volume_of_two_boxes():
+    """Boxes of 2 x .4 x .4 in network space, whatever their places, filled by many points."""
+    rng = np.random.default_rng(0)
+    corners = np.array([[0.0, -1.0, -0.5], [0.5, 0.6, 0.4]])
+    box = np.array([2.0, 0.4, 0.4])
+    network = corners[:, None] + rng.random((2, 60_000, 3)) * (box - 1e-3) + 5e-4
+    spread = token_spread(Preprocessing().inverse(network).astype(np.float32))
+    assert spread["volume"] == pytest.approx(2 * box.prod(), rel=1e-3)
 
 
 def test_one_token_has_no_nearest_neighbour():
