@@ -16,7 +16,8 @@ from jetfm.settings.base import Factor, Positive, Settings, Share
 class OptimizerSettings(Settings):
     """Optimiser, learning-rate schedule and gradient clipping. Defaults: Ranger as in C."""
 
-    name: Literal["ranger", "adamw", "muon"] = "ranger"
+    # 'soap' needs the package pytorch-optimizer
+    name: Literal["ranger", "adamw", "muon", "soap"] = "ranger"
     lr: float = Field(1e-3, gt=0)
     # 'muon': AdamW's rate for what is no matrix of a block; None is 0.4 lr (`docs/optimisers.md`)
     lr_others: float | None = Field(None, gt=0, exclude_if=lambda rate: rate is None)

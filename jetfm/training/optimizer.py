@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from rangerlite import RangerLite
 from torch import nn
 
+from jetfm.errors import JetfmError
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training.muon import Muon, muon_groups
 
+SOAP_WIDEST = 1024  # our choice: wider sides of a matrix, codebooks above all, are not rotated
+
 
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5), AdamW or Muon, on all that is trainable.
+    """Ranger (RAdam with lookahead, k = 6, alpha = 0.5), AdamW, Muon or SOAP, on all that is
+    trainable.
 
     On CUDA AdamW, Muon's part of it too, is one fused kernel for all of them. torch has none for
     RAdam, which there works through lists of tensors by itself; its counters of steps stay on the
     CPU, so neither asks the device for a number.
+
+    Raises
+    ------
+    JetfmError
+        SOAP without the package that has it.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = module.parameter_groups() if hasattr(module, "parameter_groups") else trainable
     options = {}
-    if settings.name != "ranger" and all(p.device.type == "cuda" for p in trainable):
+    if settings.name in ("adamw", "muon") and all(p.device.type == "cuda" for p in trainable):
         options["fused"] = True
     if settings.name == "muon":
         if groups is trainable:
             groups = [{"params": trainable}]
         groups = muon_groups(module, groups, settings.lr, settings.rate_of_others)
     kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW, "muon": Muon}
+    if settings.name == "soap":
+        kinds["soap"] = _soap()
+        options["max_precondition_dim"] = SOAP_WIDEST
     return kinds[settings.name](
         groups,
         lr=settings.lr,
@@ -36,6 +50,16 @@ def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opti
         eps=settings.eps,
         **options,
     )
+
+
+def _soap() -> Callable[..., torch.optim.Optimizer]:
+    """Adam in the eigenbasis of Shampoo's preconditioner (N. Vyas and others, arXiv 2409.11321)."""
+    try:
+        from pytorch_optimizer import SOAP  # seconds, which no other training must pay
+    except ModuleNotFoundError:
+        wanted = "it installed: pip install pytorch-optimizer"
+        raise JetfmError("optimizer.name: soap", "no package pytorch-optimizer", wanted) from None
+    return SOAP
 
 
 def rate_factor(settings: TrainingSettings, step: int) -> float:

@@ -16,8 +16,6 @@ from jetfm.settings.profiles import (
     with_folder,
 )
 
-PROJECT = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def write(tmp_path):
@@ -134,21 +132,6 @@ def test_without_a_top_landscape_such_jets_are_simulated(tmp_path):
     assert load_profile("paper").landscape.source == "folder"
     landscape = with_folder(load_profile("paper"), tmp_path).landscape
     assert (landscape.source, landscape.path) == ("simulate", None)
-
-
-def test_the_example_profile_is_valid():
-    profile = load_profile(PROJECT / "examples/optimisers.yaml")
-    wanted = profile.finetuning.tasks["landscape"].contenders
-    assert set(profile.strategies) <= set(wanted)
-    used = {name: one.training.optimizer.name for name, one in profile.strategies.items()}
-    assert used["mpm"] == profile.pretraining.training.optimizer.name == "muon"
-    for name in ("ntp", "mpm", "joint"):  # nothing but the optimiser differs
-        muon = profile.pretraining if name == "ntp" else profile.strategies[name]
-        for other in ("adamw", "ranger"):
-            assert used[f"{name}-{other}"] == other
-            one = profile.strategies[f"{name}-{other}"]
-            same = one.training.model_copy(update={"optimizer": muon.training.optimizer})
-            assert one.model_copy(update={"training": same}) == muon
 
 
 @pytest.mark.parametrize("name", available_profiles())
