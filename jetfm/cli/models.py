@@ -119,9 +119,9 @@ def pretrain(
         os.environ[PROCESSES] = str(n_processes(processes))
     pipeline = pipeline_of(profile, data, seed, dry_run)
     known_strategy(pipeline, strategy)
-    folder = pipeline.pretraining.pretrained(strategy).folder
+    folders = [stage.folder for stage in pipeline.pretraining.repeated(strategy)]
     if rank() == 0:
-        typer.echo(folder)
+        typer.echo("\n".join(map(str, folders)))
 
 
 def generate(

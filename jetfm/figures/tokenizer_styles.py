@@ -34,6 +34,7 @@ class Family(NamedTuple):
 #: readers with protanopia, deuteranopia or tritanopia; the closest pairs differ in their lines.
 FAMILIES = {
     "conditional": Family("Conditional", "#86A2FF", "#0E149D", "-", "o"),
+    "linear": Family("Conditional (no logarithm)", "#FF9D9D", "#A30E2C", (0, (4, 1, 1, 1)), "X"),
     "causal": Family("Conditional (causal)", "#47DE91", "#0B5D39", (0, (6, 1.5)), "s"),
     "unconditional": Family("Unconditional", "#EE8F3C", "#5A2600", (0, (1, 1)), "^"),
     "binned": Family("Binned", "#EBCB28", "#645902", (0, (3, 1, 1, 1)), "D"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -30,12 +30,23 @@ class Contender:
     weights : 'scratch', 'fixed' or 'finetuned'
     label : what legends call the model
     folder : of the pre-trained model; 'scratch' has a backbone of the same size
+    others : folders of further pre-trainings of this model, which differ in their seed
     """
 
     model: str
     weights: str
     label: str = ""
     folder: Path | None = None
+    others: tuple[Path, ...] = ()
+
+    def trainings(self) -> list[Contender]:
+        """One a pre-training."""
+        return [replace(self, folder=folder, others=()) for folder in (self.folder, *self.others)]
+
+    def of(self, repetition: int) -> Contender:
+        """With the pre-training that a repetition starts from: all of them in turn."""
+        trainings = self.trainings()
+        return trainings[repetition % len(trainings)]
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ The labelled training jets of JetClass are, without their labels, among the jets
 pre-training; test jets are not. (Paper 1 takes all jets of this study from JetClass's test split.)
 Validation jets stop the training, test jets are seen once, at the end. What a seed changes is our
 choice, too: the head's weights, the training jets and their batches; the pre-trained backbone is
-always the same one.
+always the same one, or where there are several they take turns.
 """
 
 from __future__ import annotations
@@ -153,6 +153,9 @@ def _collected(
             row = {"model": runner.contender.model, "weights": runner.contender.weights}
             row |= {"text": runner.contender.text, "size": size}
             row |= {key: [run[key] for run in found] for key in found[0] if key != "history"}
+            n_pretrainings = min(1 + len(runner.contender.others), settings.n_seeds)
+            if n_pretrainings > 1:
+                row["n_pretrainings"] = n_pretrainings
             rows.append(row)
     jets = runners[0].jets
     seen = _all_training_jets(jets, max(sizes), settings, seed)
@@ -182,23 +185,27 @@ def _all_training_jets(
 def _encode(
     runner: Runner, size: int, settings: FinetuningSettings, folder: Path, seed: int
 ) -> None:
-    """The jets of all repetitions through the fixed backbone."""
+    """The jets of all repetitions through every training of the fixed backbone."""
     torch.manual_seed(0)
     jets = runner.jets.train
-    classifier = JetClassifier(runner.contender.backbone(jets.preprocessing, jets.tokenizer_hash))
     wanted = {
         "train": _all_training_jets(runner.jets, size, settings, seed),
         "val": runner.jets.val.indices,
         "test": runner.jets.test.indices,
     }
-    for split, indices in wanted.items():
-        side = getattr(runner.jets, split)
-        where = _encoded_folder(folder, runner, split)
-        encode(classifier.backbone, side, indices, where, classifier.causal)
+    for number, contender in enumerate(runner.contender.trainings()[: settings.n_seeds]):
+        classifier = JetClassifier(contender.backbone(jets.preprocessing, jets.tokenizer_hash))
+        for split, indices in wanted.items():
+            side = getattr(runner.jets, split)
+            where = _encoded_folder(folder, runner, split, number)
+            encode(classifier.backbone, side, indices, where, classifier.causal)
 
 
-def _encoded_folder(folder: Path, runner: Runner, split: str) -> Path:
-    return folder / "training" / "encoded" / runner.task / runner.contender.model / split
+def _encoded_folder(folder: Path, runner: Runner, split: str, repetition: int) -> Path:
+    contender = runner.contender
+    number = repetition % len(contender.trainings())
+    model = f"{contender.model} {number + 1}" if number else contender.model
+    return folder / "training" / "encoded" / runner.task / model / split
 
 
 def one_fit(
@@ -213,19 +220,23 @@ def one_fit(
     run_seed, jets = _run_seed(seed, repetition), runner.jets
     torch.manual_seed(run_seed)
     n_classes = len(jets.train.class_names)
-    module = runner.contender.module(
+    contender = runner.contender.of(repetition)
+    module = contender.module(
         n_classes, jets.train.preprocessing, settings.baselines, jets.train.tokenizer_hash
     )
     sides: Mapping[str, LabelledJets | EncodedJets] = {
         split: getattr(jets, split) for split in ("train", "val", "test")
     }
-    if runner.contender.weights == "fixed":
-        sides = {split: EncodedJets(_encoded_folder(folder, runner, split)) for split in sides}
+    if contender.weights == "fixed":
+        sides = {
+            split: EncodedJets(_encoded_folder(folder, runner, split, repetition))
+            for split in sides
+        }
     indices = jets.train.training_order(run_seed)[:size]
     path = runner.path(folder, size, repetition)
     scratch = folder / "training" / runner.task / path.stem
     result, scores = train_and_test(
-        module, sides, jets, indices, settings, scratch, run_seed, weights=runner.contender.weights
+        module, sides, jets, indices, settings, scratch, run_seed, weights=contender.weights
     )
     write_npy(path.with_suffix(".npy"), scores)
     write_json(path, result)

@@ -113,6 +113,12 @@ CLAIMS: tuple[Claim, ...] = (
         "direction", unit="GeV",
     ),
     Claim(
+        "no-logarithm", OMNIJET, "appendix A 1",
+        "Tokens of pt itself instead of ln pt perform similarly (ratio of the mass resolutions, "
+        "conditional, codebook of 8192)",
+        "equivalence", 1.0, "", tolerance=0.25,
+    ),
+    Claim(
         "tau32-bias-falls", OMNIJET, "III A, figure 4",
         "Conditional tokens: the bias of tau32 shrinks from the smallest to the largest codebook",
         "direction",

@@ -20,7 +20,6 @@ from jetfm.settings import COMBINED
 from jetfm.token_quality.classifiers import TokenClassifiers
 from jetfm.token_quality.study import TokenQuality, TokenQualityStudy
 
-ONE_PRETRAINING = "one pre-training each, whose own spread is not known"
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
 
 
@@ -95,6 +94,8 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
         lambda ours, *theirs: min(theirs) - ours,
         _names(*others),
     )
+    pair = (_family(quality, "linear").get(8192), large)
+    put("no-logarithm", [fit(t, "jet_mass", "sigma") for t in pair], np.divide)
     sizes = sorted(conditional)
     first, last = (conditional[sizes[0]], conditional[sizes[-1]]) if sizes else (None, None)
     put("mass-centred", [fit(first, "jet_mass", "mean")], lambda x: x, _names(first))
@@ -401,17 +402,17 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
     _keep(book, "open-near-fixed", _mean_difference(study, *pair))
 
 
-def _mean_difference(
-    study: TaskResults, *points: tuple[str, str], note: str = ""
-) -> Measurement | str:
+def _mean_difference(study: TaskResults, *points: tuple[str, str]) -> Measurement | str:
     """Accuracy of one model and weights minus another's, mean over the sizes; or why not."""
     curves = [[study.runs(*point, size, "accuracy") for size in study.sizes] for point in points]
     if any(run is None for runs in curves for run in runs):
         return "the profile lacks one of these models"
     if len(curves[0][0]) < 2:
         return "one seed has no spread"
-    text = _joined(note, f"mean over {', '.join(map(str, study.sizes))} jets")
-    cut = _cut_short(study, [(*point, size) for point in points for size in study.sizes])
+    text = f"mean over {', '.join(map(str, study.sizes))} jets"
+    chosen = [(*point, size) for point in points for size in study.sizes]
+    text = _joined(_pretrainings(study, chosen), text)
+    cut = _cut_short(study, chosen)
     return cut or _over_seeds([np.mean(runs, 0) for runs in curves], study.n_test, text)
 
 
@@ -420,7 +421,7 @@ def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
 
     def put(claim: str, study: TaskResults, *points: tuple[str, str]) -> None:
         """Model and weights, one against the other."""
-        _keep(book, claim, _mean_difference(study, *points, note=ONE_PRETRAINING))
+        _keep(book, claim, _mean_difference(study, *points))
 
     def against(model: str, other: str) -> tuple[tuple[str, str], ...]:
         return (model, "finetuned"), (other, "finetuned")
@@ -524,7 +525,7 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
     note = _joined(
         f"{size} jets; {passed[0]:.0f} and {passed[1]:.0f} background jets passed",
         "uncertainty: seeds (Student) and background jets (binomial)",
-        ONE_PRETRAINING,
+        _pretrainings(study, [(name, "finetuned", size) for name in (model, "main")]),
     )
     value, n_seeds = float(difference.mean()), len(difference)
     book.measured[claim] = Measurement(value, error, study.n_test, n_seeds, note)
@@ -544,8 +545,19 @@ def _gain_falls(book: Ledger, study: TaskResults) -> None:
         book.out_of_reach[claim] = "one seed, or one training size"
     else:
         text = f"{ends[0]} against {ends[1]} jets"
-        found = _over_seeds(runs, study.n_test, _joined(text, ONE_PRETRAINING))
+        found = _over_seeds(runs, study.n_test, _joined(text, _pretrainings(study, points)))
         _keep(book, claim, _cut_short(study, points) or found)
+
+
+def _pretrainings(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
+    """How often the models of these points were pre-trained, the fewest counting."""
+    rows = [study.row(*point) for point in points if point[1] != "scratch"]
+    if not rows:
+        return ""
+    n_least = min(row.get("n_pretrainings", 1) for row in rows)
+    if n_least == 1:
+        return "one pre-training each, whose own spread is not known"
+    return f"{n_least} pre-trainings each, from which the seeds start in turn"
 
 
 def _cut_short(study: TaskResults, points: list[tuple[str, str, int]]) -> str:

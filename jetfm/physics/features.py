@@ -6,7 +6,9 @@ with s = 3 and
 - ``log1p``: f(pt) = ln(1 + pt + 1e-5) - 1.8, pt in GeV (arXiv 2512.04149, official code's feature
   set ``kin_massless_without_cuts``); its inverse is clamped at pt = 0;
 - ``log``: f(pt) = ln pt - 1.8 (arXiv 2403.05618, Sec. II.A). That paper says the angles are
-  scaled "down by a factor of 3"; its code multiplies by 3, and so do we.
+  scaled "down by a factor of 3"; its code multiplies by 3, and so do we;
+- ``linear``: f(pt) = pt / 10 GeV, clamped like ``log1p``. The first paper has tried tokens without
+  the logarithm (A.1) and does not say on which scale; this one is ours.
 
 The full set of 14 (official code of 2512.04149, ``all_without_cuts``) adds the mass (clipped at
 zero), the charge and five particle flags as they are, impact parameters as
@@ -30,6 +32,7 @@ from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 #: Features by the name that tokenizer settings give them.
 FEATURE_SETS = {"kinematics": KINEMATICS, "full": CONSTITUENT_FEATURES}
 
+PT_UNIT = 10.0  # GeV, of 'linear': the mean of a constituent's pt, roughly
 _SIGNED_LOG = ("d0val", "dzval")
 
 
@@ -39,7 +42,7 @@ class Preprocessing(BaseModel):
     Attributes
     ----------
     features : names of the columns, in order; the kinematics come first
-    pt_map : 'log1p' (paper 2) or 'log' (paper 1)
+    pt_map : 'log1p' (paper 2), 'log' (paper 1) or 'linear'
     angle_scale : factor on eta_rel and phi_rel
     pt_shift : subtracted from the logarithm
     epsilon : added to pt [GeV] inside log1p, and to impact parameters [mm] (official code of
@@ -55,7 +58,7 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     features: tuple[str, ...] = KINEMATICS
-    pt_map: Literal["log1p", "log"] = "log1p"
+    pt_map: Literal["log1p", "log", "linear"] = "log1p"
     angle_scale: float = Field(3.0, gt=0)
     pt_shift: float = 1.8
     epsilon: float = Field(1e-5, ge=0)
@@ -106,25 +109,20 @@ class Preprocessing(BaseModel):
         pt = physical[..., 0]
         if mask is not None:
             pt = lib.where(mask, pt, lib.ones_like(pt))
-        low = pt < 0 if self.pt_map == "log1p" else pt <= 0
+        low = pt <= 0 if self.pt_map == "log" else pt < 0
         if bool(low.any()):
-            expected = "pt >= 0" if self.pt_map == "log1p" else "pt > 0; pass a mask for padding"
+            expected = "pt > 0; pass a mask for padding" if self.pt_map == "log" else "pt >= 0"
             raise JetfmError("pt", f"{float(pt.min()):g} GeV", expected)
-        log_pt = lib.log1p(pt + self.epsilon) if self.pt_map == "log1p" else lib.log(pt)
         angles = physical[..., 1:3] * self.angle_scale
         others = [
             self._forward_other(lib, name, physical[..., column]) for column, name in self._others
         ]
-        return _joined(lib, log_pt - self.pt_shift, angles, others, mask)
+        return _joined(lib, self._forward_pt(lib, pt), angles, others, mask)
 
     def inverse(self, network, mask=None):
         """Network to physical space; shapes and mask as in `forward`."""
         lib = self._library(network, "network")
-        log_pt = network[..., 0] + self.pt_shift
-        if self.pt_map == "log1p":
-            pt = lib.clip(lib.expm1(log_pt) - self.epsilon, 0, None)
-        else:
-            pt = lib.exp(log_pt)
+        pt = self._inverse_pt(lib, network[..., 0])
         angles = network[..., 1:3] / self.angle_scale
         others = [
             self._inverse_other(lib, name, network[..., column]) for column, name in self._others
@@ -134,6 +132,20 @@ class Preprocessing(BaseModel):
     @property
     def _others(self) -> list[tuple[int, str]]:
         return list(enumerate(self.features))[3:]
+
+    def _forward_pt(self, lib, pt):
+        if self.pt_map == "linear":
+            return pt / PT_UNIT
+        log_pt = lib.log1p(pt + self.epsilon) if self.pt_map == "log1p" else lib.log(pt)
+        return log_pt - self.pt_shift
+
+    def _inverse_pt(self, lib, values):
+        if self.pt_map == "linear":
+            return lib.clip(values * PT_UNIT, 0, None)
+        log_pt = values + self.pt_shift
+        if self.pt_map == "log1p":
+            return lib.clip(lib.expm1(log_pt) - self.epsilon, 0, None)
+        return lib.exp(log_pt)
 
     def _forward_other(self, lib, name: str, values):
         if name == "mass":

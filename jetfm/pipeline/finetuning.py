@@ -53,7 +53,11 @@ class FinetuningStages:
         """All fits of the profile."""
         tasks, chosen = self.profile.finetuning.tasks, self._chosen()
         models = dict.fromkeys(model for _, model, _ in chosen if model not in BASELINES)
-        inputs = {f"model {name}": self.generation.model(name) for name in models}
+        inputs = {
+            f"model {name} {number}" if number > 1 else f"model {name}": stage
+            for name in models
+            for number, stage in enumerate(self._trainings(name), 1)
+        }
         for campaign in {task.jets for task in tasks.values()}:
             for split in SPLITS:
                 inputs[f"{campaign} {split}"] = self.jets.stored(split, campaign)
@@ -85,9 +89,10 @@ class FinetuningStages:
         alone."""
         results, total = self.study()[task], len(self.jets.store("train"))
         like = self.pretraining.settings[model]
+        apart = {"limit_train_jets": like.limit_train_jets, "n_trainings": like.n_trainings}
         names = {}
         for name, settings in self.pretraining.settings.items():
-            if settings.model_copy(update={"limit_train_jets": like.limit_train_jets}) == like:
+            if settings.model_copy(update=apart) == like:
                 names[settings.limit_train_jets or total] = name
         lines = []
         for size in results.sizes:
@@ -111,11 +116,19 @@ class FinetuningStages:
 
     def runner(self, name: str, model: str, weights: str) -> Runner:
         """A contender at a task, with the jets that it reads."""
-        folder = None if model in BASELINES else self.generation.model(model).folder
-        contender = Contender(model, weights, self._label(model), folder)
+        folders = [] if model in BASELINES else [one.folder for one in self._trainings(model)]
+        folder = folders[0] if folders else None
+        others = () if weights == "scratch" else tuple(folders[1:])
+        contender = Contender(model, weights, self._label(model), folder, others)
         return Runner(name, contender, self._labelled(self.profile.finetuning.tasks[name], model))
 
     # Inside --------------------------------------------------------------------------------------
+
+    def _trainings(self, model: str) -> list[Stage]:
+        """Every training of a model that is fine-tuned."""
+        if model in self.pretraining.settings:
+            return self.pretraining.repeated(model)
+        return [self.generation.model(model)]
 
     @property
     def _settings(self) -> dict[str, PretrainingSettings]:
@@ -208,4 +221,6 @@ class FinetuningStages:
             "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
             "stores": [stage.artifact.digest for stage in stores],
         }
+        if runner.contender.others:
+            request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
         return fingerprint(request)

@@ -25,6 +25,8 @@ from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.paths import work_folder
 from jetfm.training.launch import launch, n_processes
 
+_APART = 1_000_003  # between the seeds of two trainings of a model; our choice, and a prime
+
 
 class PretrainingStages:
     """From tokens to pre-trained models."""
@@ -39,29 +41,34 @@ class PretrainingStages:
 
     def stages(self) -> Iterator[Stage]:
         """All of the profile."""
-        yield from map(self.pretrained, self.settings)
+        for name in self.settings:
+            yield from self.repeated(name)
         yield from map(self.judged, self._of_the_main_tokens())
 
     # Declared ------------------------------------------------------------------------------------
 
-    def pretrained(self, name: str = MAIN) -> Stage:
-        """A pre-trained model.
+    def pretrained(self, name: str = MAIN, number: int = 0) -> Stage:
+        """A pre-trained model, the first of the profile's `n_trainings` of it or another.
 
         Where it is not there yet and is to have several processes
         (`jetfm.training.launch.n_processes`), they are started for it: a notebook's kernel cannot
         become several.
         """
-        settings = self.settings[name]
+        settings = self.settings[name].model_copy(update={"n_trainings": 1})
         return self.run.stage(
             "pretraining",
-            partial(self._pretrain, name),
-            variant=name,
+            partial(self._pretrain, name, number),
+            variant=f"{name} {number + 1}" if number else name,
             together=True,
-            settings=settings,
+            settings={"pretraining": settings, "number": number} if number else settings,
             inputs=self.tokenizers.learned(settings),
             elsewhere=partial(self._in_processes, name),
             version=2,  # 1: tokens of short jets counted more in training
         )
+
+    def repeated(self, name: str = MAIN) -> list[Stage]:
+        """All trainings of a model."""
+        return [self.pretrained(name, n) for n in range(self.settings[name].n_trainings)]
 
     def judged(self, name: str) -> Stage:
         """What a model predicts on the validation jets, by position and by pt."""
@@ -87,14 +94,16 @@ class PretrainingStages:
 
     def train_all(self) -> dict[str, Artifact]:
         """All pre-trainings of the profile: side by side, one core each, where one process trains
-        a model; else in turn."""
-        stages = {name: self.pretrained(name) for name in self.settings}
-        for stage in stages.values():
+        a model; else in turn. The first of each is returned."""
+        stages = {name: self.repeated(name) for name in self.settings}
+        every = [stage for repeated in stages.values() for stage in repeated]
+        for stage in every:
             for tokens in stage.needs:
                 tokens.artifact  # noqa: B018, made here, with all cores
         if n_processes() == 1:
-            self.run.side_by_side("pre-training", [[one] for one in stages.values()], "model")
-        return {name: stage.artifact for name, stage in stages.items()}
+            self.run.side_by_side("pre-training", [[one] for one in every], "model")
+        made = {name: [stage.artifact for stage in repeated] for name, repeated in stages.items()}
+        return {name: artifacts[0] for name, artifacts in made.items()}
 
     def strategies(self) -> Strategies:
         """What the models of the main tokenizer, which saw all jets, predict on the validation
@@ -155,7 +164,7 @@ class PretrainingStages:
 
     # Inside --------------------------------------------------------------------------------------
 
-    def _pretrain(self, name: str, folder: Path) -> dict:
+    def _pretrain(self, name: str, number: int, folder: Path) -> dict:
         settings = self.settings[name]
         train, val = (TokenStore(s.folder) for s in self.tokenizers.learned(settings).values())
         tokenizer = self.tokenizers.load(settings.tokenizer) if settings.needs_tokenizer else None
@@ -164,14 +173,14 @@ class PretrainingStages:
             val,
             settings,
             folder / "training",
-            self.profile.seed,
+            self.profile.seed + _APART * number,
             self.run.progress,
             tokenizer,
         )
         return save_trained(*trained, folder)
 
     def _in_processes(self, name: str) -> None:
-        """Make it in several processes, if it is to have them."""
+        """Make all trainings of it in several processes, if it is to have them."""
         processes = n_processes()
         if processes == 1:
             return

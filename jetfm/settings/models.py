@@ -116,6 +116,9 @@ class PretrainingSettings(Settings):
     limit_val_jets: int = Field(0, ge=0)
     # Learn from the jets' mirror images in eta_rel and phi_rel, too. Ours, for small samples.
     mirrored: bool = Field(False, exclude_if=operator.not_)
+    # Train it so many times, with seeds of their own. The first is the one that is looked at and
+    # generates; the seeds of fine-tuning start from all in turn, so that its spread has theirs.
+    n_trainings: Positive = Field(1, exclude_if=lambda n: n == 1)
     backbone: BackboneSettings = BackboneSettings()
     head: TokenHeadSettings = TokenHeadSettings()
     training: TrainingSettings = TrainingSettings(

@@ -67,7 +67,7 @@ class TokenizerSettings(Settings):
     completed_as_part: ClassVar[bool] = False  # a preset decides what the rest is
 
     features: Literal["kinematics", "full"] = "kinematics"  # 3, or all 14 constituent features
-    pt_map: Literal["log1p", "log"] = "log1p"  # P2, P1
+    pt_map: Literal["log1p", "log", "linear"] = "log1p"  # P2, P1, what P1 tried without logarithm
     order: Literal["random", "pt"] = "random"  # of the constituents: P2 shuffles, P1 sorts
     # Constituents further from the axis in eta_rel or phi_rel have no token (P1 II.A: 0.8; P2: all
     # have). Absent from files where there is no cut: tokenizers of before keep their hashes.
@@ -150,12 +150,15 @@ class TokenizerSettings(Settings):
             return self.quantizer
         if self.network == "mlp":
             return "unconditional"
-        return "causal" if self.causal_decoder else "conditional"
+        if self.causal_decoder:
+            return "causal"
+        return "linear" if self.pt_map == "linear" else "conditional"
 
     @property
     def label(self) -> str:
         """Family and codebook size, for legends."""
         names = {"fsq": "FSQ", "residual": "Residual VQ", "causal": "Conditional (causal)"}
+        names["linear"] = "Conditional (no logarithm)"
         name = names.get(self.family, self.family.capitalize())
         wide = ", 14 features" if self.features == "full" else ""
         return f"{name}, {self.n_codes}{wide}"

@@ -318,6 +318,25 @@ def test_a_fit_is_given_training_jets_to_learn_and_validation_jets_to_stop(
     assert set(order[order.index("final") + 1 :]) == {"test"}
 
 
+@pytest.mark.parametrize("weights", ["finetuned", "fixed"])
+def test_seeds_start_from_the_pretrainings_in_turn(jets, pretrained, tmp_path, weights):
+    """The second seed of two models is that of the second model alone; the third is the first's."""
+    torch.manual_seed(15)
+    other = tmp_path / "other"
+    JetModel(PretrainingSettings(backbone=SMALL), n_codes=N_CODES, n_features=3).save(other)
+    three = SHORT.model_copy(update={"n_seeds": 3})
+    folders = {"both": (pretrained, (other,)), "first": (pretrained, ()), "second": (other, ())}
+    found = {}
+    for name, (folder, others) in folders.items():
+        runner = Runner("tagging", Contender("main", weights, "NTP", folder, others), jets)
+        result = run_study([runner], three, tmp_path / name, 1, False, workers=1)
+        (row, *_) = result["tagging"]["rows"]
+        found[name] = row["auc"], row.get("n_pretrainings")
+    both, first, second = (found[name][0] for name in folders)
+    assert both == [first[0], second[1], first[2]] and both != first
+    assert [n for _, n in found.values()] == [2, None, None]
+
+
 def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
     run_study(runners(leaky, pretrained, ("scratch",)), SHORT, tmp_path, 1, False, workers=1)

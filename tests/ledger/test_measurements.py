@@ -210,6 +210,7 @@ TOKENIZERS = {
     ("binned", 9261): (5.0, 0.03),
     ("binned", 64000): (2.0, 0.01),  # beyond what paper 1 compares there
     ("fsq", 512): (1.0, 0.0),  # not the paper's
+    ("linear", 8192): (4.4, 0.0),
 }
 
 
@@ -227,6 +228,7 @@ def test_the_best_tokenizer_and_the_shift_at_512(changed, best, shift):
     measurements._token_quality(book, _quality(TOKENIZERS | changed))
     assert book.measured["conditional-best"].value == pytest.approx(best)
     assert book.measured["tau32-shift-512"].value == pytest.approx(shift)
+    assert book.measured["no-logarithm"].value == pytest.approx(4.4 / 4.0)  # that over the usual
 
 
 @pytest.mark.parametrize(("factor", "slope"), [(0.9, 0.9), (1.0, 0.0), (1.1, -0.9)])
@@ -377,6 +379,21 @@ def test_a_fit_that_was_cut_short_leaves_its_claims_unjudged(seed):
     measurements._tagging(book, tagging)
     assert {"gain-100", "gain-falls"} <= set(book.out_of_reach)
     assert {"finetune-100", "gain-1000", "fixed-beats-scratch"} <= set(book.measured)
+
+
+@pytest.mark.parametrize(("joint", "said"), [(3, "2 pre-trainings each"), (1, "one pre-training")])
+def test_the_fewest_pretrainings_are_what_a_note_says(joint, said):
+    studies = [_study(name, SHIFTS) for name in ("ten-classes", "landscape")]
+    for row in studies[1].result["rows"]:
+        n = {"main": 2, "joint": joint}.get(row["model"], 1)
+        if n > 1 and row["weights"] != "scratch":
+            row["n_pretrainings"] = n
+    book = Ledger("test")
+    _transfer(book, *studies)
+    for claim in ("joint-beats-ntp", "joint-rejection"):
+        assert said in book.measured[claim].note
+    assert "one pre-training" in book.measured["mpm-beats-ntp"].note
+    assert "pre-training" not in book.measured["input-scratch-landscape"].note
 
 
 def test_a_seed_that_no_background_passes_is_a_limit_and_no_crash():

@@ -16,7 +16,7 @@ from jetfm.errors import JetfmError
 from jetfm.physics.features import FEATURE_SETS, Preprocessing, within_cuts
 from jetfm.schema import CONSTITUENT_FEATURES, KINEMATICS
 
-MAPS = [Preprocessing(), Preprocessing(pt_map="log")]
+MAPS = [Preprocessing(), Preprocessing(pt_map="log"), Preprocessing(pt_map="linear")]
 FULL = Preprocessing(features=CONSTITUENT_FEATURES)
 COLUMN = {name: column for column, name in enumerate(CONSTITUENT_FEATURES)}
 IMPACT = ["d0val", "dzval"]
@@ -38,6 +38,7 @@ def test_literal_values():
     np.testing.assert_allclose(MAPS[0].forward(physical), expected, rtol=1e-14)
     expected = [[math.log(10) - 1.8, 0.3, -0.6]]
     np.testing.assert_allclose(MAPS[1].forward(physical), expected, rtol=1e-14)
+    np.testing.assert_allclose(MAPS[2].forward(physical), [[1.0, 0.3, -0.6]], rtol=1e-14)
 
 
 @pytest.mark.parametrize("preprocessing", MAPS, ids=lambda p: p.pt_map)
@@ -46,7 +47,7 @@ def test_literal_values():
 @given(data=st.data())
 def test_inverse_undoes_forward(preprocessing, dtype, rtol, data):
     """To rounding of the logarithm: relative to 1 + pt for log1p, to pt for log (see Notes)."""
-    physical = data.draw(constituents(dtype, 0 if preprocessing.pt_map == "log1p" else 1e-3))
+    physical = data.draw(constituents(dtype, 1e-3 if preprocessing.pt_map == "log" else 0))
     network = preprocessing.forward(physical)
     back = preprocessing.inverse(network)
     assert network.dtype == back.dtype == dtype
@@ -66,6 +67,8 @@ def test_inverse_undoes_forward(preprocessing, dtype, rtol, data):
     )
 )
 def test_forward_undoes_inverse(preprocessing, network):
+    if preprocessing.pt_map == "linear":
+        network[:, 0] = abs(network[:, 0])
     again = preprocessing.forward(preprocessing.inverse(network))
     np.testing.assert_allclose(again, network, atol=1e-13)
 
@@ -73,6 +76,7 @@ def test_forward_undoes_inverse(preprocessing, network):
 def test_network_output_below_zero_pt_is_clamped():
     physical = MAPS[0].inverse(np.array([[-5.0, 0.0, 0.0], [-1.8, 0.0, 0.0]]))
     np.testing.assert_array_equal(physical[:, 0], 0)
+    assert MAPS[2].inverse(np.array([[-5.0, 0.0, 0.0]]))[0, 0] == 0
 
 
 @pytest.mark.parametrize("preprocessing", MAPS, ids=lambda p: p.pt_map)
@@ -105,6 +109,9 @@ def test_gradients_flow_through_both_directions():
 def test_impossible_momenta():
     with pytest.raises(JetfmError, match="-1 GeV; expected pt >= 0"):
         MAPS[0].forward(np.array([[-1.0, 0, 0]]))
+    with pytest.raises(JetfmError, match="-1 GeV; expected pt >= 0"):
+        MAPS[2].forward(np.array([[-1.0, 0, 0]]))
+    assert MAPS[2].forward(np.zeros((1, 3)))[0, 0] == 0
     with pytest.raises(JetfmError, match="0 GeV; expected pt > 0"):
         MAPS[1].forward(torch.zeros(2, 3))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
@@ -92,6 +94,21 @@ def test_the_graph_of_jets_that_are_not_there(work, tmp_path):
     """A profile whose files are missing shows everything as missing, instead of an error."""
     profile = with_folder(load_profile("paper"), tmp_path)
     assert not any(row["done"] for row in Pipeline(profile).stages().rows())
+
+
+def test_several_trainings_of_a_model_differ_and_the_first_is_that_of_one(first, tiny):
+    """What is done with one training holds when a profile wants two."""
+    one = Pipeline(tiny, progress=False, say=lambda text: None).pretraining
+    changed = tiny.model_copy(
+        update={"pretraining": tiny.pretraining.model_copy(update={"n_trainings": 2})}
+    )
+    pipeline = Pipeline(changed, progress=False, say=lambda text: None)
+    artifacts = [stage.artifact for stage in pipeline.pretraining.repeated()]
+    assert artifacts[0].digest == one.pretrained().find().digest
+    weights = [load_file(found / "weights.safetensors") for found in artifacts]
+    assert all(not torch.equal(weights[0][k], weights[1][k]) for k in ["backbone.registers"])
+    reads = [stage.key for stage in pipeline.finetuning.finetuned().needs]
+    assert {"pretraining main", "pretraining main 2"} <= set(reads)
 
 
 def test_two_of_a_kind_are_told_apart(work, tiny):
