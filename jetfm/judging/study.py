@@ -80,7 +80,7 @@ def judge_generator(
         sample,
         truth,
         training,
-        classifiers=settings.classifier_epochs,
+        classifiers={name: n for name, n in settings.classifier_epochs.items() if n},
         folder=folder / "training",
         n_bootstrap=settings.n_bootstrap,
         seed=seed,

@@ -64,7 +64,10 @@ class Backbone(nn.Module):
             self.features_in = nn.Linear(n_features, settings.dim)
         if settings.told_multiplicity:
             self.multiplicity_in = nn.Linear(1, settings.dim, bias=False)
-        self.registers = nn.Parameter(torch.randn(settings.n_registers, settings.dim))
+        registers = torch.randn(settings.n_registers, settings.dim)
+        # no parameter of size zero, which cannot be shared out over processes
+        self.registers = nn.Parameter(registers) if settings.n_registers else None
+        self.register_load_state_dict_pre_hook(_without_empty_registers)
         self.transformer = _network(settings)
         self.preprocessing = preprocessing
         if settings.pair_bias:
@@ -95,8 +98,9 @@ class Backbone(nn.Module):
         self._check(x, mask, n_constituents)
         embedded = torch.cat([self._start(len(x)), self._constituents(x)], 1)
         embedded = self._conditioned(embedded, n_constituents)
-        n_registers = len(self.registers)
-        embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
+        n_registers = self.settings.n_registers
+        if n_registers:
+            embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
         visible = torch.cat([mask.new_ones(len(x), n_registers + 1), mask], 1)
         bias = None
         if self.settings.pair_bias:  # of pairs of constituents alone
@@ -110,10 +114,10 @@ class Backbone(nn.Module):
         Registers see neither jet nor multiplicity, so that one jet's serve all.
         """
         n_jets = len(n_constituents)
-        if len(self.registers):
+        if self.settings.n_registers:
             self.transformer(self.registers.unsqueeze(0), caches=caches)
             for cache in caches:
-                cache.keep(torch.zeros(n_jets, dtype=torch.int64, device=self.registers.device))
+                cache.keep(torch.zeros(n_jets, dtype=torch.int64, device=n_constituents.device))
         embedded = self._conditioned(self._start(n_jets), n_constituents)
         return self.transformer(embedded, caches=caches)
 
@@ -125,7 +129,7 @@ class Backbone(nn.Module):
         bias = None
         if self.settings.pair_bias:
             bias = self.pair_bias.newest(caches[-1].add(x))
-            bias = F.pad(bias, (len(self.registers) + 1, 0))
+            bias = F.pad(bias, (self.settings.n_registers + 1, 0))
         return self.transformer(embedded, caches=caches, bias=bias)
 
     def new_caches(self) -> list[KVCache | SeenConstituents]:
@@ -146,7 +150,7 @@ class Backbone(nn.Module):
     def _conditioned(self, embedded: Tensor, n_constituents: Tensor) -> Tensor:
         if not self.settings.told_multiplicity:
             return embedded
-        condition = (n_constituents.to(self.registers.dtype) - 50) * 0.1
+        condition = (n_constituents.to(self.multiplicity_in.weight.dtype) - 50) * 0.1
         return embedded + self.multiplicity_in(condition[:, None]).unsqueeze(1)
 
     def _check_preprocessing(self) -> None:
@@ -184,3 +188,10 @@ def _network(settings: BackboneSettings) -> Stack:
         layer_scale=settings.layer_scale,
         final_norm=True,
     )
+
+
+def _without_empty_registers(module: Backbone, state: dict, prefix: str, *_) -> None:
+    """Models of before have registers of size zero where these have none."""
+    name = f"{prefix}registers"
+    if module.registers is None and name in state and not state[name].numel():
+        del state[name]

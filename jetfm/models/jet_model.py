@@ -45,7 +45,15 @@ from torch import Tensor, nn
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
 from jetfm.models.heads import TokenHead
-from jetfm.models.masking import Visible, draw_masked, pt_ranks, put_back, visible_part, whole_rows
+from jetfm.models.masking import (
+    Part,
+    Visible,
+    draw_masked,
+    pt_ranks,
+    put_back,
+    visible_part,
+    whole_rows,
+)
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import PretrainingSettings
 from jetfm.storage.weights import SavedModule
@@ -139,7 +147,10 @@ class JetModel(SavedModule):
     # Training ------------------------------------------------------------------------------------
 
     def plan(
-        self, batch: dict[str, Tensor], generator: torch.Generator | None = None
+        self,
+        batch: dict[str, Tensor],
+        generator: torch.Generator | None = None,
+        part: Part | None = None,
     ) -> dict[str, Tensor]:
         """A batch of `loss`, with the indices that its step needs.
 
@@ -147,6 +158,7 @@ class JetModel(SavedModule):
         ----------
         batch : as for `loss`; on the CPU, if no GPU is to be kept waiting
         generator : draws the masked constituents; by default torch's global one
+        part : which jets of a larger batch these are, whose masks do not depend on that
 
         Returns
         -------
@@ -160,7 +172,7 @@ class JetModel(SavedModule):
         if self.settings.predicts_next:
             targets["ntp"] = next_token_targets(ids, mask, batch["n_constituents"], self.n_codes)
         if self.settings.masks:
-            masked = draw_masked(mask, self.settings.mask_fraction, generator)
+            masked = draw_masked(mask, self.settings.mask_fraction, generator, part)
             visible = visible_part(mask, masked)
             ranks = pt_ranks(batch["decoded"][..., 0], masked)
             batch["mpm_slots"], batch["mpm_visible"] = visible

@@ -37,7 +37,26 @@ class Visible(NamedTuple):
         return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
 
 
-def draw_masked(mask: Tensor, fraction: float, generator: torch.Generator | None = None) -> Tensor:
+class Part(NamedTuple):
+    """Which jets of a larger batch a batch holds, so that random numbers are theirs wherever they
+    are: the same however many processes share the batch.
+
+    Attributes
+    ----------
+    shape : (B, T) of the larger batch
+    rows : (B',) int64 of its jets, in order
+    """
+
+    shape: tuple[int, int]
+    rows: Tensor
+
+
+def draw_masked(
+    mask: Tensor,
+    fraction: float,
+    generator: torch.Generator | None = None,
+    part: Part | None = None,
+) -> Tensor:
     """Which constituents are masked, (B, T).
 
     Every jet of N loses floor(fraction N) or one more, so that the share is exact on average even
@@ -47,12 +66,16 @@ def draw_masked(mask: Tensor, fraction: float, generator: torch.Generator | None
     ----------
     mask : (B, T) True at real constituents
     generator : by default torch's global one
+    part : these jets are some of a larger batch; by default they are all
     """
     n = mask.sum(1)
+    n_jets, length = mask.shape if part is None else part.shape
     share, keys = (
         torch.rand(shape, generator=generator, device=mask.device)
-        for shape in (len(mask), mask.shape)
+        for shape in (n_jets, (n_jets, length))
     )
+    if part is not None:
+        share, keys = share[part.rows], keys[part.rows, : mask.shape[1]]
     count = (fraction * n + share).floor()
     keys = torch.where(mask, keys, 2.0)
     place = keys.argsort(1).argsort(1)  # padding comes last

@@ -23,6 +23,7 @@ from jetfm.data.batches import (
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
+from jetfm.models.masking import Part
 from jetfm.settings import PretrainingSettings
 from jetfm.tokenizers.interface import Tokenizer
 from jetfm.training.fit import TrainingResult, fit
@@ -57,7 +58,8 @@ class TokenBatches:
     ----------
     schedule : says which jets are in which batch
     rank, world : every `world`-th jet of each batch, from number `rank` on
-    plan : `JetModel.plan`, adds what a step needs; random numbers from `seed`, step and `rank`
+    plan : `JetModel.plan`, adds what a step needs; random numbers from `seed` and step, those of a
+        jet the same in whichever process
     seed : at least one number
     """
 
@@ -68,7 +70,7 @@ class TokenBatches:
         max_constituents: int | None = None,
         rank: int = 0,
         world: int = 1,
-        plan: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = None,
+        plan: Callable[[dict[str, Tensor], torch.Generator, Part], dict[str, Tensor]] | None = None,
         seed: tuple[int, ...] = (0,),
     ) -> None:
         self.store, self.schedule, self.max_constituents = store, schedule, max_constituents
@@ -78,18 +80,24 @@ class TokenBatches:
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Batch of this step; a part without a jet holds one that predicts nothing."""
         indices = self.schedule.indices(step)
-        mine = indices[self.rank :: self.world]
-        store, mine = self._reading.of(step, mine)
-        if len(mine):
-            batch = token_batch(store, mine, self.max_constituents)
-        else:
-            batch = token_batch(store, indices[:1], self.max_constituents)
-        if not len(mine):
+        rows = np.arange(len(indices))[self.rank :: self.world]
+        store, mine = self._reading.of(step, indices[rows])
+        silent = not len(mine)
+        if silent:
+            rows = np.zeros(1, np.int64)
+            mine = indices[rows]
+        batch = token_batch(store, mine, self.max_constituents)
+        if silent:
             batch["silent"] = torch.ones(1, dtype=torch.bool)
         if self.plan is None:
             return batch
-        number = seed_of(*self.seed, step, self.rank)
-        return self.plan(batch, torch.Generator().manual_seed(number))
+        length = int(self.store.n_constituents[indices].max())
+        if self.max_constituents is not None:
+            length = min(length, self.max_constituents)
+        length = max(length, batch["mask"].shape[1])  # jets without constituents have a slot, too
+        part = Part((len(indices), length), torch.from_numpy(rows))
+        generator = torch.Generator().manual_seed(seed_of(*self.seed, step, 0))
+        return self.plan(batch, generator, part)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """All batches of an epoch, for validation."""

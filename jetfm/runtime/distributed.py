@@ -5,7 +5,8 @@ both set the variables that are read here. Without them there is one process, of
 
 Of SLURM the variables of the job *step* count, which srun sets for the tasks that it starts. Those
 of the whole job are there in an ``sbatch`` script and in an ``salloc`` shell too, where a command
-without srun is one process.
+without srun is one process; and so it is in a shell that ``srun --pty`` has opened. Variables that
+are left over from another launch lack those that came with them: an error names them.
 
 ``JETFM_SHARDING`` says what each process holds: 'ddp' all weights, 'fsdp' a share of them. It
 changes memory and speed and, beyond rounding, no result.
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SHARDING = "JETFM_SHARDING"
 SHARDINGS = ("ddp", "fsdp")
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_OF_SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
 _SLURM_OWN_STEPS = 0xFFFFFFF0  # from here on numbers of steps mean batch script, shell and the like
 
 
@@ -33,8 +36,24 @@ def launched() -> bool:
 
 
 def world_size() -> int:
-    """Number of processes."""
-    return _told("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", 1)
+    """Number of processes.
+
+    Raises
+    ------
+    JetfmError
+        Several, without what they need to find each other: a variable is left over.
+    """
+    size = _told("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", 1)
+    if size > 1:
+        torchrun = "WORLD_SIZE" in os.environ
+        needed = _OF_TORCHRUN if torchrun else _OF_SLURM
+        missing = [name for name in needed if name not in os.environ]
+        if missing:
+            name = "WORLD_SIZE" if torchrun else "SLURM_STEP_NUM_TASKS"
+            found = f"{size}, without {', '.join(missing)}"
+            wanted = f"all that {'torchrun' if torchrun else 'srun'} sets, or 'unset {name}'"
+            raise JetfmError(name, found, f"{wanted} for one process")
+    return size
 
 
 def rank() -> int:
@@ -117,6 +136,8 @@ def _slurm_step() -> str:
 
 def _in_slurm_step() -> bool:
     ordinary = _slurm_step().isdigit() and int(_slurm_step()) < _SLURM_OWN_STEPS
+    if "SLURM_PTY_PORT" in os.environ:  # a shell of srun --pty
+        return False
     return ordinary and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 

@@ -190,8 +190,9 @@ class GenerativeQualitySettings(Settings):
     model: PretrainingSettings = PretrainingSettings(preset="omnijet")  # the network of all three
     # Steps of models of one jet type, which have fewer jets to learn from; None: as many
     steps_of_single: Positive | None = Field(None, exclude_if=lambda steps: steps is None)
-    # By network of the classifier test (`jetfm.judging.classifier_test`): epochs. DeepSets: P1 A.5.
-    classifier_epochs: dict[Literal["deepsets", "transformer"], Positive] = {
+    # By network of the classifier test (`jetfm.judging.classifier_test`): epochs, 0 leaves it out.
+    # DeepSets: P1 A.5.
+    classifier_epochs: dict[Literal["deepsets", "transformer"], Annotated[int, Field(ge=0)]] = {
         "deepsets": 100,
         "transformer": 100,
     }

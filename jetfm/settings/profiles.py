@@ -186,7 +186,7 @@ def dry_run(profile: Profile) -> Profile:
         model["training"] |= training
     values["flow"]["n_steps"] = 2
     values["generation"] |= {"n_jets": 16, "batch_size": 8}
-    judged["classifier_epochs"] = dict.fromkeys(judged["classifier_epochs"], 2)
+    judged["classifier_epochs"] = {k: min(n, 2) for k, n in judged["classifier_epochs"].items()}
     judged |= {"n_bootstrap": 2, "steps_of_single": None}
     if profile.landscape.path is None or not profile.landscape.path.is_dir():
         values["landscape"] |= {"source": "shipped", "path": None}

@@ -95,7 +95,8 @@ def load_weights(folder: str | Path, name: str) -> tuple[dict[str, Any], dict[st
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
-    """Load `state` into `module`; every name and shape must agree.
+    """Load `state` into `module`; every name and shape must agree, but for tensors without a
+    number, which models of before had.
 
     Raises
     ------
@@ -103,6 +104,8 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: object) -> None:
         Naming the first tensor that is missing, left over, or of another shape.
     """
     own = module.state_dict()
+    empty = [name for name in state if name not in own and not state[name].numel()]
+    state = {name: tensor for name, tensor in state.items() if name not in empty}
     for name in sorted(own.keys() | state.keys()):
         found = _shape(state.get(name))
         expected = _shape(own.get(name))

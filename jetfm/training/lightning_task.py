@@ -333,8 +333,10 @@ class _Means:
 
     def __init__(self) -> None:
         self.n, self._sums, self._weights = 0, {}, {}
+        self._device = torch.device("cpu")
 
     def add(self, loss: Tensor, metrics: dict[str, Any]) -> None:
+        self._device = loss.device
         weight = metrics.get("weight", 1.0)
         parts = metrics.get("parts", [(loss, weight)])
         losses = {f"loss {i}": (_double(mean) * n, n) for i, (mean, n) in enumerate(parts)}
@@ -352,19 +354,22 @@ class _Means:
     def take(self) -> dict[str, float]:
         """The means, and start again."""
         keys = sorted(self._sums)
-        both = [[float(part[key]) for key in keys] for part in (self._sums, self._weights)]
-        sums, weights = summed(torch.tensor(both, dtype=torch.float64)).tolist()
+        both = [_on(self._device, part[key], torch.float64)
+                for part in (self._sums, self._weights) for key in keys]  # fmt: skip
+        # on the loss's device: processes of several GPUs have no other way to meet
+        total = summed(torch.stack(both)) if both else torch.zeros(0)
+        sums, weights = total.view(2, -1).tolist()
         self.__init__()
         values = {key: s / max(w, 1e-300) for key, s, w in zip(keys, sums, weights, strict=True)}
         loss = sum(values.pop(key) for key in keys if key.startswith("loss "))
         return {"loss": loss, **values}
 
 
-def _on(device: torch.device, value) -> Tensor:
-    """A number as float32 there; filled in by the device, which nothing has to wait for."""
+def _on(device: torch.device, value, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A number there; filled in by the device, which nothing has to wait for."""
     if torch.is_tensor(value):
-        return value.to(device, torch.float32)
-    return torch.full((), float(value), device=device)
+        return value.to(device, dtype)
+    return torch.full((), float(value), dtype=dtype, device=device)
 
 
 def _double(value):

@@ -20,7 +20,7 @@ from jetfm.settings import GenerativeQualitySettings
 from jetfm.storage.files import read_json
 from tests.judging.jet_samples import sample_of
 
-FEW = GenerativeQualitySettings(classifier_epochs={"deepsets": 2}, n_bootstrap=4)
+FEW = GenerativeQualitySettings(classifier_epochs={"deepsets": 2, "transformer": 0}, n_bootstrap=4)
 GENERATORS = (
     Generator("main", "NTP", (), True, 10),
     Generator("ntp-token-id", "NTP, token ids", (), True, 10),
@@ -51,6 +51,10 @@ def study(folders):
     speed = {one.name: 0.5 + i for i, one in zip(numbers, GENERATORS, strict=True)}
     unfinished = {one.name: 100 + i for i, one in zip(numbers, GENERATORS, strict=True)}
     return GenerativeStudy(GENERATORS, folders, speed, unfinished)
+
+
+def test_a_judge_without_epochs_is_left_out(study):
+    assert set(study.metrics("main")["classifiers"]) == {"deepsets"}
 
 
 def test_what_learned_from_the_same_jets_compares(study):

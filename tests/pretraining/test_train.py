@@ -297,7 +297,7 @@ def test_a_pair_bias_takes_its_preprocessing_from_the_tokenizer(tokenizer, tmp_p
         trained(VQVAE(small_tokenizer_settings()))
 
 
-def test_masks_depend_on_seed_step_and_process_alone(token_store):
+def test_masks_depend_on_seed_and_step_alone(token_store):
     schedule = InOrderBatches(np.full(60, 5), 20)  # the order of the store
     plan = JetModel(PretrainingSettings(objective="joint", backbone=SMALL), K).plan
 
@@ -314,9 +314,22 @@ def test_masks_depend_on_seed_step_and_process_alone(token_store):
     assert masked(seed=(3, 1)) != first and masked(seed=(4, 0)) != first
     same_jets = InOrderBatches(np.full(60, 5), 20, np.tile(np.arange(20), 3))
     assert masked(0, jets=same_jets) == first != masked(1, jets=same_jets)
-    twice = InOrderBatches(np.full(60, 5), 40, np.repeat(np.arange(20), 2))
-    assert masked(jets=twice, rank=0, world=2) == first
-    assert masked(jets=twice, rank=1, world=2) != first  # the same jets
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_a_jet_has_the_same_mask_however_many_processes_share_its_batch(token_store, world):
+    schedule = InOrderBatches(token_store.n_constituents, 20)
+    plan = JetModel(PretrainingSettings(objective="joint", backbone=SMALL), K).plan
+
+    def visible(**part) -> list[list[int]]:
+        batch = TokenBatches(token_store, schedule, plan=plan, seed=(3, 0), **part)(2)
+        rows = zip(batch["mpm_slots"], batch["mpm_visible"], strict=True)
+        return [slots[kept].tolist() for slots, kept in rows]
+
+    whole, shared = visible(), [visible(rank=rank, world=world) for rank in range(world)]
+    assert len(whole) == 20 and len({len(jet) for jet in whole}) > 1
+    for rank, jets in enumerate(shared):
+        assert jets == whole[rank::world]
 
 
 @pytest.mark.parametrize("patience", [100, 1])

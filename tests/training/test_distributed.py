@@ -22,7 +22,7 @@ from jetfm.training.fit import fit
 from jetfm.training.job import Training
 from tests.download.faulty_server import has_loopback
 from tests.toys import training_settings
-from tests.training.two_processes import KILLED, MUON, RANGER, settings_of, train
+from tests.training.two_processes import KILLED, MUON, OMNIJET, RANGER, settings_of, train
 
 K = 32
 
@@ -73,6 +73,7 @@ def trained(store) -> Path:
     train(folder, "ntp-one", settings_of("ntp"))
     train(folder, "joint-one", settings_of("joint"))
     train(folder, "muon-one", settings_of("ntp", MUON))
+    train(folder, "omnijet-one", OMNIJET)
     train(folder, "equal-one", settings_of("joint", weighting="per-objective"))
     train(folder, "cut-one", settings_of("ntp", RANGER))
     train(folder, "cut-continued-by-one", settings_of("ntp", RANGER))
@@ -102,7 +103,8 @@ def assert_same_history(folder: Path, first: str, second: str) -> None:
 @talking
 @pytest.mark.parametrize(
     ("objective", "sharding"),
-    [(one, how) for one in ("ntp", "joint") for how in ("ddp", "fsdp")] + [("equal", "ddp")],
+    [(one, how) for one in ("ntp", "joint", "omnijet") for how in ("ddp", "fsdp")]
+    + [("equal", "ddp")],
 )
 def test_gradients_of_two_processes_are_those_of_one(trained, objective, sharding):
     """With the joined batch, at every step; jets, and so predictions, are shared unevenly."""
@@ -121,7 +123,7 @@ def test_gradients_of_two_processes_are_those_of_one(trained, objective, shardin
 @talking
 @pytest.mark.parametrize(
     ("objective", "sharding"),
-    [(one, how) for one in ("ntp", "joint", "muon") for how in ("ddp", "fsdp")]
+    [(one, how) for one in ("ntp", "joint", "muon", "omnijet") for how in ("ddp", "fsdp")]
     + [("equal", "ddp")],
 )
 def test_two_processes_take_the_steps_of_one(trained, objective, sharding):
@@ -180,14 +182,20 @@ def slurm(task: int, n_tasks: int, tasks_per_node: str = "", node: int = 0, loca
         "SLURM_PROCID": str(task),
         "SLURM_LOCALID": str(task if local < 0 else local),
         "SLURM_NODEID": str(node),
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
     }
+
+
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
 @pytest.fixture
 def bare(monkeypatch):
     """An environment without torchrun and SLURM."""
+    torchruns = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     for name in list(os.environ):
-        if name.startswith("SLURM") or name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        if name.startswith("SLURM") or name in torchruns:
             monkeypatch.delenv(name)
 
     def tell(values):
@@ -229,6 +237,7 @@ def test_a_task_of_a_slurm_step_on_two_machines(bare):
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # sbatch without srun
         slurm(0, 1) | {"SLURM_NTASKS": "4"},  # srun of one task in a larger job
         slurm(0, 4) | {"SLURM_STEP_ID": str(0xFFFFFFFA)},  # the shell of salloc
+        slurm(0, 4) | {"SLURM_PTY_PORT": "40123"},  # the shell of srun --pty
     ],
 )
 def test_in_a_slurm_job_without_a_step_of_tasks_there_is_one_process(bare, values):
@@ -238,8 +247,25 @@ def test_in_a_slurm_job_without_a_step_of_tasks_there_is_one_process(bare, value
 
 def test_torchrun_within_a_slurm_step_counts(bare):
     bare(slurm(0, 2))
-    bare({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"})
+    told = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}
+    bare(TORCHRUN | told)
     assert seen() == (True, 4, 3, 4, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE: found 4, without RANK, LOCAL_RANK, MASTER_ADDR"),
+        (TORCHRUN | {"WORLD_SIZE": "2", "RANK": None}, "found 2, without RANK; .*unset WORLD_SIZE"),
+        (slurm(0, 2) | {"SLURM_JOB_ID": None}, "SLURM_STEP_NUM_TASKS: found 2, without SLURM_JOB"),
+    ],
+)
+def test_a_variable_that_is_left_over_is_named_at_once(bare, values, named):
+    """Instead of waiting for processes that nobody has started."""
+    bare({name: value for name, value in values.items() if value is not None})
+    for asked in (distributed.world_size, distributed.rank, distributed.local_rank):
+        with pytest.raises(JetfmError, match=named):
+            asked()
 
 
 def test_unevenly_spread_tasks_are_refused(bare):
@@ -257,6 +283,26 @@ def test_first_machine_of_a_list(bare, names, first):
     assert distributed.meeting_point()[0] == first
 
 
+def test_sums_for_the_log_meet_on_the_device_of_the_loss(monkeypatch):
+    """Processes of several GPUs have no other way; a number of the CPU must not go there alone."""
+    from jetfm.training import lightning_task
+
+    asked = []
+
+    def summed(value):
+        asked.append(value.device.type)
+        return torch.ones(value.shape, dtype=value.dtype)
+
+    monkeypatch.setattr(lightning_task, "summed", summed)
+    means = lightning_task._Means()
+    loss = torch.ones((), device="meta")
+    means.add(loss, {"weight": 3, "accuracy": (loss, torch.tensor(4.0)), "count": 2.0})
+    assert means.take() == {"loss": 1.0, "accuracy": 1.0, "count": 1.0}
+    means.add(torch.ones(()), {"weight": 1})
+    means.take()
+    assert asked == ["meta", "cpu"]
+
+
 def test_unknown_sharding_is_refused(monkeypatch):
     monkeypatch.setenv("JETFM_SHARDING", "zero")
     with pytest.raises(JetfmError, match="ddp or fsdp"):
@@ -264,8 +310,8 @@ def test_unknown_sharding_is_refused(monkeypatch):
 
 
 def test_averaged_weights_are_not_shared_out(monkeypatch, store):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("JETFM_SHARDING", "fsdp")
+    for name, value in (TORCHRUN | {"WORLD_SIZE": "2", "JETFM_SHARDING": "fsdp"}).items():
+        monkeypatch.setenv(name, value)
     batches = TokenBatches(store, LengthBucketedBatches(store.n_constituents, 8, seed=1))
     with pytest.raises(JetfmError, match="ema"):
         fit(Training(torch.nn.Linear(1, 1), batches, training_settings(ema=0.9), progress=False))
@@ -299,8 +345,8 @@ def test_a_process_without_a_jet_keeps_step(store):
 
 
 def test_a_training_that_cannot_be_shared_says_so(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    for name, value in (TORCHRUN | {"WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(JetfmError, match="one process"):
         fit(Training(torch.nn.Linear(1, 1), lambda _: None, training_settings(), progress=False))
 
