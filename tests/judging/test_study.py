@@ -222,6 +222,7 @@ def test_without_a_generator_its_claims_are_out_of_reach(folders):
     _generation(book, GenerativeStudy(GENERATORS[2:4], folders, numbers, numbers))
     assert book.measured == {}
     assert set(book.out_of_reach) == {
-        "generation-auc", "generation-auc-single", "generation-tau32",
-        "generation-pt-tail", "epic-fm-tails", "epic-fm-eta-n", "epic-fm-pt", "continuous-input-generates", "joint-generates",
+        "generation-auc", "generation-auc-single", "generation-tau32", "generation-pt-tail",
+        "epic-fm-tails", "epic-fm-eta-n", "epic-fm-pt", "continuous-input-generates",
+        "joint-generates",
     }  # fmt: skip
