@@ -23,8 +23,8 @@ os.environ["JETFM_WORK"] = f"{_SCRATCH.name}/work"
 os.environ["JETFM_FIGURES"] = f"{_SCRATCH.name}/figures"
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# Tests hold on any machine: what they compare with runs on the CPU, and small fits are faster there.
-# The checks of a GPU are for those who have one, and say so in this variable.
+# Tests hold on any machine: what they compare with runs on the CPU, and small fits are faster
+# there. The checks of a GPU are for those who have one, and say so in this variable.
 if "JETFM_GPU_CHECK" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

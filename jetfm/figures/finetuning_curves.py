@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,11 +34,12 @@ def learning_curves(panels: Sequence[Mapping]) -> Figure:
 
     Parameters
     ----------
-    panels : of `jetfm.finetuning.Finetuning.panel`. Bands are the standard deviation over seeds,
-        bars the uncertainty from the test jets. A point is hollow where a limit of steps ended a
-        fit, or a rejection rests on few background jets; an arrow starts at a lower limit. Grey
-        lines, of the same dashes, are what a paper's figure shows.
+    panels : of `jetfm.finetuning.Finetuning.panel`; one without a line is left out. Bands are the
+        standard deviation over seeds, bars the uncertainty from the test jets. A point is hollow
+        where a limit of steps ended a fit, or a rejection rests on few background jets; an arrow
+        starts at a lower limit. Grey lines, of the same dashes, are what a paper's figure shows.
     """
+    panels = [panel for panel in panels if panel["lines"]] or list(panels[:1])
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.9 * columns, 4.1 * rows), squeeze=False)
@@ -115,7 +117,7 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
     axis.set_ylabel(_METRICS[panel["metric"]])
     missing = ["; ".join(panel["missing_contenders"])]
     missing += [", ".join(f"{n:,}" for n in panel["missing_sizes"])]
-    text = "\n".join(f"not at this scale: {one}" for one in missing if one)
+    text = "\n".join(fill(f"not at this scale: {one}", 68) for one in missing if one)
     axis.text(0.97, 0.02, text, transform=axis.transAxes, ha="right", fontsize=6.5, color="0.4")
 
 

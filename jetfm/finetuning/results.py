@@ -223,6 +223,11 @@ class Finetuning:
             if (model, weights) not in results.contenders
             and any(fnmatchcase(f"{model} {weights}", pattern) for pattern in patterns)
         ]
+        for pattern in patterns:  # and those that only larger profiles have
+            model, _, weights = pattern.partition(" ")
+            named = weights in STARTS and model not in ("*", *wanted)
+            if named and (model, weights) not in results.contenders:
+                lacking.append(f"{self._text(model)}, {STARTS[weights]}")
         return {
             "metric": metric,
             "classes": list(results.result["classes"]),

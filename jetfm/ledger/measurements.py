@@ -132,11 +132,13 @@ def _token_maps(book: Ledger, quality: TokenQualityStudy, maps: Iterable[dict]) 
     if None in pair:
         book.out_of_reach["conditional-volume"] = "the profile lacks such a pair of tokenizers"
         return
-    volumes = {one["tokenizer"]["name"]: one["spread"]["volume"] for one in maps}
-    ours, plain = (volumes[one["name"]] for one in pair)
-    # of all tokens, beside random ones: there are no jets, and nothing was sampled
-    note = f"{_names(*pair)}; each token decoded beside random others"
-    book.measured["conditional-volume"] = Measurement(math.log(ours / plain), 0.0, 0, 1, note)
+    spreads = {one["tokenizer"]["name"]: one["spread"] for one in maps}
+    volumes = [
+        (spreads[one["name"]]["volume"], spreads[one["name"]]["volume_error"]) for one in pair
+    ]
+    value, error = _propagated(volumes, lambda ours, plain: math.log(ours / plain))
+    note = f"{_names(*pair)}; each token decoded beside random others, without jets"
+    book.measured["conditional-volume"] = Measurement(value, error, 0, 1, note)
 
 
 def _slope(one: TokenQuality) -> tuple[float | None, float | None]:

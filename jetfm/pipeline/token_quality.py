@@ -89,7 +89,7 @@ class TokenQualityStages:
                 "descriptor": descriptor,
             },
             inputs={"tokenizer": self.tokenizers.trained(name)},
-            version=2,  # 1 did not measure the volume
+            version=3,  # 1 did not measure the volume, 2 not its uncertainty
         )
 
     def classified(self) -> Stage:

@@ -10,6 +10,7 @@ Axes: K codes, R reconstructions of each, F features in network space.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import copy
 
@@ -180,7 +181,8 @@ def token_spread(points: np.ndarray) -> dict[str, float | None]:
         reconstructions from their centre, over the distance to the nearest other centre; above
         one half, tokens overlap. In the network space of arXiv 2512.04149, whatever the
         tokenizer's own, so that tokenizers compare. None if all centres are the same.
-    'volume' : there, of all cubes with edges of `CELL` that hold a reconstruction
+    'volume' : there, of all cubes with edges of `CELL` that hold a reconstruction; 'volume_error',
+        that of other draws, after Efron and Stein from the cubes that one alone has reached
     """
     deviations, centres = points.std(axis=1, dtype=np.float64), points.mean(axis=1)
     deviations[:, 0] /= np.maximum(centres[:, 0], np.finfo(np.float32).tiny)
@@ -191,9 +193,15 @@ def token_spread(points: np.ndarray) -> dict[str, float | None]:
     distances = cKDTree(centres).query(centres, k=[2])[0][:, 0]  # infinite for a single token
     apart = distances > 0  # two unused codes may be the same
     ratio = np.median((radii / np.where(apart, distances, 1))[apart]) if apart.any() else None
-    cells = np.unique(np.floor(network.reshape(-1, 3) / CELL), axis=0)
-    volume = _rounded(len(cells) * CELL**3)
-    return spread | {"over_distance": None if ratio is None else _rounded(ratio), "volume": volume}
+    cells = np.floor(network.reshape(-1, 3) / CELL)
+    hits = np.unique(cells, axis=0, return_counts=True)[1]
+    drawn = points.shape[1] > 1  # else each token has one place, whatever is drawn
+    error = math.sqrt((hits == 1).sum()) if drawn else 0.0
+    return spread | {
+        "over_distance": None if ratio is None else _rounded(ratio),
+        "volume": _rounded(len(hits) * CELL**3),
+        "volume_error": _rounded(error * CELL**3),
+    }
 
 
 def _rounded(value: float) -> float:

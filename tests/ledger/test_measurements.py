@@ -249,10 +249,13 @@ def test_lighter_jets_make_the_ratio_of_masses_fall(monkeypatch, factor, slope):
 @pytest.mark.parametrize("volume", [4.0, 1.0])
 def test_volumes_of_tokens_are_conditional_over_unconditional(volume):
     volumes = {"conditional-512": volume, "unconditional-512": 2.0, "conditional-8192": 100.0}
-    maps = [{"tokenizer": {"name": n}, "spread": {"volume": v}} for n, v in volumes.items()]
+    maps = [{"tokenizer": {"name": n}, "spread": {"volume": v, "volume_error": v / 50}}
+            for n, v in volumes.items()]  # fmt: skip
     book = Ledger("test")
     measurements._token_maps(book, _quality(TOKENIZERS), maps)
-    assert book.measured["conditional-volume"].value == pytest.approx(np.log(volume / 2))
+    found = book.measured["conditional-volume"]
+    assert found.value == pytest.approx(np.log(volume / 2))
+    assert found.uncertainty == pytest.approx(0.02 * np.sqrt(2), rel=0.05)
     without = {key: fit for key, fit in TOKENIZERS.items() if key[0] != "unconditional"}
     book = Ledger("test")
     measurements._token_maps(book, _quality(without), maps)

@@ -77,6 +77,9 @@ def test_every_token_is_decoded_once_a_repetition(monkeypatch, n_codes, n_condit
 def test_neighbours_move_conditional_tokens_only(conditional):
     spread = token_spread(token_map.token_map(conditional, 20, 50))
     assert all(value > 0 for value in spread.values())
+    again = [token_spread(token_map.token_map(conditional, 20, 50, seed=s)) for s in range(2, 12)]
+    drawn = np.std([one["volume"] for one in again], ddof=1)
+    assert drawn < 2 * spread["volume_error"] and spread["volume_error"] < spread["volume"] / 5
     assert spread == token_spread(token_map.token_map(conditional, 20, 50))
     assert spread != token_spread(token_map.token_map(conditional, 20, 50, seed=1))
 
@@ -95,6 +98,7 @@ def test_pointwise_tokens_have_one_place(preset):
     spread = token_spread(points)
     cells = np.unique(np.floor(Preprocessing().forward(points[:, 0]) / token_map.CELL), axis=0)
     assert spread.pop("volume") == pytest.approx(len(cells) * token_map.CELL**3, rel=1e-3)
+    assert spread.pop("volume_error") == 0
     assert spread == {"pt": 0, "eta_rel": 0, "phi_rel": 0, "over_distance": 0}
 
 
