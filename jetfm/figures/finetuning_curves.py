@@ -193,7 +193,8 @@ def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[st
         axis.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
         if line["scratch"]:
             axis.axhline(line["scratch"][0], color=color, ls=":", lw=1.2)
-    axis.set_xscale("log")
+    if any(line["n_pretraining"] for line in lines):  # a profile may fine-tune none of them
+        axis.set_xscale("log")
     axis.set_xlabel("Number of jets in pre-training")
     axis.set_ylabel("Accuracy after fine-tuning")
     title = f"{len(classes)} classes, {n_test:,} test jets; dotted: from scratch"
