@@ -74,9 +74,6 @@ def trained(profile: Profile, models: dict[str, tuple]) -> dict[str, dict]:
         profile.model_copy(update={"strategies": strategies, "token_quality": quality})
     )
     stages = {name: pipeline.pretraining.pretrained(name) for name in strategies}
-    for stage in stages.values():
-        for tokens in stage.needs:
-            tokens.artifact  # noqa: B018, made here, with all cores
     stages |= {name: pipeline.tokenizers.trained(name) for name in models if name in tokenizers}
     pipeline.run.side_by_side("train", [[stage] for stage in stages.values()], "model")
     rows = [row for row in pipeline.stages().rows() if row["stage"] in ("pretraining", "tokenizer")]

@@ -27,6 +27,7 @@ from jetfm.training.fit import fit
 from jetfm.training.job import Training
 from jetfm.training.muon import Muon, orthogonal
 from jetfm.training.optimizer import make_optimizer
+from tests.training.interrupted import whole_and_resumed
 
 MUON = OptimizerSettings(name="muon", lr=0.01, betas=(0.9, 0.99), eps=1e-8, warmup_steps=0)
 SMALL = {"dim": 16, "n_blocks": 2, "n_heads": 2}
@@ -160,15 +161,7 @@ def trained(folder, batches=batches):
 
 @pytest.mark.parametrize("at", [5, 25])
 def test_an_interrupted_training_continues_to_the_same_bits(tmp_path, at):
-    def cut(step):
-        if step == at:
-            raise KeyError("stop")
-        return batches(step)
-
-    expected = trained(tmp_path / "whole")
-    with pytest.raises(KeyError):
-        trained(tmp_path / "cut", cut)
-    found = trained(tmp_path / "cut")
+    expected, found = whole_and_resumed(trained, batches, tmp_path, at)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert any((expected[name] - weight).abs().max() > 0.01 for name, weight in
                Regression().state_dict().items())  # fmt: skip

@@ -11,6 +11,7 @@ from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
 from jetfm.training.optimizer import SOAP_WIDEST, make_optimizer
+from tests.training.interrupted import whole_and_resumed
 
 SOAP = OptimizerSettings(name="soap", lr=0.02, betas=(0.95, 0.95), eps=1e-8, warmup_steps=0)
 
@@ -41,15 +42,7 @@ def trained(folder, batches=batches) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_training_continues_with_the_same_bits(tmp_path):
-    def cut(step):
-        if step == 40:
-            raise KeyError("stop")
-        return batches(step)
-
-    expected = trained(tmp_path / "whole")
-    with pytest.raises(KeyError):
-        trained(tmp_path / "cut", cut)
-    found = trained(tmp_path / "cut")
+    expected, found = whole_and_resumed(trained, batches, tmp_path, 40)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     start = Regression()
     start.load_state_dict(found)
