@@ -197,21 +197,28 @@ def tokenize_mirrored(
         found = f"a tokenizer of {tokenizer.n_features} features"
         raise JetfmError("mirror images", found, f"one of {', '.join(KINEMATICS)}")
     jets, device = store.jets_of(classes), tokenizer.device
-    bar = Progress("tokenise mirrored", 4 * len(jets), unit="jet", show=progress)
+    n_removed = outside_cuts(store, tokenizer.settings.half_width, max_constituents)[jets]
+    lengths = np.minimum(store.n_constituents[jets], max_constituents) - n_removed
+    multiplicity = store.n_constituents[jets] - n_removed
+    batches = InOrderBatches(lengths, batch_size)
+    bar = Progress("tokenise mirrored", len(_SIGNS) * len(jets), unit="jet", show=progress)
     with TokenStoreWriter(
-        folder, tokenizer.n_codes, tokenizer.n_features, tokenizer=tokenizer.hash, seed=list(seed)
+        folder,
+        tokenizer.n_codes,
+        tokenizer.n_features,
+        n_constituents=np.tile(lengths, len(_SIGNS)),  # cuts do not see a sign
+        tokenizer=tokenizer.hash,
+        seed=list(seed),
     ) as writer:
         for number, signs in enumerate(_SIGNS):
-            for start in range(0, len(jets), batch_size):
-                indices, seeds = jets[start : start + batch_size], (*seed, number, start)
+            for step, places in enumerate(batches):
+                indices, seeds = jets[places], (*seed, number, step)
                 batch = jet_batch(store, tokenizer, indices, max_constituents, seeds, signs)
                 mask = batch["mask"].to(device)
                 ids = tokenizer.encode(batch["x"].to(device), mask)
                 arrays = (ids.cpu(), tokenizer.decode(ids, mask).cpu(), batch["mask"])
-                counts = np.minimum(store.n_constituents[indices], max_constituents)
-                n_removed = counts - mask.sum(1).cpu().numpy()
-                multiplicity = store.n_constituents[indices] - n_removed
-                writer.append(*arrays, store.labels[indices], multiplicity, batch["positions"])
+                of_jets = (store.labels[indices], multiplicity[places], batch["positions"])
+                writer.put(number * len(jets) + places, *arrays, *of_jets)
                 bar.update(len(indices), len(indices))
     bar.close()
     return TokenStore(folder)
