@@ -329,13 +329,17 @@ def _ticks_placed_once(figure: Figure) -> Iterator[None]:
             del axis._update_ticks
 
 
-def show(figure: Figure, picture: Path) -> None:
-    """In a notebook: the saved picture, which the inline backend would draw once more."""
+def show(picture: Path, figure: Figure | None = None) -> None:
+    """In a notebook: a saved picture, and not its figure, which the inline backend would draw."""
     if "inline" in plt.get_backend():
         from IPython.display import Image, display  # there, and there alone
+        from PIL.Image import open as opened
 
-        display(Image(picture, width=int(figure.get_figwidth() * figure.dpi)))
-        plt.close(figure)
+        with opened(picture) as pixels:
+            width = pixels.width * plt.rcParams["figure.dpi"] / plt.rcParams["savefig.dpi"]
+        display(Image(picture, width=int(width)))
+        if figure is not None:
+            plt.close(figure)
 
 
 def seed_spread(values: Sequence[float]) -> float:

@@ -13,10 +13,11 @@ Asking for a result makes it and everything that it depends on, or finds them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from jetfm import ledger
@@ -31,6 +32,7 @@ from jetfm.pipeline.pretraining import PretrainingStages
 from jetfm.pipeline.stage import Run, silent
 from jetfm.pipeline.token_quality import TokenQualityStages
 from jetfm.pipeline.tokenizers import TokenizerStages
+from jetfm.runtime.parallel import run_fits
 from jetfm.settings.profiles import Profile, load_profile
 from jetfm.storage.artifacts import as_json
 from jetfm.storage.paths import figures_folder
@@ -97,10 +99,16 @@ class Pipeline:
 
     def figure(self, name: str, draw: Callable[..., Figure], **data) -> Figure:
         """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`."""
-        data = as_json(data)
-        figure = draw(**data)
-        style.show(figure, style.save(figure, data, name, self.figures))
+        figure, picture = _draw(draw, name, as_json(data), self.figures)
+        style.show(picture, figure)
         return figure
+
+    def figure_series(self, draw: Callable[..., Figure], series: Mapping[str, Mapping]) -> None:
+        """Figures of one kind, drawn side by side and saved as `figure` does: data by name."""
+        tasks = [(draw, name, as_json(data), self.figures) for name, data in series.items()]
+        run_fits(_draw_in_worker, tasks, 0, "figures", self.run.progress, "figure")
+        for name in series:
+            style.show(self.figures / f"{name}.png")
 
     def gallery(self) -> list[tuple[str, Path]]:
         """Caption and picture of every figure of the notebooks, in order.
@@ -117,6 +125,20 @@ class Pipeline:
                 raise JetfmError(path, "no such figure", f"notebook {name[3:5]} to have run")
             pictures.append((caption, path))
         return pictures
+
+
+def _draw(
+    draw: Callable[..., Figure], name: str, data: Mapping, folder: Path
+) -> tuple[Figure, Path]:
+    """A figure, and the path of its picture."""
+    figure = draw(**data)
+    return figure, style.save(figure, data, name, folder)
+
+
+def _draw_in_worker(draw: Callable[..., Figure], name: str, data: Mapping, folder: Path) -> None:
+    style.use_style()
+    figure, _ = _draw(draw, name, data, folder)
+    plt.close(figure)
 
 
 def _make_in_worker(profile: Profile, keys: Sequence[str]) -> None:

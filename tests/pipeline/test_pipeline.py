@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from jetfm import figures
 from jetfm.errors import JetfmError
 from jetfm.pipeline import Pipeline
 from jetfm.schema import CLASSES
@@ -195,6 +197,19 @@ def test_a_folder_without_the_files_is_named(work, tiny, tmp_path):
     profile = with_folder(load_profile("smoke"), tmp_path)
     with pytest.raises(JetfmError, match="train"):
         Pipeline(profile, progress=False).jets.store("train")
+
+
+def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(first, tiny):
+    """Bytes of the pictures and of the numbers behind them."""
+    pipeline = Pipeline(tiny, progress=False)
+    series = pipeline.token_quality.study().class_series("jet_mass", "tau21")
+    assert list(series)[1::2] == ["fig02_class_jet_mass_residual", "fig02_class_tau21_residual"]
+    pipeline.figure_series(figures.by_class, series)
+    for name, data in series.items():
+        plt.close(pipeline.figure(f"{name}_alone", figures.by_class, **data))
+        for suffix in (".png", ".json"):
+            together, alone = (pipeline.figures / f"{n}{suffix}" for n in (name, f"{name}_alone"))
+            assert together.read_bytes() == alone.read_bytes()
 
 
 def test_the_gallery_names_the_notebook_of_a_missing_figure(work, tiny):
