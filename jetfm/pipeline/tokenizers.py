@@ -130,9 +130,15 @@ class TokenizerStages:
     # Asked for -----------------------------------------------------------------------------------
 
     def train_all(self) -> dict[str, Artifact]:
-        """All tokenizers of the profile, trained side by side, one core each."""
+        """All tokenizers of the profile, trained side by side, one core each.
+
+        The main one's jets are tokenised by the core that trained it, but for those of a store in
+        parts, which all cores share later.
+        """
         stages = {name: self.trained(name) for name in self.settings}
         groups = [[stage] for stage in stages.values()]
+        if not self.jets.store("train").parts:
+            groups[0] += [self.tokenised(split) for split in SPLITS]
         self.run.side_by_side("train tokenizers", groups, "tokenizer")
         return {name: stage.artifact for name, stage in stages.items()}
 
