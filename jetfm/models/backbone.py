@@ -59,6 +59,8 @@ class Backbone(nn.Module):
         self.reads_ids = settings.input == "token-id"
         if self.reads_ids:
             self.embedding = nn.Embedding(n_codes + 1, settings.dim)
+            with torch.no_grad():
+                self.embedding.weight *= settings.embedding_std
         else:
             self.start = nn.Parameter(torch.zeros(n_features))  # d_s, zero-initialised
             self.features_in = nn.Linear(n_features, settings.dim)

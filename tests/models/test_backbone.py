@@ -34,6 +34,21 @@ def test_paper_size():
     assert (model.start == 0).all() and model.start.shape == (3,)
 
 
+def test_embeddings_start_with_the_width_asked_for():
+    """The same numbers, narrower; a model of before the setting is found under its old name."""
+    ids = BackboneSettings(input="token-id", n_blocks=1)
+    narrow = ids.model_copy(update={"embedding_std": 0.02})
+    weights = []
+    for settings in (ids, narrow):
+        torch.manual_seed(0)
+        weights.append(Backbone(settings, n_codes=512).embedding.weight)
+    torch.testing.assert_close(weights[1], 0.02 * weights[0])
+    assert float(weights[0].detach().std()) == pytest.approx(1, abs=0.02)
+    assert "embedding_std" not in ids.model_dump() and "embedding_std" in narrow.model_dump()
+    with pytest.raises(ValidationError, match="embedding_std needs input 'token-id'"):
+        BackboneSettings(embedding_std=0.02)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_assembly_of_the_input(backbone, causal):
     """Registers without, start vector and constituents with the multiplicity term."""
