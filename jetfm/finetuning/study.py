@@ -99,7 +99,7 @@ def run_study(
         (runner, size, repetition)
         for runner in runners
         for size in sizes[runner.task]
-        for repetition in range(settings.n_seeds)
+        for repetition in settings.seeds(size)
     ]
     # The longest first, so that no worker is left alone with one of them at the end.
     missing = sorted(
@@ -107,7 +107,7 @@ def run_study(
         key=lambda point: -point[1],
     )
     encodings = {
-        (runner, max(sizes[runner.task]))
+        (runner, tuple(sizes[runner.task]))
         for runner, _, _ in missing
         if runner.contender.weights == "fixed"
     }
@@ -148,17 +148,17 @@ def _collected(
     rows = []
     for runner in runners:
         for size in sizes:
-            paths = (runner.path(folder, size, i) for i in range(settings.n_seeds))
-            found = [read_json(path) for path in paths]
+            seeds = settings.seeds(size)
+            found = [read_json(runner.path(folder, size, i)) for i in seeds]
             row = {"model": runner.contender.model, "weights": runner.contender.weights}
             row |= {"text": runner.contender.text, "size": size}
             row |= {key: [run[key] for run in found] for key in found[0] if key != "history"}
-            n_pretrainings = min(1 + len(runner.contender.others), settings.n_seeds)
+            n_pretrainings = min(1 + len(runner.contender.others), len(seeds))
             if n_pretrainings > 1:
                 row["n_pretrainings"] = n_pretrainings
             rows.append(row)
     jets = runners[0].jets
-    seen = _all_training_jets(jets, max(sizes), settings, seed)
+    seen = _all_training_jets(jets, sizes, settings, seed)
     used = jets.train.hashes(seen) | jets.val.hashes(jets.val.indices)
     return {
         "rows": rows,
@@ -175,25 +175,27 @@ def _run_seed(seed: int, repetition: int) -> int:
 
 
 def _all_training_jets(
-    jets: Jets, size: int, settings: FinetuningSettings, seed: int
+    jets: Jets, sizes: Sequence[int], settings: FinetuningSettings, seed: int
 ) -> np.ndarray:
-    """Training jets of all repetitions together, ascending."""
-    orders = (jets.train.training_order(_run_seed(seed, i)) for i in range(settings.n_seeds))
-    return np.unique(np.concatenate([order[:size] for order in orders]))
+    """Training jets of all sizes and repetitions together, ascending."""
+    largest = {i: size for size in sorted(sizes) for i in settings.seeds(size)}  # by repetition
+    orders = {i: jets.train.training_order(_run_seed(seed, i)) for i in largest}
+    return np.unique(np.concatenate([orders[i][:size] for i, size in largest.items()]))
 
 
 def _encode(
-    runner: Runner, size: int, settings: FinetuningSettings, folder: Path, seed: int
+    runner: Runner, sizes: Sequence[int], settings: FinetuningSettings, folder: Path, seed: int
 ) -> None:
-    """The jets of all repetitions through every training of the fixed backbone."""
+    """The jets of all sizes and repetitions through every training of the fixed backbone."""
     torch.manual_seed(0)
     jets = runner.jets.train
     wanted = {
-        "train": _all_training_jets(runner.jets, size, settings, seed),
+        "train": _all_training_jets(runner.jets, sizes, settings, seed),
         "val": runner.jets.val.indices,
         "test": runner.jets.test.indices,
     }
-    for number, contender in enumerate(runner.contender.trainings()[: settings.n_seeds]):
+    n_seeds = max(len(settings.seeds(size)) for size in sizes)
+    for number, contender in enumerate(runner.contender.trainings()[:n_seeds]):
         classifier = JetClassifier(contender.backbone(jets.preprocessing, jets.tokenizer_hash))
         for split, indices in wanted.items():
             side = getattr(runner.jets, split)

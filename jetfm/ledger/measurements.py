@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -372,7 +372,7 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
         runs = [study.runs(COMBINED, weights, size, "accuracy") for weights, size in points]
         if any(run is None for run in runs):
             return "this training size is not in the profile"
-        if len(runs[0]) < 2:
+        if min(map(len, runs)) < 2:
             return "one seed has no spread"
         cut = _cut_short(study, [(COMBINED, *point) for point in points])
         return cut or _over_seeds(runs, study.n_test, note)
@@ -409,13 +409,14 @@ def _mean_difference(study: TaskResults, *points: tuple[str, str]) -> Measuremen
     curves = [[study.runs(*point, size, "accuracy") for size in study.sizes] for point in points]
     if any(run is None for runs in curves for run in runs):
         return "the profile lacks one of these models"
-    if len(curves[0][0]) < 2:
+    if min(map(len, sum(curves, []))) < 2:
         return "one seed has no spread"
     text = f"mean over {', '.join(map(str, study.sizes))} jets"
     chosen = [(*point, size) for point in points for size in study.sizes]
     text = _joined(_pretrainings(study, chosen), text)
     cut = _cut_short(study, chosen)
-    return cut or _over_seeds([np.mean(runs, 0) for runs in curves], study.n_test, text)
+    means = [np.mean(_of_seeds_in_common(runs), 0) for runs in curves]
+    return cut or _over_seeds(means, study.n_test, text)
 
 
 def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
@@ -543,7 +544,7 @@ def _gain_falls(book: Ledger, study: TaskResults) -> None:
     runs = [study.runs(*point, "accuracy") for point in points]
     if any(run is None for run in runs):
         book.out_of_reach[claim] = "the profile lacks one of these models"
-    elif len(runs[0]) < 2 or ends[0] == ends[1]:
+    elif min(map(len, runs)) < 2 or ends[0] == ends[1]:
         book.out_of_reach[claim] = "one seed, or one training size"
     else:
         text = f"{ends[0]} against {ends[1]} jets"
@@ -573,6 +574,12 @@ def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
+def _of_seeds_in_common(runs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Without the further seeds that some points have: a difference is between equal labels."""
+    common = min(map(len, runs))
+    return [run[:common] for run in runs]
+
+
 def _over_seeds(
     runs: list[np.ndarray], n_test: int, note: str, weights=(1, 1, 1, 1)
 ) -> Measurement:
@@ -582,6 +589,7 @@ def _over_seeds(
     of each accuracy on the test jets, as if they were independent: too wide for differences, since
     all strategies share the test jets. `weights` of the accuracies are positive.
     """
+    runs = _of_seeds_in_common(runs)
     factors = np.array([1, -1, -1, 1])[: len(runs)] * np.array(weights[: len(runs)])
     values = sum(factor * run for factor, run in zip(factors, runs, strict=True))
     means = np.array([run.mean() for run in runs])

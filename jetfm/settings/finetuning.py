@@ -14,6 +14,9 @@ from jetfm.settings.training import OptimizerSettings
 
 Weights = Literal["scratch", "fixed", "finetuned"]
 
+#: A number for training sets of up to so many jets; larger ones have the last.
+BySize = tuple[tuple[Positive, Positive], ...]
+
 #: Paper 1's model of q/g and t->bqq' jets together, which generates and is fine-tuned (P1 III B).
 COMBINED = "omnijet-combined"
 
@@ -71,6 +74,11 @@ class TaskSettings(Settings):
         return contenders
 
 
+def _of_size(numbers: BySize, size: int) -> int:
+    fitting = [number for limit, number in numbers if size <= limit]
+    return fitting[0] if fitting else numbers[-1][1]
+
+
 class BaselineSettings(Settings):
     """Sizes of the classifiers without pre-training; of the backbone where not said otherwise."""
 
@@ -97,12 +105,12 @@ class FinetuningSettings(Settings):
         ),
     }
     sizes: tuple[Positive, ...] = (100, 1000, 10_000, 100_000, 1_000_000, 2_000_000)
-    n_seeds: Positive = 5
+    n_seeds: Positive | BySize = 5  # fits of a point; by size, since those of few labels are cheap
     max_steps: Positive = 100_000
     batch_size: Positive = 1000
     small_batch_size: Positive = 100  # P2: for training sets up to small_size
     small_size: Positive = 10_000
-    patience_epochs: tuple[tuple[Positive, Positive], ...] = (  # P1 A.4: up to this size
+    patience_epochs: BySize = (  # P1 A.4
         (10_000, 20),
         (1_000_000, 10),
         (2_000_000, 5),
@@ -144,5 +152,9 @@ class FinetuningSettings(Settings):
 
     def patience(self, size: int) -> int:
         """Epochs without improvement that end a training on `size` jets."""
-        fitting = [epochs for limit, epochs in self.patience_epochs if size <= limit]
-        return fitting[0] if fitting else self.patience_epochs[-1][1]
+        return _of_size(self.patience_epochs, size)
+
+    def seeds(self, size: int) -> range:
+        """Repetitions of a fit on `size` jets."""
+        by_size = self.n_seeds if isinstance(self.n_seeds, tuple) else ((size, self.n_seeds),)
+        return range(_of_size(by_size, size))

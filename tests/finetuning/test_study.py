@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from jetfm.data.labelled import LabelledJets
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
@@ -247,7 +248,7 @@ def test_strategies_train_what_they_say(jets, pair_bias, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "fit", spy)
     for runner in runners(jets, pretrained):
         if runner.contender.weights == "fixed":
-            study._encode(runner, 20, SHORT, tmp_path, 1)
+            study._encode(runner, (20,), SHORT, tmp_path, 1)
         study.one_fit(runner, 20, 0, SHORT, tmp_path, 1)
     backbone = dict(load_backbone(pretrained).named_parameters())
     for name, weights in backbone.items():
@@ -294,7 +295,7 @@ def test_a_fit_is_given_training_jets_to_learn_and_validation_jets_to_stop(
     asked: dict[str, list] = {"train": [], "val": [], "test": []}
     kind = EncodedJets if weights == "fixed" else LabelledJets
     if weights == "fixed":
-        study._encode(runner, 20, SHORT, tmp_path, 1)
+        study._encode(runner, (20,), SHORT, tmp_path, 1)
     original, score = kind.batch, study.log_probabilities
     order = []
 
@@ -337,6 +338,22 @@ def test_seeds_start_from_the_pretrainings_in_turn(jets, pretrained, tmp_path, w
     assert [n for _, n in found.values()] == [2, None, None]
 
 
+@pytest.mark.parametrize("weights", ["finetuned", "fixed"])
+def test_seeds_by_size_are_the_first_of_more(jets, pretrained, tmp_path, weights):
+    """Three fits of 10 jets and one of 20: those that three of every size would be."""
+    by_size = SHORT.model_copy(update={"sizes": (10, 20), "n_seeds": ((10, 3), (20, 1))})
+    everywhere = by_size.model_copy(update={"n_seeds": 3})
+    runner = runners(jets, pretrained, (weights,))
+    few, many = (
+        run_study(runner, settings, tmp_path / str(settings.n_seeds), 1, False, workers=1)
+        for settings in (by_size, everywhere)
+    )
+    found = [[row["auc"] for row in result["tagging"]["rows"]] for result in (few, many)]
+    assert [len(row) for row in found[0]] == [3, 1] and [len(row) for row in found[1]] == [3, 3]
+    assert found[0] == [found[1][0], found[1][1][:1]]
+    assert few["tagging"]["n_leaked"] == 0
+
+
 def test_leaked_jets_are_counted(jets, pretrained, tmp_path):
     leaky = Jets(jets.train, jets.val, jets.val)
     run_study(runners(leaky, pretrained, ("scratch",)), SHORT, tmp_path, 1, False, workers=1)
@@ -350,6 +367,15 @@ def test_the_papers_optimiser_and_patience():
     assert [settings.patience(size) for size in sizes] == [20, 20, 20, 10, 10, 5, 5]
     optimizer = settings.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("adamw", 1e-4, 1e-2)
+
+
+def test_numbers_by_size_hold_up_to_it():
+    settings = FinetuningSettings(n_seeds=((100, 3), (1000, 2)))
+    sizes = (1, 100, 101, 1000, 1001)
+    assert [len(settings.seeds(size)) for size in sizes] == [3, 3, 2, 2, 2]
+    assert len(FinetuningSettings(n_seeds=4).seeds(10)) == 4
+    with pytest.raises(ValidationError, match="n_seeds"):
+        FinetuningSettings(n_seeds=((100, 0),))
 
 
 def test_a_fit_stops_after_so_many_epochs_without_improvement(jets, monkeypatch):

@@ -29,6 +29,31 @@ def test_difference_of_differences():
     assert measured.n_seeds == 2 and measured.n_jets == N_TEST
 
 
+def test_differences_are_between_the_seeds_that_both_have():
+    """The third seed has other labels, which only one of the two saw."""
+    one, other = np.array([0.9, 0.8, 0.1]), np.array([0.7, 0.7])
+    for runs in ([one, other], [other, one]):
+        measured = _over_seeds(runs, N_TEST, "")
+        assert abs(measured.value) == pytest.approx(0.15) and measured.n_seeds == 2
+
+
+def test_means_over_sizes_are_of_the_seeds_that_all_sizes_have():
+    """Paper 2's mean difference, with a third seed of the smallest size far off."""
+    found = {}
+    for third in ([], [0.1]):
+        study = _study("landscape", SHIFTS)
+        for row in study.result["rows"]:
+            if row["size"] == 100:
+                row["accuracy"] = [*row["accuracy"], *third]
+                row["cut"] = [False] * len(row["accuracy"])
+        book = Ledger("test")
+        _transfer(book, study, study)
+        found[len(third)] = {
+            name: book.measured[name].value for name in ("mpm-beats-ntp", "joint-near-mpm")
+        }
+    assert found[0] == found[1]
+
+
 def test_equal_seeds_are_not_certainty():
     measured = _over_seeds([np.array([0.8, 0.8, 0.8])], N_TEST, "")
     assert measured.uncertainty == pytest.approx(np.sqrt(0.8 * 0.2 / N_TEST))
