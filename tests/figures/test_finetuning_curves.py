@@ -1,0 +1,35 @@
+"""Curves of fine-tuning show what there is, and stand what a profile leaves out."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from jetfm.figures import pretraining_jets
+
+LINE = {"size": 1000, "n_pretraining": [300, 30_000], "mean": [0.4, 0.5], "spread": [0.01, 0.02]}
+LINE |= {"jets": [0.01, 0.01], "scratch": [0.3, 0.01]}
+EMPTY = LINE | {key: [] for key in ("n_pretraining", "mean", "spread", "jets")}
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close("all")
+
+
+def test_accuracies_stand_at_their_numbers_of_jets():
+    (axis,) = pretraining_jets([LINE], 2000, ["QCD", "Tbqq"]).axes
+    points, dotted = axis.lines[0], axis.lines[-1]
+    assert axis.get_xscale() == "log"
+    np.testing.assert_array_equal(points.get_xydata(), [[300, 0.4], [30_000, 0.5]])
+    np.testing.assert_array_equal(dotted.get_ydata(), 0.3)
+
+
+@pytest.mark.parametrize("lines", [[EMPTY], [EMPTY | {"scratch": []}]])
+def test_a_profile_that_fine_tunes_none_has_an_empty_figure(lines, tmp_path):
+    """A logarithmic axis without a point would not be drawn."""
+    figure = pretraining_jets(lines, 2000, ["QCD", "Tbqq"])
+    figure.savefig(tmp_path / "empty.png")
+    assert figure.axes[0].get_xscale() == "linear"
