@@ -31,8 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._plain import plain_layers
 from jetfm.data.batches import LengthBucketedBatches
-from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.jet_model import JetModel
 from jetfm.models.masking import draw_masked, pt_ranks
+from jetfm.models.objectives import next_token_targets
 from jetfm.runtime.cores import n_cores
 from jetfm.runtime.precision import precision_on
 from jetfm.settings import OptimizerSettings, PretrainingSettings

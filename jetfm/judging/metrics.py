@@ -17,7 +17,7 @@ from jetfm.judging.classifier_test import classifier_test
 from jetfm.judging.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
 from jetfm.judging.jet_sample import JetSample, acceptance_of, count_violations
 from jetfm.judging.memorisation import coverage, neighbours, token_duplicates
-from jetfm.physics.energy_flow import energy_flow_polynomials
+from jetfm.physics.energy_flow_polynomials import energy_flow_polynomials
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import CLASSES, KINEMATICS
 
@@ -65,7 +65,7 @@ def evaluate_sample(
     n_jets : of 'sample', 'truth' and, if given, 'training'
     wasserstein, kl : by quantity of `QUANTITIES`, in its unit and in nat; 'kl' also has 'n_bins'
         and 'n_missed', see `jetfm.judging.distances.QuantileKL`
-    frechet : of energy-flow polynomials, see `jetfm.physics.energy_flow`
+    frechet : of energy-flow polynomials, see `jetfm.physics.energy_flow_polynomials`
     memorisation : 'distance_ratio', 'close' and, for tokens, 'copied', 'repeated' and the same
         with '_sequence' (`jetfm.judging.memorisation`); None without training jets
     coverage : of the truth by the sample

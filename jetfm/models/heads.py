@@ -123,7 +123,7 @@ def head_blocks(
 
 
 class TokenHead(nn.Module):
-    """Two blocks (MLP x2), LayerNorm, Linear to the vocabulary: start 0, codes 1..K, stop K+1.
+    """Two blocks (MLP x2), LayerNorm, Linear to the vocabulary of `jetfm.models.objectives`.
 
     Parameters
     ----------

@@ -1,30 +1,13 @@
-"""The model that pre-training trains: one backbone, a head per objective, one loss (NTP, MPM).
+"""The model that pre-training trains: one backbone, and a head for each objective.
 
-Next-token prediction (NTP) and masked-particle modelling (MPM) of arXiv 2512.04149, alone or
-together; with the settings of arXiv 2403.05618 also OmniJet-alpha. A joint step makes two passes
-through the shared backbone: causal over the whole jet, bidirectional over its visible part.
-
-NTP reads d_s, d_1..d_N and predicts t_1..t_N, stop:
-
-    L_g = - sum_{k=0..N} log p(t_{k+1} | d_s, d_1..d_k, N),    t_{N+1} = stop.
-
-MPM reads d_s and the visible d_j and predicts the tokens of the masked set M:
-
-    L_m = - sum_{i in M} log p(t_i | {d_j, j visible}, rank_i, N).
-
-Either alone is averaged over its predictions. Together, by default, (L_g + L_m) / n_g with n_g the
-number of next-token predictions of the batch: every predicted token weighs the same, and padding
-nothing (the official code divides by the padded length). Weighting 'per-objective' adds the means.
+Next tokens, masked particles or both (`jetfm.models.objectives`) of arXiv 2512.04149; with the
+settings of arXiv 2403.05618 also OmniJet-alpha. A joint step makes two passes through the shared
+backbone: causal over the whole jet, bidirectional over its visible part. The backbone is told the
+multiplicity (`jetfm.models.backbone`).
 
 Inputs are the *decoded* d_i. With a causal tokenizer decoder d_i depends on t_1..t_i only, so NTP
 leaks no target. In MPM a visible d_j behind a masked constituent carries a trace of it;
 `leak_free` decodes the visible tokens alone (`visible_decoder`).
-
-Vocabulary: start 0 (never a target), codes 1..K (the tokenizer's 0..K-1 plus one), stop K+1.
-
-Jets longer than the store's cap keep N, their uncapped count, as condition and get no stop target,
-since they do not end where they were cut (our choice; the official code lets them lose it too, but
-without a count). The token store records how many there are (``n_truncated``).
 
 Two steps make a loss. `JetModel.plan` works out on the CPU, while the batch is made, what depends
 on lengths and random masks alone: which constituents are masked, and the indices of all that is
@@ -36,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,42 +37,16 @@ from jetfm.models.masking import (
     visible_part,
     whole_rows,
 )
+from jetfm.models.objectives import (
+    OBJECTIVES,
+    Predictions,
+    masked_token_targets,
+    next_token_targets,
+    together,
+)
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import PretrainingSettings
 from jetfm.storage.weights import SavedModule
-
-OBJECTIVES = ("ntp", "mpm")
-
-
-class Predictions(NamedTuple):
-    """What one objective asks of a batch: where a head predicts which token."""
-
-    hidden: Tensor  # (B, T+1, C)
-    mask: Tensor  # (B, T+1)
-    causal: bool
-    positions: Tensor  # (n,) int64, in the B * (T+1) positions of `hidden`, ascending
-    targets: Tensor  # (n,) int64, ids of the vocabulary
-
-
-def next_token_targets(ids: Tensor, mask: Tensor, n_constituents: Tensor, n_codes: int) -> Tensor:
-    """What each of the positions d_s, d_1..d_T predicts.
-
-    Parameters
-    ----------
-    ids : (B, T) tokenizer ids 0..K-1 where `mask` is True
-    n_constituents : (B,) uncapped count; larger than ``mask.sum(1)`` for a truncated jet
-
-    Returns
-    -------
-    (B, T+1) int64: code + 1, then stop = K+1 after the last constituent of an untruncated jet,
-    -1 elsewhere
-    """
-    targets = torch.full((len(ids), ids.shape[1] + 1), -1, dtype=torch.int64, device=ids.device)
-    targets[:, :-1] = torch.where(mask, ids + 1, -1)
-    length = mask.sum(1)
-    whole = (n_constituents <= length).nonzero().squeeze(1)
-    targets[whole, length[whole]] = n_codes + 1
-    return targets
 
 
 class JetModel(SavedModule):
@@ -177,7 +134,7 @@ class JetModel(SavedModule):
             ranks = pt_ranks(batch["decoded"][..., 0], masked)
             batch["mpm_slots"], batch["mpm_visible"] = visible
             batch["mpm_rows"] = whole_rows(visible, ranks, len(self.mask_vectors))
-            targets["mpm"] = F.pad(torch.where(masked, ids + 1, -1), (1, 0), value=-1)
+            targets["mpm"] = masked_token_targets(ids, masked)
         for name, wanted in targets.items():
             if "silent" in batch:  # a process that has no jet left still takes part in the step
                 wanted.fill_(-1)
@@ -187,35 +144,16 @@ class JetModel(SavedModule):
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        """Loss of the objective, see the module.
+        """Loss of the objectives and what to log: `jetfm.models.objectives.together`.
 
         Parameters
         ----------
         batch : 'ids' (B, T), 'decoded' (B, T, F), 'mask' (B, T), 'n_constituents' (B,); with a
             `plan`, or one is made
-
-        Returns
-        -------
-        the loss; for each objective its mean 'ntp', 'mpm' and the '_accuracy' of the most likely
-        token, as (sum, number) pairs; 'weight', the number of predictions that the loss is per;
-        'parts', (mean, number) pairs, where the loss is a sum of means over different numbers
         """
         batch = self._planned(batch)
         results = {name: self.head(name).loss(*self.asked(name, batch)) for name in self.objectives}
-        metrics: dict[str, Any] = {}
-        for name, (mean, n, n_correct) in results.items():
-            metrics[name] = (mean.detach() * n, n)
-            metrics[f"{name}_accuracy"] = (n_correct, n)
-        mean, n, _ = results[self.objectives[0]]
-        metrics["weight"] = n
-        if len(results) == 1:
-            return mean, metrics
-        masked_mean, n_masked, _ = results["mpm"]
-        if self.settings.weighting == "per-token":
-            masked_mean = masked_mean * (n_masked / max(n, 1))
-        else:
-            metrics["parts"] = [(mean, n), (masked_mean, n_masked)]
-        return mean + masked_mean, metrics
+        return together(results, self.settings.weighting)
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ It depends on how the N axes are found. ``axes='onepass'`` starts from exclusive
 minimises once: the definition of JetClass's ``jet_tau*`` branches. ``axes='kt'`` takes exclusive
 kt axes (R = 0.8, E scheme) as they are and measures distances in pseudorapidity: the definition
 in the official code of both papers. The two differ by a few per cent; compare like with like.
+
+Soft drop, which needs the clustering: `jetfm.simulation.clustering`.
 """
 
 from __future__ import annotations

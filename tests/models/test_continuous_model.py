@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jetfm.errors import JetfmError
 from jetfm.models.continuous_model import ContinuousModel, stop_positions
-from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.jet_model import JetModel
+from jetfm.models.objectives import next_token_targets
 from jetfm.models.transformer import n_parameters
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES

@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.jet_model import JetModel
 from jetfm.models.masking import draw_masked, pt_ranks
+from jetfm.models.objectives import next_token_targets
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import OptimizerSettings
 from jetfm.tokenizers.vqvae import VQVAE

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
-from jetfm.models.jet_model import JetModel, next_token_targets
+from jetfm.models.jet_model import JetModel
 from jetfm.models.masking import draw_masked
+from jetfm.models.objectives import next_token_targets
 from jetfm.pretraining.comparison import POSITION_EDGES, PT_EDGES, RESULT, judge
 from jetfm.pretraining.train import token_batch
 from jetfm.storage.files import read_json

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
-from jetfm.models.jet_model import JetModel, load_backbone, next_token_targets
+from jetfm.models.jet_model import JetModel, load_backbone
+from jetfm.models.objectives import next_token_targets
 from jetfm.models.transformer import n_parameters
 from jetfm.pretraining import train as module
 from jetfm.pretraining.train import TokenBatches, pretrain, some_jets, token_batch

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jetfm.errors import JetfmError
-from jetfm.physics.energy_flow import GRAPHS, energy_flow_polynomials
+from jetfm.physics.energy_flow_polynomials import GRAPHS, energy_flow_polynomials
 from jetfm.physics.observables import jet_observables
 
 
