@@ -16,7 +16,7 @@ from jetfm.finetuning.contenders import STARTS
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
 from jetfm.finetuning.published import published_lines
 from jetfm.finetuning.scores import FEW_PASSED
-from jetfm.finetuning.study import STUDY
+from jetfm.finetuning.study import LABELS, STUDY, runs_folder
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.files import read_json
 
@@ -29,10 +29,12 @@ class TaskResults:
     ----------
     name : of the task
     result : what `jetfm.finetuning.study.run_study` collected for it
+    folder : of its fits, with their scores of the test jets
     """
 
     name: str
     result: dict
+    folder: Path | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -70,6 +72,22 @@ class TaskResults:
         """The metric of every seed, None where the study has no such point."""
         row = self.row(model, weights, size)
         return None if row is None else np.array(row[metric], float)
+
+    def correct(self, model: str, weights: str, size: int) -> np.ndarray | None:
+        """Whether each fit is right on each test jet, (n_seeds, n_test) bool; None where the study
+        has no such point, or did not write down the jets' labels."""
+        runs, labels = self.runs(model, weights, size, "accuracy"), self._labels
+        if runs is None or labels is None:
+            return None
+        names = [f"{model}-{weights}_{size}_{seed}.npy" for seed in range(len(runs))]
+        scores = [np.load(self.folder / name, allow_pickle=False) for name in names]
+        return np.array([score.argmax(1) == labels for score in scores])
+
+    @cached_property
+    def _labels(self) -> np.ndarray | None:
+        if self.folder is None or not (self.folder / LABELS).exists():
+            return None
+        return np.load(self.folder / LABELS, allow_pickle=False)
 
     def n_cut(self, model: str, weights: str, size: int) -> int:
         """Fits that their limit of steps ended: their accuracies are lower limits."""
@@ -182,7 +200,10 @@ class Finetuning:
     def tasks(self) -> dict[str, TaskResults]:
         """Results by name of the task."""
         found = read_json(self.folder / STUDY)
-        return {name: TaskResults(name, result) for name, result in found.items()}
+        return {
+            name: TaskResults(name, result, runs_folder(self.folder, name))
+            for name, result in found.items()
+        }
 
     def __getitem__(self, task: str) -> TaskResults:
         return self.tasks[task]

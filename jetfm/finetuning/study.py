@@ -37,7 +37,7 @@ from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
 EVALUATION_BATCH = 500
-STUDY = "study.json"
+STUDY, LABELS = "study.json", "labels.npy"
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ class Runner:
     contender: Contender
     jets: Jets
 
-    def runs(self, folder: Path) -> Path:
-        """Where the task's results are kept."""
-        return folder / "runs" / self.task
-
     def path(self, folder: Path, size: int, repetition: int) -> Path:
         """Where the result of a fit is kept."""
-        return self.runs(folder) / f"{self.contender.name}_{size}_{repetition}.json"
+        return runs_folder(folder, self.task) / f"{self.contender.name}_{size}_{repetition}.json"
+
+
+def runs_folder(folder: Path, task: str) -> Path:
+    """Where a task's results are kept: metrics and scores of the test jets by fit, and `LABELS`."""
+    return folder / "runs" / task
 
 
 def run_study(
@@ -158,6 +159,8 @@ def _collected(
                 row["n_pretrainings"] = n_pretrainings
             rows.append(row)
     jets = runners[0].jets
+    labels = jets.test.labels[jets.test.indices].astype(np.int16)
+    write_npy(runs_folder(folder, runners[0].task) / LABELS, labels)
     seen = _all_training_jets(jets, sizes, settings, seed)
     used = jets.train.hashes(seen) | jets.val.hashes(jets.val.indices)
     return {

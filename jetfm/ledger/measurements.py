@@ -20,6 +20,7 @@ from jetfm.settings import COMBINED
 from jetfm.token_quality.classifiers import TokenClassifiers
 from jetfm.token_quality.study import TokenQuality, TokenQualityStudy
 
+_SIGNS = np.array([1, -1, -1, 1])  # of the accuracies in a difference of differences
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
 
 
@@ -369,13 +370,7 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
 
     def measured(*points: tuple[str, int], note: str = "") -> Measurement | str:
         """The first point, or that minus the second (and so on); points are weights and size."""
-        runs = [study.runs(COMBINED, weights, size, "accuracy") for weights, size in points]
-        if any(run is None for run in runs):
-            return "this training size is not in the profile"
-        if min(map(len, runs)) < 2:
-            return "one seed has no spread"
-        cut = _cut_short(study, [(COMBINED, *point) for point in points])
-        return cut or _over_seeds(runs, study.n_test, note)
+        return _of_accuracies(study, [[(COMBINED, *point)] for point in points], note)
 
     def put(claim: str, *points: tuple[str, int], note: str = "") -> None:
         _keep(book, claim, measured(*points, note=note))
@@ -406,17 +401,47 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
 
 def _mean_difference(study: TaskResults, *points: tuple[str, str]) -> Measurement | str:
     """Accuracy of one model and weights minus another's, mean over the sizes; or why not."""
-    curves = [[study.runs(*point, size, "accuracy") for size in study.sizes] for point in points]
-    if any(run is None for runs in curves for run in runs):
-        return "the profile lacks one of these models"
-    if min(map(len, sum(curves, []))) < 2:
-        return "one seed has no spread"
     text = f"mean over {', '.join(map(str, study.sizes))} jets"
-    chosen = [(*point, size) for point in points for size in study.sizes]
-    text = _joined(_pretrainings(study, chosen), text)
-    cut = _cut_short(study, chosen)
-    means = [np.mean(_of_seeds_in_common(runs), 0) for runs in curves]
-    return cut or _over_seeds(means, study.n_test, text)
+    return _of_accuracies(study, [[(*p, size) for size in study.sizes] for p in points], text)
+
+
+def _of_accuracies(
+    study: TaskResults, groups: Sequence[Sequence[tuple[str, str, int]]], note: str
+) -> Measurement | str:
+    """Accuracy of the first group, minus the second's, minus the same of a second pair; or why not.
+
+    Parameters
+    ----------
+    groups : each of points, (model, weights, size), over which it is the mean
+    """
+    points = [point for group in groups for point in group]
+    runs = {point: study.runs(*point, "accuracy") for point in points}
+    if any(values is None for values in runs.values()):
+        return "the profile lacks one of these models, or this training size"
+    common = min(map(len, runs.values()))  # a difference is between equal labels
+    if common < 2:
+        return "one seed has no spread"
+    cut = _cut_short(study, points)
+    if cut:
+        return cut
+    means = [np.mean([runs[point][:common] for point in group], 0) for group in groups]
+    jets = _from_test_jets(study, groups, common)
+    return _over_seeds(means, study.n_test, _joined(note, _pretrainings(study, points)), jets=jets)
+
+
+def _from_test_jets(
+    study: TaskResults, groups: Sequence[Sequence[tuple[str, str, int]]], n_seeds: int
+) -> float | None:
+    """Uncertainty from the test jets, which all points share; None where it is not known which of
+    them each got right."""
+    total = np.zeros(1)
+    for sign, group in zip(_SIGNS, groups, strict=False):
+        for point in group:
+            correct = study.correct(*point)
+            if correct is None:
+                return None
+            total = total + sign * correct[:n_seeds].mean(0) / len(group)
+    return float(np.std(total, ddof=1) / math.sqrt(len(total)))
 
 
 def _transfer(book: Ledger, ten: TaskResults, landscape: TaskResults) -> None:
@@ -451,18 +476,10 @@ def _largest_gain(book: Ledger, studies: Iterable[TaskResults]) -> None:
     """The largest difference of accuracies between continuous and token-id input."""
     found = []
     for study in studies:
-        pair = [
-            [study.runs(model, "finetuned", size, "accuracy") for size in study.sizes]
-            for model in ("main", "ntp-token-id")
-        ]
-        if any(run is None for runs in pair for run in runs) or len(pair[0][0]) < 2:
-            continue
-        for i, size in enumerate(study.sizes):
-            runs = [one[i] for one in pair]
-            points = [(model, "finetuned", size) for model in ("main", "ntp-token-id")]
-            text = f"{study.name}, {size} jets"
-            found.append(_cut_short(study, points) or _over_seeds(runs, study.n_test, text))
-    _keep(book, "input-gain", _largest(found or ["the profile lacks one of these models"]))
+        for size in study.sizes:
+            groups = [[(model, "finetuned", size)] for model in ("main", "ntp-token-id")]
+            found.append(_of_accuracies(study, groups, f"{study.name}, {size} jets"))
+    _keep(book, "input-gain", _largest(found))
 
 
 def _keep(book: Ledger, claim: str, found: Measurement | str) -> None:
@@ -541,15 +558,11 @@ def _gain_falls(book: Ledger, study: TaskResults) -> None:
         for size in ends
         for model, weights in (("joint", "finetuned"), ("main", "scratch"))
     ]
-    runs = [study.runs(*point, "accuracy") for point in points]
-    if any(run is None for run in runs):
-        book.out_of_reach[claim] = "the profile lacks one of these models"
-    elif min(map(len, runs)) < 2 or ends[0] == ends[1]:
-        book.out_of_reach[claim] = "one seed, or one training size"
+    if ends[0] == ends[1]:
+        book.out_of_reach[claim] = "one training size"
     else:
         text = f"{ends[0]} against {ends[1]} jets"
-        found = _over_seeds(runs, study.n_test, _joined(text, _pretrainings(study, points)))
-        _keep(book, claim, _cut_short(study, points) or found)
+        _keep(book, claim, _of_accuracies(study, [[point] for point in points], text))
 
 
 def _pretrainings(study: TaskResults, points: list[tuple[str, str, int]]) -> str:
@@ -574,30 +587,30 @@ def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _of_seeds_in_common(runs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Without the further seeds that some points have: a difference is between equal labels."""
-    common = min(map(len, runs))
-    return [run[:common] for run in runs]
-
-
 def _over_seeds(
-    runs: list[np.ndarray], n_test: int, note: str, weights=(1, 1, 1, 1)
+    runs: Sequence[np.ndarray],
+    n_test: int,
+    note: str,
+    weights: Sequence[float] = (1, 1, 1, 1),
+    jets: float | None = None,
 ) -> Measurement:
     """First minus second, minus the same of a second pair, of accuracies over seeds.
 
-    The uncertainty adds in quadrature half the two-sigma quantile over seeds and the binomial error
-    of each accuracy on the test jets, as if they were independent: too wide for differences, since
-    all strategies share the test jets. `weights` of the accuracies are positive.
+    The uncertainty adds in quadrature half the two-sigma quantile over seeds and what the test jets
+    contribute: `jets`, where it is known, which for differences on the same jets is small; else the
+    binomial error of each accuracy, as if they were independent. `weights` are positive.
     """
-    runs = _of_seeds_in_common(runs)
-    factors = np.array([1, -1, -1, 1])[: len(runs)] * np.array(weights[: len(runs)])
+    factors = _SIGNS[: len(runs)] * np.array(weights[: len(runs)])
     values = sum(factor * run for factor, run in zip(factors, runs, strict=True))
-    means = np.array([run.mean() for run in runs])
-    jets = np.sqrt((factors**2 * means * (1 - means)).sum() / n_test)
+    kind = "the same ones for all"
+    if jets is None:
+        means = np.array([run.mean() for run in runs])
+        jets = np.sqrt((factors**2 * means * (1 - means)).sum() / n_test)
+        kind = "binomial"
     return Measurement(
         float(values.mean()),
         math.hypot(standard_error(values, n_sigma=2) / 2, jets),
         n_test,
         len(values),
-        _joined(note, "uncertainty: seeds (Student) and test jets (binomial)"),
+        _joined(note, f"uncertainty: seeds (Student) and test jets ({kind})"),
     )

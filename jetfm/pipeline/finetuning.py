@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jetfm.data.labelled import LabelledJets
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
+from jetfm.finetuning.study import runs_folder
 from jetfm.pipeline.generation import BY_TYPE, GenerationStages
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.pretraining import PretrainingStages
@@ -172,10 +173,10 @@ class FinetuningStages:
         runners = [self.runner(*one) for one in self._chosen()]
         kept = [work_folder() / "fits" / self._fits(runner) for runner in runners]
         for runner, fits in zip(runners, kept, strict=True):
-            link_files(fits, runner.runs(folder), f"{runner.contender.name}_*")
+            link_files(fits, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
         result = run_study(runners, settings, folder, seed, self.run.progress)
         for runner, fits in zip(runners, kept, strict=True):
-            link_files(runner.runs(folder), fits, f"{runner.contender.name}_*")
+            link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
         return {name: {"sizes": task["sizes"]} for name, task in result.items()}
 
     def _labelled(self, task: TaskSettings, model: str) -> Jets:

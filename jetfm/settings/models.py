@@ -31,8 +31,9 @@ class BackboneSettings(Settings):
     told_multiplicity: bool = True  # every position is told the number of constituents
     dropout: Fraction = 0.1
     layer_scale: float = Field(1.0, gt=0)
-    # Standard deviation with which embeddings of tokens start: torch's (O). With the width 64 of
-    # profile laptop, .05 learns in two thirds of the time (measured: docs/optimisers.md).
+    # Standard deviation with which embeddings of tokens start: torch's (O). With network 'gpt' of
+    # width 64, .02 learns in two thirds of the time; the other network it harms (measured:
+    # docs/optimisers.md).
     embedding_std: float = Field(1.0, gt=0, exclude_if=lambda std: std == 1.0)
     # Attention scores are told Particle Transformer's features of each pair of constituents (off
     # in P2). Absent from files where off: models of before this setting keep their hashes.

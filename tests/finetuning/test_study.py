@@ -221,6 +221,8 @@ def test_study_separates_separable_jets(jets, token_jets, pretrained, omnijet, t
     assert results.n_fits == 9 and results.n_leaked == 0
     for model, weights in task.contenders:
         assert task.runs(model, weights, 60, "auc").min() > 0.9, (model, weights)
+        right = task.correct(model, weights, 60).mean(1)
+        np.testing.assert_allclose(right, task.runs(model, weights, 60, "accuracy"))
     assert result["tagging"]["n_test"] == len(jets.test.indices) == 100
     assert "1/eps_B" in results.as_text() and "DeepSets" in results.as_text()
     scores = np.load(tmp_path / "runs/tagging/deepsets-scratch_60_0.npy")

@@ -10,7 +10,14 @@ import pytest
 from jetfm.finetuning import TaskResults
 from jetfm.ledger import measurements
 from jetfm.ledger.claims import TAGGING, TRANSFER
-from jetfm.ledger.measurements import _largest, _over_seeds, _tagging, _transfer, measure
+from jetfm.ledger.measurements import (
+    _from_test_jets,
+    _largest,
+    _over_seeds,
+    _tagging,
+    _transfer,
+    measure,
+)
 from jetfm.ledger.verdicts import Ledger, Measurement
 from jetfm.settings import COMBINED
 
@@ -30,11 +37,68 @@ def test_difference_of_differences():
 
 
 def test_differences_are_between_the_seeds_that_both_have():
-    """The third seed has other labels, which only one of the two saw."""
-    one, other = np.array([0.9, 0.8, 0.1]), np.array([0.7, 0.7])
-    for runs in ([one, other], [other, one]):
-        measured = _over_seeds(runs, N_TEST, "")
-        assert abs(measured.value) == pytest.approx(0.15) and measured.n_seeds == 2
+    """The third seed of 100 labels has other labels than any of 1000."""
+    accuracies = {
+        ("scratch", 100): [0.70, 0.72, 0.1], ("finetuned", 100): [0.80, 0.82, 0.9],
+        ("scratch", 1000): [0.80, 0.80], ("finetuned", 1000): [0.85, 0.85],
+    }  # fmt: skip
+    rows = [_row("omnijet-combined", *point, values) for point, values in accuracies.items()]
+    result = {"rows": rows, "sizes": [100, 1000], "classes": ["QCD", "Tbqq"], "n_test": N_TEST}
+    book = Ledger("test")
+    _tagging(book, TaskResults("tagging", result))
+    gain, falls = (book.measured[name] for name in ("gain-100", "gain-falls"))
+    assert (gain.value, gain.n_seeds) == (pytest.approx((0.1 + 0.1 + 0.8) / 3), 3)
+    assert (falls.value, falls.n_seeds) == (pytest.approx(0.1 - 0.05), 2)
+
+
+def _scored(folder, accuracies, n_test, rng, shared=0.0):
+    """A tagging study of made-up scores; a share of the test jets is equally hard for all."""
+    labels = rng.integers(0, 2, n_test).astype(np.int16)
+    np.save(folder / "labels.npy", labels)
+    rows, common = [], rng.random(n_test)
+    alike = rng.random(n_test) < shared
+    for (weights, size), (accuracy, n_seeds) in accuracies.items():
+        found = []
+        for seed in range(n_seeds):
+            correct = np.where(alike, common, rng.random(n_test)) < accuracy
+            right = np.where(correct, labels, 1 - labels)
+            name = f"omnijet-combined-{weights}_{size}_{seed}.npy"
+            np.save(folder / name, np.log(0.1 + 0.8 * np.eye(2))[right].astype("f4"))
+            found.append(float(correct.mean()))
+        rows.append(_row("omnijet-combined", weights, size, found))
+    sizes = sorted({size for _, size in accuracies})
+    result = {"rows": rows, "sizes": sizes, "classes": ["QCD", "Tbqq"], "n_test": n_test}
+    return TaskResults("tagging", result, folder)
+
+
+def test_scores_tell_what_the_rows_do(tmp_path):
+    accuracies = {("scratch", 100): (0.7, 3), ("finetuned", 100): (0.8, 2)}
+    study = _scored(tmp_path, accuracies, 500, np.random.default_rng(0))
+    for (weights, size), (_, n_seeds) in accuracies.items():
+        correct = study.correct("omnijet-combined", weights, size)
+        assert correct.shape == (n_seeds, 500)
+        rows = study.runs("omnijet-combined", weights, size, "accuracy")
+        np.testing.assert_allclose(correct.mean(1), rows)
+    assert study.correct("omnijet-combined", "fixed", 100) is None
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_the_uncertainty_from_shared_test_jets_is_that_of_many_samples(tmp_path, shared):
+    """The spread of the difference over samples of test jets, which is smaller than if each
+    accuracy had jets of its own where all find the same ones hard."""
+    accuracies = {("scratch", 100): (0.7, 2), ("finetuned", 100): (0.8, 2)}
+    points = [[("omnijet-combined", weights, 100)] for weights in ("finetuned", "scratch")]
+    rng = np.random.default_rng(5)
+    differences, errors = [], []
+    for _ in range(400):
+        study = _scored(tmp_path, accuracies, 300, rng, shared)
+        correct = [study.correct(*point[0]).mean() for point in points]
+        differences.append(correct[0] - correct[1])
+        errors.append(_from_test_jets(study, points, 2))
+    spread = np.std(differences)
+    assert np.mean(errors) == pytest.approx(spread, rel=4 / np.sqrt(2 * 400))
+    apart = np.sqrt((0.7 * 0.3 + 0.8 * 0.2) / 300)
+    assert spread < 0.8 * apart
 
 
 def test_means_over_sizes_are_of_the_seeds_that_all_sizes_have():
