@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from jetfm import cli
+from jetfm.storage.paths import sample_folder
 
 Answer = tuple[int, str, str]  # exit code, standard output and error
 
@@ -101,3 +102,13 @@ def test_ctrl_c_says_how_to_go_on(jetfm, monkeypatch):
     code, _, errors = jetfm("figures", "--profile", "smoke")
     assert code == 130
     assert "the same command continues" in errors
+
+
+@pytest.mark.parametrize("arguments", [("--out=~/x",), ("--out", "~/x")])
+def test_a_tilde_after_an_equals_sign_is_the_home(jetfm, monkeypatch, tmp_path, arguments):
+    """Shells expand the second alone, and only where it is not quoted."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    sample = sample_folder() / "val" / "TTBar_000.root"
+    code, out, err = jetfm("convert", "--jets", str(sample), *arguments)
+    assert code == 0 and (tmp_path / "home" / "x" / "store.json").exists(), (out, err)
+    assert not (tmp_path / "~").exists()

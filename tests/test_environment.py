@@ -175,6 +175,33 @@ def test_uv_needs_no_cache(tmp_path):
     assert code == 0 and "--no-cache" in calls[1][1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("DATA=/my jets/JetClass", "PROFILE=gpu"),
+            ["--profile", "gpu", "--data", "/my jets/JetClass"],
+        ),
+        (("DRY_RUN=1",), ["--profile", "laptop", "--dry-run"]),
+        (("DRY_RUN=0",), ["--profile", "laptop"]),
+        (("DRY_RUN=no", "DATA="), ["--profile", "laptop"]),
+    ],
+)
+def test_what_is_typed_after_make_is_what_jetfm_hears(tmp_path, arguments, expected):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nshift 3\nfor a in "$@"; do echo "$a"; done\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".complete").touch()
+    of_make = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DRY_RUN", "DATA", "PROFILE")
+    outside = {name: value for name, value in os.environ.items() if name not in of_make}
+    command = ["make", "paper-figures", *arguments]
+    heard = subprocess.check_output(command, cwd=tmp_path, env=outside, text=True)
+    assert heard.splitlines() == expected
+
+
 @pytest.mark.parametrize(("minutes", "warnings"), [(7.9, 0), (8.5, 1)])
 def test_slow_tests_end_with_one_warning(minutes, warnings, monkeypatch, pytestconfig):
     conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))

@@ -13,6 +13,7 @@ import typer
 
 from jetfm.cli import figures, jets, models
 from jetfm.errors import JetfmError
+from jetfm.storage.paths import expanded
 from jetfm.version import __version__
 
 app = typer.Typer(
@@ -45,13 +46,23 @@ def _version(
         raise typer.Exit
 
 
+def _with_homes(arguments: list[str]) -> list[str]:
+    """Arguments as a shell would give them: with ``~`` after an equals sign, too."""
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.rpartition("=")
+        is_home = value.startswith("~") and (not equals or name.startswith("--"))
+        found.append(f"{name}{equals}{expanded(value)}" if is_home else argument)
+    return found
+
+
 def main() -> None:
     """Entry point: bad input ends in one line on standard error and exit code 2."""
     for stream in (sys.stdout, sys.stderr):  # the terminal's encoding may lack an alpha
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        app()
+        app(_with_homes(sys.argv[1:]))
     except JetfmError as error:
         typer.echo(f"jetfm: {error}", err=True)
         sys.exit(getattr(error, "code", 2))  # several processes end with the code of one of them

@@ -45,6 +45,7 @@ from jetfm.schema import (
     is_jagged,
 )
 from jetfm.storage.files import naming
+from jetfm.storage.root_files import open_root
 
 vector.register_awkward()
 
@@ -175,7 +176,7 @@ class open_tree:
     def __enter__(self) -> uproot.TTree:
         check_root_file(self.path)
         try:
-            self._file = uproot.open(self.path)
+            self._file = open_root(self.path)
             classes = self._file.classnames(cycle=False)
             tree = self._file[TREE_NAME] if TREE_NAME in classes else None
             text = str(self._file[SETTINGS_KEY]) if SETTINGS_KEY in classes else "{}"

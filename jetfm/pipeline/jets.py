@@ -22,7 +22,7 @@ from jetfm.simulation.shipped import shipped_files
 from jetfm.simulation.simulate import recipe, simulate
 from jetfm.simulation.soft_constituents import published, soft_constituents_of
 from jetfm.storage.files import read_json, sha256, write_json
-from jetfm.storage.paths import project_folder, sample_folder, shipped_folder
+from jetfm.storage.paths import sample_folder, shipped_folder
 
 JETCLASS, TOPLANDSCAPE = "jetclass", "toplandscape"
 
@@ -129,7 +129,7 @@ class JetStages:
             n_jets = getattr(data.jets_per_class, split)
             files = shipped_files(shipped_folder(), campaign, split, n_jets)
             return _of_classes(files, data.classes)
-        folder = sample_folder() if data.source == "sample" else project_folder() / data.path
+        folder = sample_folder() if data.source == "sample" else data.path
         if campaign != JETCLASS:
             path = folder / f"{split}.h5"
             if not path.exists():

@@ -1,7 +1,8 @@
 """Profiles: the settings of all stages together, from a YAML file.
 
 A profile is one YAML file in ``jetfm/profiles``; it may build on another (``extends: smoke``) and
-then names only what differs. What it does not name has the papers' value (`jetfm.settings`).
+then names only what differs. Paths in it are relative to its file; of the profiles that ship, to
+the clone. What it does not name has the papers' value (`jetfm.settings`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from jetfm.settings import (
     merged,
 )
 from jetfm.storage.files import write_text
+from jetfm.storage.paths import expanded, project_folder
 
 PROFILES_DIR = Path(__file__).parents[1] / "profiles"
 TOPLANDSCAPE = "TopLandscape"  # folder of its h5 files, inside that of the JetClass files
@@ -92,7 +94,7 @@ def load_profile(name: str | Path = "smoke", **overrides: Any) -> Profile:
         Unknown profile, unreadable YAML, an unknown setting or one of the wrong type; the message
         names the setting.
     """
-    path, values = _resolve(name, seen=())
+    path, values = _resolve(expanded(name), seen=())
     values = merged(values, overrides)
     values.setdefault("name", path.stem)
     try:
@@ -133,8 +135,15 @@ def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
         ) from None
     if not isinstance(values, dict):
         raise JetfmError(path, type(values).__name__, "a mapping of settings")
+    here = project_folder() if path.parent == PROFILES_DIR else path.resolve().parent
+    for part in ("data", "landscape"):
+        section = values.get(part)
+        if isinstance(section, dict) and isinstance(section.get("path"), str):
+            section["path"] = here / expanded(section["path"])
     base = values.pop("extends", None)
     if base is not None:
+        if Path(str(base)).suffix in (".yaml", ".yml"):
+            base = here / expanded(base)
         _, inherited = _resolve(base, (*seen, path))
         inherited.pop("name", None)
         values = merged(inherited, values)
@@ -147,7 +156,7 @@ def with_folder(profile: Profile, folder: str | Path) -> Profile:
     With ``TopLandscape/`` inside, top tagging on other jets takes its h5 files, too; where there
     are none, neither here nor where the profile looks, such jets are simulated.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if not folder.is_dir():
         raise JetfmError(folder, "no such folder", "a folder with train*/, val*/ and test*/")
     data = profile.data.model_copy(update={"source": "folder", "path": folder.resolve()})

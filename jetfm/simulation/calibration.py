@@ -18,6 +18,7 @@ import yaml
 
 from jetfm.errors import JetfmError
 from jetfm.schema import CLASSES, TREE_NAME
+from jetfm.storage.root_files import open_root
 
 REFERENCE = Path(__file__).parent / "reference.yaml"
 MAX_CONSTITUENTS, DETA_MAX = 128, 1.0  # selection of the published constituent statistics
@@ -84,7 +85,7 @@ def read_jets(files: Iterable[str | Path]) -> ak.Array:
     parts = []
     for path in files:
         try:
-            with uproot.open(path) as file:
+            with open_root(path) as file:
                 parts.append(file[TREE_NAME].arrays(names))
         except (OSError, ValueError, KeyError, uproot.DeserializationError) as error:
             found = f"{type(error).__name__}: {error}".splitlines()[0]

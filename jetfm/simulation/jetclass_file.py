@@ -27,6 +27,7 @@ from jetfm.simulation.clustering import UNMATCHED_QCD, Jets, momenta, substructu
 from jetfm.simulation.detector import NEUTRAL_HADRON, PHOTON, Candidates
 from jetfm.simulation.event_record import Truth
 from jetfm.storage.files import replacing
+from jetfm.storage.root_files import open_root
 
 PZ_MAX, ETA_MAX = 10_000.0, 5.0  # GeV; constituents beyond are dropped (makeNtuples.C)
 
@@ -221,7 +222,7 @@ def read_settings(path: str | Path) -> dict:
         Not a readable ROOT file, or only a part of one.
     """
     try:
-        with uproot.open(path) as file:
+        with open_root(path) as file:
             complete = file.file.fEND == os.path.getsize(path)
             settings = json.loads(str(file[SETTINGS_KEY])) if SETTINGS_KEY in file else {}
     except Exception as error:  # uproot raises many kinds for a damaged file

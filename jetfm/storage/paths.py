@@ -1,6 +1,7 @@
 """Where jetfm reads and writes: the clone itself, unless an environment variable says otherwise.
 
-``JETFM_WORK`` moves the folder of artifacts, ``JETFM_FIGURES`` that of the figures.
+``JETFM_WORK`` moves the folder of artifacts, ``JETFM_FIGURES`` that of the figures; empty, they do
+nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jetfm.errors import JetfmError
 from jetfm.storage.files import make_folder
 
 
@@ -17,14 +19,32 @@ def project_folder() -> Path:
     return clone if (clone / "notebooks").is_dir() else Path.cwd()
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with its ``~``, which shells leave alone in ``--out=~/jets`` and settings.
+
+    Raises
+    ------
+    JetfmError
+        A home folder that nobody knows.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise JetfmError(path, "a home folder that is not known", "a path without ~") from None
+
+
 def work_folder() -> Path:
     """Folder of all artifacts, ``work/`` in the clone by default."""
-    return make_folder(project_folder() / os.environ.get("JETFM_WORK", "work"))
+    return make_folder(_named_by("JETFM_WORK", "work"))
 
 
 def figures_folder(profile: str) -> Path:
     """Folder of one profile's figures, ``figures/<profile>/`` in the clone by default."""
-    return make_folder(project_folder() / os.environ.get("JETFM_FIGURES", "figures") / profile)
+    return make_folder(_named_by("JETFM_FIGURES", "figures") / profile)
+
+
+def _named_by(variable: str, otherwise: str) -> Path:
+    return project_folder() / expanded(os.environ.get(variable, "").strip() or otherwise)
 
 
 def sample_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 
 import awkward as ak
@@ -146,6 +147,15 @@ def test_ranges_and_fewer_features(path, jets):
 
 
 # --- bad input: one clear error, naming file and cause ---
+
+
+@pytest.mark.parametrize("name", ["a::b.root", "a::b/x.root", "file:x.root", "ünï code #1?.root"])
+def test_any_name_of_a_file(path, jets, tmp_path, name):
+    """To uproot and its file systems colons mean other protocols."""
+    renamed = tmp_path / name
+    renamed.parent.mkdir(exist_ok=True)
+    shutil.copy(path, renamed)
+    assert ak.array_equal(jetclass.read(renamed), jets)
 
 
 def test_truncated_file(path, tmp_path):

@@ -56,7 +56,7 @@ def together(stores, name):
     return np.concatenate([getattr(store, name) for store in stores])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(parts=PARTS_OF, data=st.data(), longest=st.sampled_from([None, 1, 2, 100]))
 @pytest.mark.parametrize("write", [write_jets, write_tokens])
 def test_parts_give_the_jets_of_their_stores(tmp_path_factory, write, parts, data, longest):
@@ -194,7 +194,7 @@ def test_reading_is_lazy_and_keeps_no_files_open(tmp_path):
     assert not array.flags.writeable and array.shape == (1, 3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(parts=PARTS_OF, data=st.data(), gap=st.sampled_from([0, 1, 256]))
 @pytest.mark.parametrize("write", [write_jets, write_tokens])
 def test_jets_held_in_memory_are_those_of_the_store(tmp_path_factory, write, parts, data, gap):

@@ -127,7 +127,7 @@ def test_longer_than_128_is_kept_whole_and_cut_in_batches(store):
     assert mask.sum() == 128 + 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=LENGTHS, data=st.data(), longest=st.sampled_from([None, 1, 2, 128, 500]))
 def test_dense_gives_every_jet_back(tmp_path_factory, lengths, data, longest):
     store, jets = write_store(tmp_path_factory.mktemp("store"), lengths)
@@ -238,7 +238,7 @@ def random_tokens(lengths, n_codes=16, seed=0):
     return ids, rng.normal(size=(*mask.shape, 3)).astype("f4"), mask, np.arange(len(lengths)) % 10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=LENGTHS)
 def test_tokens_come_back(tmp_path_factory, lengths):
     folder = tmp_path_factory.mktemp("tokens")
@@ -258,7 +258,7 @@ def test_tokens_come_back(tmp_path_factory, lengths):
     store.verify()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=LENGTHS, seed=st.integers(0, 100))
 def test_any_order_of_batches_gives_the_same_store(tmp_path_factory, lengths, seed):
     folder = tmp_path_factory.mktemp("tokens")

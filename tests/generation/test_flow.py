@@ -184,7 +184,7 @@ def test_one_seed_gives_the_same_jets_whatever_the_batch_size(model, batch_size)
     assert not np.isclose(other.decoded, expected.decoded, atol=1e-3).all(1).any()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.one_of(st.integers(1, 3), st.integers(120, 128)), min_size=1, max_size=6))
 def test_each_jet_is_the_transport_of_its_own_noise(model, requested):
     jets = generate_flow(model, np.array(requested), seed=9, batch_size=2, progress=False)

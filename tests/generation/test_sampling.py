@@ -123,7 +123,7 @@ def test_frequencies_follow_a_truncated_distribution():
 finite = st.floats(-1e4, 1e4, width=32)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.one_of(finite, st.just(-np.inf)), min_size=1, max_size=200),
     finite,

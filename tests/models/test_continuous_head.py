@@ -117,7 +117,7 @@ def test_probabilities_to_stop_and_to_go_on_add_up():
     assert density.log_stop[0] == -200 and density.log_go_on[-1] == -200
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n_features=st.integers(1, 4),
     n_components=st.integers(1, 5),

@@ -68,7 +68,7 @@ def test_loss_is_the_likelihood_written_out(model):
     assert parts.item() == pytest.approx(total, rel=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 40, 128, 129, 200]), min_size=1, max_size=6),
     cap=st.sampled_from([1, 2, 128]),
@@ -82,7 +82,7 @@ def test_stops_are_where_the_token_models_are(counts, cap):
     assert torch.equal(stop_positions(mask, n), targets == stop_token)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 40, 129]), min_size=1, max_size=4),
     cap=st.sampled_from([1, 128, 200]),

@@ -100,7 +100,7 @@ def test_equivariant_under_permutations():
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(st.one_of(st.integers(0, 3), st.integers(120, 140)), min_size=1, max_size=4),
     st.integers(0, 20),

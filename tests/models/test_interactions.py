@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import vector
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jetfm.models import interactions
@@ -125,7 +125,6 @@ constituents = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(constituents, max_size=2), st.sampled_from([torch.float32, torch.float64]))
 def test_jets_of_up_to_two_constituents(jet, dtype):
     """No pt, no distance, no partner: numbers above the floor, gradients that are numbers."""

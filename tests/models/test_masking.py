@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jetfm.models.masking import draw_masked, pt_ranks, put_back, visible_part, whole_rows
@@ -17,7 +17,6 @@ def mask_of(counts, extra: int = 0) -> torch.Tensor:
     return torch.arange(max(int(counts.max()), 1) + extra) < counts[:, None]
 
 
-@settings(deadline=None)
 @given(counts=jets, fraction=st.sampled_from([0.1, 0.4, 0.9]), seed=st.integers(0, 1000))
 def test_every_jet_loses_its_own_share(counts, fraction, seed):
     torch.manual_seed(seed)
@@ -44,7 +43,6 @@ def test_ranks_by_hand():
     assert pt_ranks(pt, masked).tolist() == [[1, 2, -1, 0], [-1, -1, 0, -1]]
 
 
-@settings(deadline=None)
 @given(counts=jets, seed=st.integers(0, 1000))
 def test_out_and_back_puts_everything_where_it_was(counts, seed):
     """Visible constituents carry their own number, masked ones the vector of their rank."""

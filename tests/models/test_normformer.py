@@ -95,7 +95,7 @@ def test_the_gradient_reaches_every_parameter(zero_gain):
         assert parameter.grad.abs().max() > 0 and torch.isfinite(parameter.grad).all(), name
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     counts=st.lists(st.sampled_from(COUNTS), min_size=1, max_size=4),
     extra=st.integers(0, 20),

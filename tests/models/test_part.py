@@ -71,7 +71,7 @@ def test_padding_and_company_change_nothing(name, extra, training):
             torch.testing.assert_close(network(alone)[0], together[i], rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=4), st.booleans(), st.booleans())
 def test_small_jets_have_finite_loss_and_gradients(counts, pairs, training):
     network = network_of("pairs" if pairs else "plain").train(training)

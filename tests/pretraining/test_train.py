@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
@@ -57,7 +57,6 @@ def test_targets_by_hand():
     assert next_token_targets(ids, mask, n, K).tolist() == expected
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 40, 128, 129, 200]), min_size=1, max_size=6),
     cap=st.sampled_from([1, 2, 128]),

@@ -13,6 +13,7 @@ from jetfm.settings.profiles import (
     save_profile,
     with_folder,
 )
+from jetfm.storage.paths import project_folder
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_extends_changes_only_what_it_names(write):
         ("extends: smoke\ndata: {jets_per_class: {train: -1}}\n", "train", "-1"),
         ("seed: 1\n", "data", "nothing"),
         ("extends: nowhere\n", "profile", "'nowhere'"),
-        ("extends: mine.yaml\n", "mine.yaml", "no such file"),
+        ("extends: other.yaml\n", "other.yaml", "no such file"),
         ("{", "mine.yaml", "unreadable YAML"),
         ("- 1\n", "mine.yaml", "list"),
         ("extends: smoke\ndata: {path: /tmp}\n", "data", "path"),
@@ -138,3 +139,39 @@ def test_a_saved_profile_is_the_same_again(name, tmp_path):
     profile = load_profile(name, seed=7)
     for changed in (profile, dry_run(profile), with_folder(profile, tmp_path)):
         assert load_profile(save_profile(changed, tmp_path / "saved.yaml")) == changed
+
+
+def test_paths_are_relative_to_the_profiles_file(tmp_path, monkeypatch):
+    """From wherever it is loaded; of a base in another folder, to the base's."""
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "here").mkdir()
+    base, mine = tmp_path / "bases" / "base.yaml", tmp_path / "here" / "mine.yaml"
+    base.write_text("extends: smoke\ndata: {source: folder, path: ../jets}\n")
+    landscape = "landscape: {source: folder, path: ~/tops}"
+    mine.write_text(f"extends: ../bases/base.yaml\nseed: 3\n{landscape}\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = []
+    for folder in (tmp_path, tmp_path / "here"):
+        monkeypatch.chdir(folder)
+        profile = load_profile(mine)
+        found.append((profile.data.path.resolve(), profile.landscape.path))
+    assert found == [(tmp_path / "jets", tmp_path / "home" / "tops")] * 2
+
+
+def test_profiles_that_ship_look_for_jets_in_the_clone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("paper").data.path == project_folder() / "data" / "JetClass"
+    (tmp_path / "data" / "JetClass").mkdir(parents=True)
+    assert dry_run(load_profile("paper")).data.source == "sample", "not here, but in the clone"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "extends: ~nobody_of_that_name/x.yaml\n",
+        "extends: smoke\ndata: {source: folder, path: ~nobody_of_that_name/x}\n",
+    ],
+)
+def test_a_home_folder_that_nobody_knows_is_named(write, text):
+    with pytest.raises(JetfmError, match="~nobody_of_that_name.*home folder"):
+        load_profile(write(text))

@@ -210,7 +210,7 @@ def test_neutral_hadron_energy_has_the_cards_resolution():
 
 
 @given(st.floats(0.5, 500), st.floats(0.01, 2.0))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_log_normal_has_the_given_mean_and_width(mean, relative):
     n = 40_000
     values = log_normal(np.full(n, mean), np.full(n, relative * mean), np.random.default_rng(8))
@@ -230,7 +230,7 @@ def test_log_normal_has_the_given_mean_and_width(mean, relative):
     st.just(0.0) | st.just(1e-160) | st.floats(1e-6, 0.3),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_energy_flow_never_counts_twice(charged, neutral, resolution, seed):
     deposit = np.array(charged + neutral)
     cell = np.full(len(deposit), cell_of(np.array([0.1]), np.array([0.1]), CMS.hcal)[0])
@@ -337,7 +337,7 @@ def _flow_2015_of_a_tower(measured, energies, resolutions, calorimeter, eta):
     ),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_energy_flow_of_2015_is_that_of_a_loop_over_tracks(content, seed):
     pid, energy, resolution = (np.array(column) for column in zip(*content, strict=True))
     card, eta, n = ATLAS_2015, 0.35, len(content)
@@ -451,7 +451,6 @@ def test_granularity_of_the_cms_card():
 
 
 @given(st.floats(0.5, 50), st.floats(-1, 1), st.floats(-3, 3), st.sampled_from([-1, 1]))
-@settings(deadline=None)
 def test_prompt_helix_meets_the_barrel_where_the_chord_says(pt, eta, phi, charge):
     truth = particles(charge * PION, pt, eta, phi, vertex=(0, 0, 2.0))
     arrival = propagate(truth, CMS.tracker)

@@ -47,7 +47,7 @@ def plain(store, jet, half_width, limit):
     return [row for row in rows if abs(row[1]) < half_width and abs(row[2]) < half_width]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from([0, 1, 2, 7, 130]), min_size=1, max_size=6), st.integers(0, 99))
 def test_cuts_keep_what_a_loop_keeps(tmp_path_factory, counts, seed):
     store = wide_store(tmp_path_factory.mktemp("jets"), counts, seed)

@@ -96,7 +96,7 @@ def test_ids_are_in_range_and_minus_one_where_padded(tokenizer):
     assert len(usage) == tokenizer.n_codes and usage.sum() == sum(COUNTS)
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(
     counts=st.lists(st.sampled_from(COUNTS), min_size=1, max_size=4),
     extra=st.integers(0, 30),
@@ -123,7 +123,7 @@ def test_neighbours_padding_and_order_change_nothing(tokenizer, counts, extra, s
         )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     rows=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), max_size=8),
     held=st.integers(1, 30),

@@ -32,7 +32,7 @@ def test_paper_size():
     assert n_parameters(VQVAE(TokenizerSettings())) == 1_656_859
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 5, 17, 131]), min_size=1, max_size=5),
     extra=st.integers(0, 40),

@@ -1,0 +1,35 @@
+"""Folders are where they were asked for: homes, empty variables, relative names."""
+
+from __future__ import annotations
+
+import pytest
+
+from jetfm.storage.paths import expanded, figures_folder, project_folder, work_folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def test_a_tilde_is_the_home(home, monkeypatch):
+    monkeypatch.setenv("JETFM_WORK", "~/work")
+    monkeypatch.setenv("JETFM_FIGURES", "~")
+    assert work_folder() == home / "work" and (home / "work").is_dir()
+    assert figures_folder("smoke") == home / "smoke"
+    assert expanded("a~/~b") == expanded("a~") / "~b", "in the middle it is a letter"
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_empty_variables_do_nothing(home, monkeypatch, empty):
+    for name, found in (
+        ("JETFM_WORK", work_folder),
+        ("JETFM_FIGURES", lambda: figures_folder("x")),
+    ):
+        monkeypatch.delenv(name, raising=False)
+        usual = found()
+        monkeypatch.setenv(name, empty)
+        assert found() == usual != project_folder()
+    figures_folder("x").rmdir()
