@@ -6,13 +6,13 @@ expensive fixtures, and the notebooks share the stages that they find done.
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import tempfile
 import time
 
 import hypothesis
+import nbval.kernel
 import pytest
 
 # How long a test takes is the machine's affair: on a busy one a deadline fails tests that hold.
@@ -44,22 +44,10 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 # A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if os.name == "posix":
-    # Kernels talk through sockets in the file system, so that the tests need no network at all.
-    # The path must be absolute: nbval and its kernels work in different folders.
-    import nbval.kernel
-    from jupyter_client.manager import KernelManager
+# nbval's kernels too are of this interpreter, and need no network.
+from jetfm.runtime.kernels import OwnKernelManager  # noqa: E402, after the cores are shared out
 
-    class SocketFileKernelManager(KernelManager):
-        """A kernel manager without ports."""
-
-        numbers = itertools.count()
-
-        def __init__(self, **options):
-            address = f"{_SCRATCH.name}/kernel{next(self.numbers)}"
-            super().__init__(**({"transport": "ipc", "ip": address} | options))
-
-    nbval.kernel.KernelManager = SocketFileKernelManager
+nbval.kernel.KernelManager = OwnKernelManager
 
 
 # The longest first, so that no core waits for another at the end.

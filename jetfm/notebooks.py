@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -42,7 +43,7 @@ def run_all(profile: Profile, say=print) -> list[str]:
     JetfmError
         A notebook failed: names it, the error, and the copy that holds the traceback.
     """
-    sources = sorted((project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    sources = numbered()
     if not sources:
         where = project_folder() / "notebooks"
         raise JetfmError(where, "no notebook", "a clone of the repository, with its notebooks")
@@ -50,6 +51,12 @@ def run_all(profile: Profile, say=print) -> list[str]:
     with exclusive(folder, say):
         remove_leftovers(folder)
         return _run_all(sources, profile, say)
+
+
+def numbered() -> list[Path]:
+    """The notebooks in their order, without copies such as ``00_data-Copy1.ipynb``."""
+    every = sorted((project_folder() / "notebooks").glob("*.ipynb"))
+    return [path for path in every if re.fullmatch(r"\d\d_[a-z_]+", path.stem)]
 
 
 def _run_all(sources: list[Path], profile: Profile, say) -> list[str]:
@@ -112,8 +119,7 @@ def _run(source: Path, copy: Path, profile: str) -> float:
     logging.getLogger("papermill").setLevel(logging.WARNING)
     make_folder(copy.parent)
     start = time.monotonic()
-    # The kernel talks through sockets in the file system where there are any: no open ports.
-    transport = "ipc" if os.name == "posix" else "tcp"
+    kernels = "jetfm.runtime.kernels.AsyncOwnKernelManager"
     try:
         with naming(copy):
             papermill.execute_notebook(
@@ -125,7 +131,7 @@ def _run(source: Path, copy: Path, profile: str) -> float:
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stdout,
-                config=Config({"KernelManager": {"transport": transport}}),
+                config=Config({"NotebookClient": {"kernel_manager_class": kernels}}),
             )
     except PapermillExecutionError as error:
         found = f"{error.ename}: {error.evalue}"
@@ -145,7 +151,7 @@ def store_checked_outputs() -> None:
 
     profile = load_profile("smoke")
     run_all(profile)
-    for source in sorted((project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+    for source in numbered():
         notebook = nbformat.read(source, as_version=4)
         copy = work_folder() / "notebooks" / profile.name / source.name
         executed = {cell.id: cell for cell in nbformat.read(copy, as_version=4).cells}

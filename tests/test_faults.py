@@ -153,7 +153,7 @@ def test_locale_and_time_zone_change_nothing(tmp_path, monkeypatch):
 def test_a_terminal_without_greek(monkeypatch):
     """The ledger speaks of OmniJet-α."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    code = "from jetfm import cli; cli.app = lambda: print('OmniJet-α'); cli.main()"
+    code = "from jetfm import cli; cli.app = lambda arguments: print('OmniJet-α'); cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "OmniJet-?\n"), done.stderr
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -11,6 +16,7 @@ import pytest
 
 from jetfm import figures, notebooks
 from jetfm.errors import JetfmError
+from jetfm.runtime.kernels import OwnKernelManager
 from jetfm.settings.profiles import available_profiles, load_profile
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -126,6 +132,40 @@ def test_a_notebook_runs_once_until_something_it_shows_changes(project):
     write_notebook(project, "open(f'{folder}/fig00.png', 'w').write('new')")
     assert run() == ["00_one"] and figure.read_text() == "new"
     assert run(seed=2) == ["00_one"]
+
+
+def test_copies_are_not_run(project):
+    for name in ("00_one-Copy1", "00_one (2)", "explore", "01_two.autosave"):
+        shutil.copy(project / "notebooks/00_one.ipynb", project / f"notebooks/{name}.ipynb")
+    assert run() == ["00_one"]
+
+
+def test_kernels_of_others_are_not_used(project, monkeypatch):
+    """One in JUPYTER_PATH, one in the user's folder, both called python3 and both gone."""
+    monkeypatch.setenv("JUPYTER_PATH", str(project / "share"))
+    monkeypatch.setenv("HOME", str(project / "home"))
+    for folder in ("share/kernels", "home/.local/share/jupyter/kernels"):
+        (project / folder / "python3").mkdir(parents=True)
+        spec = {
+            "argv": ["/gone/python", "-m", "ipykernel"],
+            "display_name": "",
+            "language": "python",
+        }
+        (project / folder / "python3/kernel.json").write_text(json.dumps(spec))
+    write_notebook(project, "import sys; open(f'{folder}/fig00.png', 'w').write(sys.executable)")
+    assert run() == ["00_one"]
+    assert (project / "figures/smoke/fig00.png").read_text() == sys.executable
+    assert [path.name for path in (project / "notebooks").iterdir()] == ["00_one.ipynb"]
+
+
+def test_no_two_kernels_share_a_socket(tmp_path):
+    script = "from jetfm.runtime.kernels import OwnKernelManager as Own; print(Own().ip, Own().ip)"
+    command = [sys.executable, "-c", script]
+    there = subprocess.check_output(command, text=True, cwd=tmp_path).split()
+    here = [OwnKernelManager().ip, OwnKernelManager().ip]
+    assert len({*here, *there}) == 4
+    if os.name == "posix":
+        assert not any(Path(address).parent.exists() for address in there), "none is left"
 
 
 def test_a_failing_notebook_is_named_and_runs_again(project):

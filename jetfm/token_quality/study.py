@@ -243,14 +243,6 @@ class TokenQualityStudy:
             "residual": residual,
         }
 
-    def class_series(self, *quantities: str) -> dict[str, dict]:
-        """Of each quantity, by figure's name: its distributions, and what is left of each jet."""
-        series = {}
-        for quantity in quantities:
-            series[f"fig02_class_{quantity}"] = self.by_class(quantity)
-            series[f"fig02_class_{quantity}_residual"] = self.by_class(quantity, residual=True)
-        return series
-
     def codebook_usage(self) -> dict:
         """Arguments of `jetfm.figures.codebook_usage`, for the constituents of all jets."""
         usage = {}
