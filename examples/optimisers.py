@@ -161,8 +161,10 @@ def drawn(curves: dict[str, dict]) -> plt.Figure:
                 curve = curves[f"{objective}-{name}"]
                 axis.plot(curve[x], curve["loss"], color=COLORS[name], marker="o", ms=3, label=text)
             axis.set_xlabel(label)
-            unit = "mean squared error" if objective == "tokenizer" else "nats per token"
-            axis.set_ylabel(f"Validation loss [{unit}]")
+            axis.set_ylabel("Validation loss [nats per token]")
+            if objective == "tokenizer":
+                axis.set_yscale("log")
+                axis.set_ylabel("Mean squared error")
         column[0].set_title(title)
     axes[0, 0].legend()
     return figure
