@@ -58,8 +58,7 @@ $(ENV): pyproject.toml requirements.lock
 	@touch $@
 
 paper-figures: $(ENV)
-	@$(PY) -m jetfm figures --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") \
-	  $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
+	@$(PY) -m jetfm figures --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
 
 test: $(ENV)
 	@$(PY) -m ruff check jetfm tests benchmarks soak conftest.py
