@@ -7,7 +7,6 @@ figure it made are as they were when it last ran through.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,10 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from jetfm.errors import JetfmError
-from jetfm.settings.profiles import Profile, available_profiles
+from jetfm.settings.profiles import Profile, available_profiles, save_profile
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import (
     make_folder,
@@ -27,7 +24,6 @@ from jetfm.storage.files import (
     remove_leftovers,
     sha256,
     write_json,
-    write_text,
 )
 from jetfm.storage.locks import exclusive
 from jetfm.storage.paths import figures_folder, project_folder, work_folder
@@ -170,5 +166,4 @@ def _profile_argument(profile: Profile) -> str:
     if profile.name in available_profiles() and load_profile(profile.name) == profile:
         return profile.name
     path = work_folder() / "profiles" / f"{profile.name}.yaml"
-    write_text(path, yaml.safe_dump(json.loads(profile.model_dump_json()), sort_keys=False))
-    return str(path)
+    return str(save_profile(profile, path))

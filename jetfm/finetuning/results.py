@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.figures.style import seed_spread
-from jetfm.finetuning.contenders import STARTS
+from jetfm.finetuning.contenders import STARTS, Contender
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
 from jetfm.finetuning.published import published_lines
 from jetfm.finetuning.scores import FEW_PASSED
-from jetfm.finetuning.study import LABELS, STUDY, runs_folder
+from jetfm.finetuning.study import LABELS, STUDY, fit_path, runs_folder
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.files import read_json
 
@@ -79,9 +79,12 @@ class TaskResults:
         runs, labels = self.runs(model, weights, size, "accuracy"), self._labels
         if runs is None or labels is None:
             return None
-        names = [f"{model}-{weights}_{size}_{seed}.npy" for seed in range(len(runs))]
-        scores = [np.load(self.folder / name, allow_pickle=False) for name in names]
-        return np.array([score.argmax(1) == labels for score in scores])
+        found = []
+        for seed in range(len(runs)):  # one at a time: scores are far larger than what is kept
+            path = fit_path(self.folder, Contender(model, weights), size, seed)
+            scores = np.load(path.with_suffix(".npy"), allow_pickle=False)
+            found.append(scores.argmax(1) == labels)
+        return np.array(found)
 
     @cached_property
     def _labels(self) -> np.ndarray | None:

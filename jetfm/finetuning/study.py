@@ -59,12 +59,17 @@ class Runner:
 
     def path(self, folder: Path, size: int, repetition: int) -> Path:
         """Where the result of a fit is kept."""
-        return runs_folder(folder, self.task) / f"{self.contender.name}_{size}_{repetition}.json"
+        return fit_path(runs_folder(folder, self.task), self.contender, size, repetition)
 
 
 def runs_folder(folder: Path, task: str) -> Path:
     """Where a task's results are kept: metrics and scores of the test jets by fit, and `LABELS`."""
     return folder / "runs" / task
+
+
+def fit_path(runs: Path, contender: Contender, size: int, repetition: int) -> Path:
+    """Metrics of a fit; its scores of the test jets lie beside it, as ``.npy``."""
+    return runs / f"{contender.name}_{size}_{repetition}.json"
 
 
 def run_study(

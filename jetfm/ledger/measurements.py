@@ -416,8 +416,10 @@ def _of_accuracies(
     """
     points = [point for group in groups for point in group]
     runs = {point: study.runs(*point, "accuracy") for point in points}
+    if any(size not in study.sizes for _, _, size in points):
+        return "this training size is not in the profile"
     if any(values is None for values in runs.values()):
-        return "the profile lacks one of these models, or this training size"
+        return "the profile lacks one of these models"
     common = min(map(len, runs.values()))  # a difference is between equal labels
     if common < 2:
         return "one seed has no spread"

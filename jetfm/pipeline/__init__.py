@@ -32,6 +32,7 @@ from jetfm.pipeline.pretraining import PretrainingStages
 from jetfm.pipeline.stage import Run, silent
 from jetfm.pipeline.token_quality import TokenQualityStages
 from jetfm.pipeline.tokenizers import TokenizerStages
+from jetfm.runtime.cores import n_cores
 from jetfm.runtime.parallel import run_fits
 from jetfm.settings.profiles import Profile, load_profile
 from jetfm.storage.artifacts import as_json
@@ -106,7 +107,8 @@ class Pipeline:
     def figure_series(self, draw: Callable[..., Figure], series: Mapping[str, Mapping]) -> None:
         """Figures of one kind, drawn side by side and saved as `figure` does: data by name."""
         tasks = [(draw, name, as_json(data), self.figures) for name, data in series.items()]
-        run_fits(_draw_in_worker, tasks, 0, "figures", self.run.progress, "figure")
+        # on all cores beside a GPU, too, which drawing does not use
+        run_fits(_draw_in_worker, tasks, n_cores(), "figures", self.run.progress, "figure")
         for name in series:
             style.show(self.figures / f"{name}.png")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from functools import cache
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
@@ -43,11 +44,11 @@ def _talk() -> dict[str, str]:
     """How a kernel is spoken to: through sockets in the file system where there are any."""
     if os.name != "posix":
         return {}
-    global _folder
-    if _folder is None:
-        _folder = tempfile.TemporaryDirectory(prefix="jetfm-kernels-")  # goes with this process
-    address = f"{_folder.name}/{next(_numbers)}"
+    address = f"{_folder().name}/{next(_numbers)}"
     return {"transport": "ipc", "ip": address} if len(address) <= _LONGEST else {}
 
 
-_folder: tempfile.TemporaryDirectory | None = None
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    """This process's, and gone with it."""
+    return tempfile.TemporaryDirectory(prefix="jetfm-kernels-")
