@@ -104,11 +104,11 @@ def test_ctrl_c_says_how_to_go_on(jetfm, monkeypatch):
     assert "the same command continues" in errors
 
 
-@pytest.mark.parametrize("arguments", [("--out=~/x",), ("--out", "~/x")])
+@pytest.mark.parametrize("arguments", [("--out=~/x=1",), ("--out", "~/x=1")])
 def test_a_tilde_after_an_equals_sign_is_the_home(jetfm, monkeypatch, tmp_path, arguments):
     """Shells expand the second alone, and only where it is not quoted."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     sample = sample_folder() / "val" / "TTBar_000.root"
     code, out, err = jetfm("convert", "--jets", str(sample), *arguments)
-    assert code == 0 and (tmp_path / "home" / "x" / "store.json").exists(), (out, err)
+    assert code == 0 and (tmp_path / "home" / "x=1" / "store.json").exists(), (out, err)
     assert not (tmp_path / "~").exists()

@@ -50,9 +50,9 @@ def _with_homes(arguments: list[str]) -> list[str]:
     """Arguments as a shell would give them: with ``~`` after an equals sign, too."""
     found = []
     for argument in arguments:
-        name, equals, value = argument.rpartition("=")
-        is_home = value.startswith("~") and (not equals or name.startswith("--"))
-        found.append(f"{name}{equals}{expanded(value)}" if is_home else argument)
+        is_option = argument.startswith("--")
+        name, equals, value = argument.partition("=") if is_option else ("", "", argument)
+        found.append(f"{name}{equals}{expanded(value)}" if value.startswith("~") else argument)
     return found
 
 

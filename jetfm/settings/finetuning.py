@@ -15,7 +15,7 @@ from jetfm.settings.training import OptimizerSettings
 Weights = Literal["scratch", "fixed", "finetuned"]
 
 #: A number for training sets of up to so many jets; larger ones have the last.
-BySize = tuple[tuple[Positive, Positive], ...]
+BySize = Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
 
 #: Paper 1's model of q/g and t->bqq' jets together, which generates and is fine-tuned (P1 III B).
 COMBINED = "omnijet-combined"

@@ -33,6 +33,7 @@ from jetfm.storage.files import write_text
 from jetfm.storage.paths import expanded, project_folder
 
 PROFILES_DIR = Path(__file__).parents[1] / "profiles"
+_SUFFIXES = (".yaml", ".yml")  # else it is the name of a profile that ships
 TOPLANDSCAPE = "TopLandscape"  # folder of its h5 files, inside that of the JetClass files
 
 
@@ -86,7 +87,8 @@ def load_profile(name: str | Path = "smoke", **overrides: Any) -> Profile:
     Parameters
     ----------
     name : a shipped profile's name, or the path of a YAML file
-    overrides : replace top-level entries, e.g. ``seed=2``; nested dictionaries are merged
+    overrides : replace top-level entries, e.g. ``seed=2``; nested dictionaries are merged; paths
+        are relative to the current folder
 
     Raises
     ------
@@ -95,7 +97,7 @@ def load_profile(name: str | Path = "smoke", **overrides: Any) -> Profile:
         names the setting.
     """
     path, values = _resolve(expanded(name), seen=())
-    values = merged(values, overrides)
+    values = merged(values, _with_paths_from(Path.cwd(), overrides))
     values.setdefault("name", path.stem)
     try:
         return Profile.model_validate(values)
@@ -115,7 +117,7 @@ def save_profile(profile: Profile, path: str | Path) -> Path:
 
 def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in _SUFFIXES:
         path = PROFILES_DIR / f"{name}.yaml"
         if not path.exists():
             raise JetfmError(
@@ -136,18 +138,25 @@ def _resolve(name: str | Path, seen: tuple[Path, ...]) -> tuple[Path, dict]:
     if not isinstance(values, dict):
         raise JetfmError(path, type(values).__name__, "a mapping of settings")
     here = project_folder() if path.parent == PROFILES_DIR else path.resolve().parent
-    for part in ("data", "landscape"):
-        section = values.get(part)
-        if isinstance(section, dict) and isinstance(section.get("path"), str):
-            section["path"] = here / expanded(section["path"])
+    values = _with_paths_from(here, values)
     base = values.pop("extends", None)
     if base is not None:
-        if Path(str(base)).suffix in (".yaml", ".yml"):
+        if Path(str(base)).suffix in _SUFFIXES:
             base = here / expanded(base)
         _, inherited = _resolve(base, (*seen, path))
         inherited.pop("name", None)
         values = merged(inherited, values)
     return path, values
+
+
+def _with_paths_from(folder: Path, values: dict) -> dict:
+    """The same settings with the paths of jets from a folder on."""
+    found = dict(values)
+    for part in ("data", "landscape"):
+        section = values.get(part)
+        if isinstance(section, dict) and isinstance(section.get("path"), str | Path):
+            found[part] = section | {"path": folder / expanded(section["path"])}
+    return found
 
 
 def with_folder(profile: Profile, folder: str | Path) -> Profile:

@@ -376,8 +376,10 @@ def test_numbers_by_size_hold_up_to_it():
     sizes = (1, 100, 101, 1000, 1001)
     assert [len(settings.seeds(size)) for size in sizes] == [3, 3, 2, 2, 2]
     assert len(FinetuningSettings(n_seeds=4).seeds(10)) == 4
-    with pytest.raises(ValidationError, match="n_seeds"):
-        FinetuningSettings(n_seeds=((100, 0),))
+    for name in ("n_seeds", "patience_epochs"):
+        for bad in (((100, 0),), ()):
+            with pytest.raises(ValidationError, match=name):
+                FinetuningSettings(**{name: bad})
 
 
 def test_a_fit_stops_after_so_many_epochs_without_improvement(jets, monkeypatch):

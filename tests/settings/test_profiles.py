@@ -158,6 +158,16 @@ def test_paths_are_relative_to_the_profiles_file(tmp_path, monkeypatch):
     assert found == [(tmp_path / "jets", tmp_path / "home" / "tops")] * 2
 
 
+def test_paths_of_a_call_are_relative_to_where_it_is_made(tmp_path, monkeypatch):
+    """And stay there when the profile is saved elsewhere, as for other processes."""
+    monkeypatch.chdir(tmp_path)
+    data = {"source": "folder", "path": "jets"}
+    profile = load_profile("smoke", data=data)
+    assert profile.data.path == tmp_path / "jets" and data["path"] == "jets"
+    (tmp_path / "elsewhere").mkdir()
+    assert load_profile(save_profile(profile, tmp_path / "elsewhere/saved.yaml")) == profile
+
+
 def test_profiles_that_ship_look_for_jets_in_the_clone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_profile("paper").data.path == project_folder() / "data" / "JetClass"
