@@ -154,9 +154,23 @@ def store_checked_outputs() -> None:
         for number, cell in enumerate(notebook.cells):
             if cell.cell_type == "code":
                 checked = cell.source.startswith("# NBVAL_CHECK_OUTPUT")
-                cell.outputs = executed[cell.id].outputs if checked else []
+                cell.outputs = _joined(executed[cell.id].outputs) if checked else []
                 cell.execution_count = number if checked else None
         nbformat.write(notebook, source)
+
+
+def _joined(outputs: list) -> list:
+    """Text that a kernel sent in pieces, as it does when busy, in one."""
+    joined: list = []
+    for output in outputs:
+        before = joined[-1] if joined else {}
+        if output["output_type"] == before.get("output_type") == "stream" and (
+            output["name"] == before["name"]
+        ):
+            before["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
 
 
 def _profile_argument(profile: Profile) -> str:

@@ -186,3 +186,12 @@ def test_captions_and_index_agree_about_the_papers_figures():
     }
     indexed = {(one.paper, one.number, one.name) for one in figures.PAPER_FIGURES if one.name}
     assert claimed == indexed
+
+
+def test_what_a_busy_kernel_prints_in_pieces_is_stored_in_one():
+    def printed(text, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    joined = notebooks._joined([printed("a\n"), printed("b\n"), printed("c", "stderr")])
+    assert joined == [printed("a\nb\n"), printed("c", "stderr")]
+    assert notebooks._joined([]) == []

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.paths import sample_folder
 from tests.data.toplandscape_files import toplandscape_file
 from tests.download.faulty_server import serving
-from tests.training.test_distributed import talking
+from tests.loopback import talking
 
 PROJECT = Path(__file__).parents[1]
 SPLITS = {"train": "train0", "val": "val", "test": "test"}
@@ -84,7 +85,7 @@ def md5(content: bytes) -> str:
 
 
 def execute(command: str, folder: Path, patch: pytest.MonkeyPatch, notebooks: bool) -> str:
-    """Run a line of the README; downloads in this process, which knows the small archives."""
+    """Run a line of the README; in this process, which knows the small archives, but notebooks."""
     command = command.replace("/path/to", str(folder))
     words = shlex.split(command)
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # DRY_RUN=1, set for all of them here
@@ -99,15 +100,17 @@ def execute(command: str, folder: Path, patch: pytest.MonkeyPatch, notebooks: bo
     assert words[:3] == [".venv/bin/python", "-m", "jetfm"]
     if words[3] == "figures" and not notebooks:
         words[3] = "stages"
-    if words[3] == "download":
-        patch.setattr(sys, "argv", ["jetfm", *words[3:]])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert not ended.value.code
-        return ""
-    done = subprocess.run([sys.executable, *words[1:]], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done.stdout
+    if words[3] == "figures":
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=PROJECT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+    patch.setattr(sys, "argv", ["jetfm", *words[3:]])
+    with redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code, f"{command}: {said.getvalue()[-2000:]}"
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")

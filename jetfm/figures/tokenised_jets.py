@@ -275,6 +275,7 @@ def by_class(
         figure, cells = ratio_panels(columns, rows, width=3.0, height=3.4, aligned=True)
     for index, (name, cell) in enumerate(zip(names, cells, strict=False)):
         if residual:
+            cell[0].minorticks_off()
             _residuals(cell[0], histograms[name], tokenizers, RESIDUAL_LABELS[quantity])
         else:
             _beside_original(cell, histograms[name], tokenizers, LABELS[quantity])

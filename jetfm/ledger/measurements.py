@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from jetfm.finetuning import Finetuning, TaskResults
 from jetfm.finetuning.scores import FEW_PASSED
@@ -499,7 +499,7 @@ def _largest(found: list[Measurement | str]) -> Measurement | str:
     if not measured:
         return found[0]
     largest = max(measured, key=lambda one: one.value)
-    wider = stats.norm.ppf(stats.norm.cdf(2) ** (1 / len(measured))) / 2
+    wider = ndtri(ndtr(2) ** (1 / len(measured))) / 2
     text = f"the largest of {len(measured)}, for which its uncertainty is {wider:.2f} times as wide"
     error, note = largest.uncertainty * wider, _joined(largest.note, text)
     return replace(largest, uncertainty=error, note=note)

@@ -15,8 +15,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
-from scipy.special import log_ndtr
+from scipy import optimize
+from scipy.special import log_ndtr, ndtr, stdtrit
 
 from jetfm.errors import JetfmError
 
@@ -38,7 +38,7 @@ def standard_error(values: np.ndarray, n_sigma: float = 1) -> float:
 
     Of two values, two are 14 times the plain one: their spread says little about the next.
     """
-    student = stats.t.ppf(stats.norm.cdf(n_sigma), len(values) - 1)
+    student = stdtrit(len(values) - 1, ndtr(n_sigma))
     return float(student * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
@@ -274,6 +274,8 @@ def rejection(labels: np.ndarray, scores: np.ndarray, efficiency: float = 0.3) -
     The threshold is the highest that keeps at least this share of the signal; its own
     uncertainty from the number of signal jets is not included.
     """
+    from scipy.stats import binomtest  # most of a second of every command's start
+
     if not 0 < efficiency <= 1:
         raise JetfmError("efficiency", str(efficiency), "above 0, at most 1")
     signal, background = _split(labels, scores)
@@ -281,7 +283,7 @@ def rejection(labels: np.ndarray, scores: np.ndarray, efficiency: float = 0.3) -
     needed = max(math.ceil(efficiency * len(signal) - 1e-9), 1)
     threshold = np.partition(signal, len(signal) - needed)[len(signal) - needed]
     passed, total = int((background >= threshold).sum()), len(background)
-    interval = stats.binomtest(passed, total).proportion_ci(CORE, "exact")
+    interval = binomtest(passed, total).proportion_ci(CORE, "exact")
     share = passed / total
     return Rejection(
         value=1 / share if passed else math.inf,

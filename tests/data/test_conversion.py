@@ -25,8 +25,9 @@ from jetfm.runtime.workers import run_tasks
 from jetfm.schema import BRANCHES, CLASSES, KINEMATICS
 from jetfm.storage.locks import exclusive
 from tests.data.jetclass_files import jetclass_file
+from tests.data.slow_parts import slow_part
 from tests.data.toplandscape_files import toplandscape_file
-from tests.training.test_distributed import talking
+from tests.loopback import talking
 
 FILES = {"HToBB_000": 7, "TTBar_000": 30, "HToBB_001": 9, "TTBar_001": 3}  # jets
 
@@ -299,21 +300,6 @@ def test_bad_requests(sources, tmp_path):
     build_store(sources, tmp_path / "whole", progress=False)
     with pytest.raises(JetfmError, match="of another form"):
         convert(sources, tmp_path / "whole", progress=False)
-
-
-def slow_part(part):
-    """Half a second before each part, so that there is a middle to be killed in.
-
-    Whoever is to be killed waits for it with the second part that it is given.
-    """
-    folder, mine = Path(part.folder), f"-{os.getpid()}"
-    to_be_killed = (folder / f".victim{mine}").exists()
-    if to_be_killed and list(folder.glob(f".begun-*{mine}")):
-        (folder / f".begun-{part.name}{mine}").touch()
-        time.sleep(600)
-    (folder / f".begun-{part.name}{mine}").touch()
-    time.sleep(0.5)
-    return conversion.make_part(part)
 
 
 def test_kill_9_in_the_middle(sources, undisturbed, tmp_path):

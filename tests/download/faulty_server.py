@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-
-def has_loopback() -> bool:
-    """Whether two processes of this machine can talk; not where the network is cut off whole."""
-    with socket.socket() as server, socket.socket() as client:
-        try:
-            server.bind(("127.0.0.1", 0))
-            server.listen()
-            client.settimeout(5)
-            client.connect(server.getsockname())
-        except OSError:
-            return False
-    return True
+from tests.loopback import has_loopback
 
 
 class FaultyServer:

@@ -30,8 +30,27 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The smoke profile with fewer jets and steps."""
-    return dry_run(load_profile("smoke"))
+    """The smoke profile with fewer jets and steps, and fewer of a kind."""
+    smoke = load_profile("smoke")
+    quality = smoke.token_quality
+    tokenizers = {
+        name: quality.tokenizers[name] for name in ("conditional-512", "full-512", "binned-64")
+    }
+    fewer = {"tokenizers": tokenizers, "classified": ("conditional-512",)}
+    strategies = {name: smoke.strategies[name] for name in ("mpm", "joint", "ntp-full")}
+    some = {"contenders": {"main": ("scratch", "finetuned"), "mpm": ("fixed",)}}
+    tasks = smoke.finetuning.tasks
+    tasks = tasks | {
+        name: tasks[name].model_copy(update=some) for name in ("ten-classes", "landscape")
+    }
+    changed = smoke.model_copy(
+        update={
+            "token_quality": quality.model_copy(update=fewer),
+            "strategies": strategies,
+            "finetuning": smoke.finetuning.model_copy(update={"tasks": tasks}),
+        }
+    )
+    return dry_run(changed)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +226,8 @@ def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(first, tiny):
         "fig02_class_jet_mass": quality.by_class("jet_mass"),
         "fig02_class_tau21_residual": quality.by_class("tau21", residual=True),
     }
+    for data in series.values():
+        data["histograms"] = {name: data["histograms"][name] for name in ("QCD", "Tbqq")}
     pipeline.figure_series(figures.by_class, series)
     for name, data in series.items():
         plt.close(pipeline.figure(f"{name}_alone", figures.by_class, **data))

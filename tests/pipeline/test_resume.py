@@ -31,8 +31,8 @@ tokenizer:
   replace_after: 20
   training: &more
     batch_size: 50
-    max_steps: 20
-    validate_every: 5
+    max_steps: 12
+    validate_every: 4
     optimizer: &adamw {name: adamw, lr: 3.0e-3, warmup_steps: 5}
 token_quality:
   tokenizers:
@@ -42,7 +42,7 @@ token_quality:
       dim: 32
       n_blocks: 1
       n_heads: 4
-      training: &few {batch_size: 50, max_steps: 10, validate_every: 5, optimizer: *adamw}
+      training: &few {batch_size: 50, max_steps: 4, validate_every: 2, optimizer: *adamw}
   n_reconstructions: 10
   n_conditioning: 10
   classified: [conditional-64]
@@ -67,13 +67,16 @@ generative_quality:
   n_training: 100
 finetuning:
   tasks:
-    tagging: {sizes: [50]}
-    ten-classes: {sizes: [50], contenders: &some {main: [scratch, finetuned], joint: [fixed]}}
+    tagging: {sizes: [50], contenders: &no_baselines {deepsets: [], transformer: [], part: []}}
+    ten-classes:
+      sizes: [50]
+      contenders: &some {<<: *no_baselines, main: [scratch, finetuned], joint: [fixed]}
     landscape: {sizes: [50], contenders: *some}
   n_seeds: 1
   batch_size: 50
   small_batch_size: 50
-  max_steps: 10
+  max_steps: 4
+  validate_every: 2
   n_bootstrap: 10
   optimizer: *adamw
   baselines: {dim: 32, n_blocks: 2, n_heads: 4}

@@ -17,7 +17,8 @@ from jetfm.pipeline import Pipeline
 from jetfm.settings import FinetuningSettings
 from jetfm.settings.profiles import dry_run, load_profile, save_profile
 from jetfm.training import launch
-from tests.training.test_distributed import bare, talking  # noqa: F401
+from tests.loopback import talking
+from tests.training.test_distributed import bare  # noqa: F401
 
 CODE = Path(__file__).parents[2]
 
@@ -128,9 +129,8 @@ def test_a_model_of_two_processes_is_found_by_this_one(machine, monkeypatch, fol
 
 
 @talking
-@pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGKILL]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_command(folder, how):
     profile = tiny()
     plan = {"max_steps": 10**6 + how}  # not done before the end that it meets here

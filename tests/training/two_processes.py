@@ -29,7 +29,8 @@ from jetfm.settings import PretrainingSettings
 from jetfm.training.devices import whole
 from tests.forked import forked, wait
 
-CUT_AT = 7  # of ten steps, with a checkpoint after five
+N_STEPS = 6
+CUT_AT = 5  # with a checkpoint after three
 ADAMW = {"name": "adamw", "lr": 1e-2, "betas": [0.9, 0.999], "warmup_steps": 0, "clip": 1e6}
 RANGER = {"name": "ranger", "lr": 1e-2, "clip": 0.1}
 MUON = {"name": "muon", "lr": 1e-2, "betas": [0.9, 0.99], "warmup_steps": 0, "clip": 1e6}
@@ -43,7 +44,7 @@ class Cut(Exception):
 
 
 def settings_of(objective: str, optimizer: dict | None = None, **more) -> PretrainingSettings:
-    plan = {"batch_size": 8, "max_steps": 10, "validate_every": 5}
+    plan = {"batch_size": 8, "max_steps": N_STEPS, "validate_every": 3}
     plan["optimizer"] = optimizer or ADAMW
     backbone = {"dim": 16, "n_blocks": 2, "n_heads": 2, "n_registers": 2, "dropout": 0.0}
     return PretrainingSettings.model_validate(
