@@ -53,13 +53,12 @@ nbval.kernel.KernelManager = OwnKernelManager
 # The longest first, so that no core waits for another at the end.
 _LONG = (
     "notebooks",
-    "tests/test_readme.py",
-    "tests/pipeline/test_resume.py",
-    "tests/training/test_launch.py",
-    "tests/training/test_distributed.py",
     "tests/pipeline/test_pipeline.py",
-    "tests/test_faults.py",
+    "tests/training/test_distributed.py",
+    "tests/simulation/test_simulate.py",
     "tests/data/test_conversion.py",
+    "tests/finetuning/test_study.py",
+    "tests/simulation/test_shipped.py",
 )
 
 

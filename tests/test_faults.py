@@ -200,6 +200,7 @@ for number in range(3):
 """
 
 
+@pytest.mark.soak
 def test_kill_9_while_figures_are_made(tmp_path, monkeypatch):
     """Every figure there is whole; the same command makes the rest, and the same bytes."""
     project = tmp_path / "project"

@@ -371,6 +371,7 @@ def test_two_workers_on_one_part_end_with_one(sources, undisturbed, tmp_path):
 
 
 @talking
+@pytest.mark.soak
 def test_a_cluster_loses_a_worker(sources, undisturbed, tmp_path):
     """A scheduler and two workers, processes each; one is killed with a part in its hands."""
     from distributed import Client

@@ -1,9 +1,8 @@
 """All stages of a profile, made by processes of their own, some of which end by kill -9.
 
-As a script: ``killed_stages.py what profile whole cut moment...`` makes them in the folder `whole`,
-then in `cut`, killed at each of the moments in turn and continued at the end; `what` is 'ledger',
-or 'finetuning' for those that fine-tuning needs. The processes are forked from this one, since
-starting them anew costs a core ten seconds each.
+As a script: ``killed_stages.py profile whole cut moment...`` makes them in the folder `whole`, then
+in `cut`, killed at each of the moments in turn and continued at the end. The processes are forked
+from this one, since starting them anew costs a core ten seconds each.
 
 As ``sitecustomize.py`` it is run at the start of every worker that such a process starts, too.
 """
@@ -43,7 +42,7 @@ def arm() -> None:
         sys.addaudithook(hook)
 
 
-def make(what: str, profile: str, folder: str, moment: str) -> None:
+def make(profile: str, folder: str, moment: str) -> None:
     """Make the stages, or be killed."""
     import jetfm.runtime.workers
     from jetfm.pipeline import Pipeline
@@ -53,17 +52,16 @@ def make(what: str, profile: str, folder: str, moment: str) -> None:
     os.environ |= {"JETFM_WORK": f"{folder}/work", "JETFM_FIGURES": f"{folder}/figures"}
     jetfm.runtime.workers.n_cores = lambda: 2 if IN_WORKERS in moment else 1
     arm()
-    pipeline = Pipeline(profile)
-    pipeline.ledger() if what == "ledger" else pipeline.finetuning.study()
+    Pipeline(profile).ledger()
 
 
-def main(what: str, profile: str, whole: str, cut: str, *moments: str) -> None:
+def main(profile: str, whole: str, cut: str, *moments: str) -> None:
     import jetfm.pipeline
     import jetfm.training.lightning_task  # noqa: F401
     from tests.forked import forked, wait  # not for the workers, who run this file too
 
     def made(folder: str, moment: str = "") -> int:
-        return wait(forked(make, what, profile, folder, moment))
+        return wait(forked(make, profile, folder, moment))
 
     assert made(whole) == 0
     for moment in moments:

@@ -90,8 +90,6 @@ MOMENTS = (
     "1 */work/generative-quality-*/last.ckpt",
     "2 */work/finetuning-*/runs/*.json",
 )
-# Here one of a kind: a file, a training, fits in workers.
-SOME_MOMENTS = (MOMENTS[2], MOMENTS[3], MOMENTS[5])
 
 
 def start(folder, *command) -> subprocess.Popen:
@@ -121,16 +119,13 @@ def digests(work) -> dict[str, str]:
     }
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("what", "moments"),
-    [
-        ("finetuning", SOME_MOMENTS),
-        pytest.param("ledger", MOMENTS, marks=pytest.mark.soak),
-    ],
-)
-def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch, what, moments):
-    """`killed_stages` asserts that each was killed when it should be."""
+def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch):
+    """`killed_stages` asserts that each was killed when it should be.
+
+    In `make test`: a fit, a conversion and a simulation that are killed.
+    """
     profile, landscape = tmp_path / "tiny.yaml", tmp_path / "landscape"
     landscape.mkdir()
     for seed, (split, n_jets) in enumerate({"train": 120, "val": 20, "test": 40}.items()):
@@ -142,25 +137,22 @@ def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch, what, m
     (tmp_path / "site").mkdir()
     shutil.copy(killed_stages.__file__, tmp_path / "site" / "sitecustomize.py")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    finish(
-        start(tmp_path, "-m", "tests.pipeline.killed_stages", what, profile, whole, cut, *moments)
-    )
+    finish(start(tmp_path, "-m", "tests.pipeline.killed_stages", profile, whole, cut, *MOMENTS))
     expected = digests(whole / "work")
     stages = {"store-train", "tokenizer", "tokens-train", "pretraining", "finetuning"}
     assert stages <= {name.rpartition("-")[0] for name in expected}
     assert digests(cut / "work") == expected
-    if what == "ledger":
-        made = [(side / "figures" / "tiny" / "ledger.json").read_text() for side in (whole, cut)]
-        assert made[0] == made[1]
+    made = [(side / "figures" / "tiny" / "ledger.json").read_text() for side in (whole, cut)]
+    assert made[0] == made[1]
 
 
 @pytest.mark.timeout(300)
 def test_a_killed_simulation_continues_and_leaves_no_worker_behind(tmp_path):
     """Two workers, then one: how many there are changes nothing."""
     pytest.importorskip("pythia8mc")
-    options = "--classes Tbqq,Wqq --jets-per-class 6 --jets-per-file 2 --workers 2 --seed 3".split()
+    options = "--classes Wqq --jets-per-class 6 --jets-per-file 2 --workers 2 --seed 3".split()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    alone = {"classes": ["Tbqq", "Wqq"], "jets_per_class": 6, "jets_per_file": 2, "seed": 3}
+    alone = {"classes": ["Wqq"], "jets_per_class": 6, "jets_per_file": 2, "seed": 3}
     alone |= {"workers": 1, "progress": False}
     simulate(whole, **alone)
     process = start(tmp_path, "-m", "jetfm", "simulate", "--out", cut, *options)

@@ -104,8 +104,10 @@ def test_workers_run_the_code_of_their_parent_in_its_environment_and_folder(tmp_
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("preload", [(), ("jetfm.errors",)])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "preload"),
+    [(signal.SIGINT, ()), (signal.SIGKILL, ()), (signal.SIGKILL, ("jetfm.errors",))],
+)
 def test_workers_end_with_a_parent_that_alone_was_interrupted(tmp_path, how, preload):
     """As ``kill -INT`` or a batch system does it; a terminal's Ctrl-C reaches workers as well."""
     script = (

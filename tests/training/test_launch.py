@@ -108,6 +108,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @talking
+@pytest.mark.soak
 def test_a_model_of_two_processes_is_found_by_this_one(machine, monkeypatch, folder, capfd):
     """Made by the command with a profile that no file holds, and fully sharded."""
     machine(0)
