@@ -13,6 +13,7 @@ from jetfm.data.batches import InOrderBatches
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
+from jetfm.runtime.device import current_device
 from jetfm.storage.files import NpyWriter, make_folder, read_json, write_json, write_npy
 
 ENCODING_BATCH = 500
@@ -64,7 +65,7 @@ def encode(
     if (folder / "encoded.json").exists():
         return
     make_folder(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = current_device()
     backbone.to(device).eval()
     jets_by_index = np.unique(indices)
     offsets = [0]

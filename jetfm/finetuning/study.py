@@ -30,6 +30,7 @@ from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.encoded_jets import EncodedJets, encode
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
+from jetfm.runtime.device import current_device
 from jetfm.runtime.parallel import run_fits
 from jetfm.settings import FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
@@ -337,7 +338,7 @@ def log_probabilities(
     JetfmError
         A score that is not finite; names the batch and its first such jet.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = current_device()
     module.to(device).eval()
     batches = InOrderBatches(jets.store.n_constituents, EVALUATION_BATCH, jets.indices)
     found = []

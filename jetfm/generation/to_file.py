@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from jetfm.data.store import MANIFEST, JetStore
 from jetfm.data.token_store import TokenStore
@@ -15,6 +14,7 @@ from jetfm.generation.file_format import Written, check_suffix, write_generated
 from jetfm.generation.sampling import Choice, draw_multiplicities
 from jetfm.generation.tokens import check_request, generate
 from jetfm.models.jet_model import JetModel
+from jetfm.runtime.device import current_device
 from jetfm.storage.files import read_json
 from jetfm.tokenizers.kinds import load_tokenizer
 
@@ -98,7 +98,7 @@ def generate_file(
         top_k=choice.top_k,
         top_p=choice.top_p,
         max_constituents=request.max_constituents,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=current_device(),
         progress=progress,
     )
     info = {

@@ -19,6 +19,7 @@ from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
 from jetfm.pretraining.comparison import Strategies, judge
 from jetfm.pretraining.train import pretrain
+from jetfm.runtime.device import computing_on
 from jetfm.settings import PretrainingSettings
 from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
@@ -102,7 +103,9 @@ class PretrainingStages:
         for stage in every:
             for tokens in stage.needs:
                 tokens.artifact  # noqa: B018, made here, with all cores
-        if n_processes() == 1:
+        with computing_on(self.run.device):
+            processes = n_processes()
+        if processes == 1:
             self.run.side_by_side("pre-training", [[one] for one in every], "model")
         made = {name: [stage.artifact for stage in repeated] for name, repeated in stages.items()}
         return {name: artifacts[0] for name, artifacts in made.items()}

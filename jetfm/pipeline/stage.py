@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from jetfm.errors import JetfmError
+from jetfm.runtime.cores import n_cores
+from jetfm.runtime.device import DEVICE, computing_on, current_device, device_for
 from jetfm.runtime.distributed import rank
 from jetfm.runtime.parallel import run_fits
 from jetfm.settings.profiles import Profile
@@ -65,11 +65,12 @@ class Stage:
     def artifact(self) -> Artifact:
         """The finished stage, made now with all that it needs if it is not there."""
         if self._found is None:
-            if self.elsewhere is not None and self.find() is None:
-                self.elsewhere()
-            for stage in self.needs:
-                stage.artifact  # noqa: B018, made
-            self._found = self._produce(self.make, self.run.say)
+            with computing_on(self.run.device):
+                if self.elsewhere is not None and self.find() is None:
+                    self.elsewhere()
+                for stage in self.needs:
+                    stage.artifact  # noqa: B018, made
+                self._found = self._produce(self.make, self.run.say)
         return self._found
 
     @property
@@ -148,7 +149,12 @@ class Run:
         first = rank() == 0  # of several processes one talks
         self.profile = profile
         self.progress, self.say = progress and first, say if first else silent
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device_for(profile.n_parameters)
+        if self.device != current_device():
+            self.say(
+                f"small networks: on {n_cores()} cores side by side, not on the GPU, which would"
+                f" take longer ({DEVICE}=cuda has them there)"
+            )
         self.stages: dict[str, Stage] = {}
         self._in_worker = in_worker
 
@@ -202,7 +208,8 @@ class Run:
                 if any(key in others for others in needed[position + 1 :]):
                     stage.artifact  # noqa: B018, made
         tasks = [(self.profile, [stage.key for stage in group]) for group in groups]
-        run_fits(self._in_worker, tasks, 0, title, self.progress, unit)
+        with computing_on(self.device):
+            run_fits(self._in_worker, tasks, 0, title, self.progress, unit)
 
 
 def _missing_below(stages: Iterable[Stage]) -> Iterator[Stage]:

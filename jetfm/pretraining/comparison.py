@@ -18,6 +18,7 @@ from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
 from jetfm.pretraining.train import token_batch
+from jetfm.runtime.device import current_device
 from jetfm.storage.files import read_json, write_json
 from jetfm.tokenizers.interface import Tokenizer
 
@@ -43,7 +44,7 @@ def judge(
     -------
     by objective: 'loss' [nats], 'accuracy', 'n'; 'by_position' and 'by_pt' with the same per bin
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = current_device()
     model.to(device).eval()
     found = {}
     for objective in model.objectives:

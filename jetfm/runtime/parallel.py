@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from jetfm.runtime.device import current_device
 from jetfm.runtime.workers import run_tasks
 
 _PRELOAD = ("jetfm.pipeline", "jetfm.training.lightning_task")
@@ -25,7 +26,7 @@ def run_fits(
     unit: str = "fit",
 ) -> None:
     """`run_tasks` for work of torch; by default one worker where there is a GPU: it is shared."""
-    if not workers and torch.cuda.is_available():
+    if not workers and current_device() == "cuda":
         workers = 1
     with one_thread():
         run_tasks(function, tasks, workers, name, progress, unit, preload=_PRELOAD)

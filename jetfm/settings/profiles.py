@@ -54,6 +54,15 @@ class Profile(Settings):
     landscape: LandscapeSettings = LandscapeSettings()  # the other set-up's jets
     finetuning: FinetuningSettings = FinetuningSettings()
 
+    @property
+    def n_parameters(self) -> int:
+        """Of the largest model's blocks, about: 12 matrices of dim x dim in each."""
+        models = (self.pretraining, *self.strategies.values(), self.generative_quality.model)
+        return max(
+            12 * model.backbone.dim**2 * (model.backbone.n_blocks + model.head.n_blocks)
+            for model in models
+        )
+
     @model_validator(mode="after")
     def _names_are_known(self):
         tokenizers = ("main", *self.token_quality.tokenizers)

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from jetfm.runtime.device import current_device
 from jetfm.settings import TrainingSettings
 
 Batches = Callable[[int], Any]
@@ -37,7 +38,7 @@ class Training:
     validation : batches that can be iterated again and again; None validates on the training loss
     folder : for checkpoints and ``metrics.csv``; None keeps everything in memory
     seed : of everything random in the steps; the initial weights come with the module
-    device : 'auto', 'cpu', 'cuda' (as Lightning's accelerator)
+    device : 'cpu' or 'cuda'; 'auto' is what `jetfm.runtime.device` says when it starts
     progress : show it, under this `name`
     restore_best : leave the weights of the best validation in `module`, else the last ones
     tensorboard : write the learning curves for TensorBoard too, into ``folder/tensorboard``
@@ -62,6 +63,11 @@ class Training:
     tensorboard: bool = False
     mean_weight: float | None = None
     say: Callable[[str], None] = print
+
+    @property
+    def runs_on(self) -> str:
+        """'cpu' or 'cuda'."""
+        return current_device() if self.device == "auto" else self.device
 
     @property
     def request(self) -> dict[str, Any]:

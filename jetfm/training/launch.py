@@ -94,7 +94,9 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
 def _n_gpus() -> int:
     import torch  # seconds, which a command with a wrong option should not take
 
-    return torch.cuda.device_count()
+    from jetfm.runtime.device import current_device
+
+    return torch.cuda.device_count() if current_device() == "cuda" else 0
 
 
 def _agent() -> int:

@@ -29,6 +29,7 @@ def machine(bare, monkeypatch):  # noqa: F811
     monkeypatch.delenv(launch.PROCESSES, raising=False)
 
     def with_gpus(n: int) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: n > 0)
         monkeypatch.setattr("torch.cuda.device_count", lambda: n)
 
     return with_gpus

@@ -1,0 +1,70 @@
+"""Where networks compute: on the GPU, or on the cores, many fits side by side.
+
+A GPU is fast where a step has much to multiply. A step of a small network is thousands of launches
+that wait for one core, and small fits one after another take longer on the card than beside each
+other on the cores: 'smoke' took longer on an H200 with 16 cores than on two cores alone. So a run
+decides once, by its networks' size (`device_for`), and what it makes asks `current_device`, here
+and in worker processes, which share its environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from jetfm.errors import JetfmError
+from jetfm.runtime.cores import n_cores
+
+DEVICE = "JETFM_DEVICE"
+# A core trains a network of this many parameters in about the time in which a GPU's launches are
+# made, 20 ms a step: so many cores train so many times as large ones. Our choice, from the rates of
+# one card; beyond this number of cores memory is what a step waits for.
+_SMALL, _CORES = 50_000, 32
+
+
+def current_device() -> str:
+    """'cuda' or 'cpu': ``JETFM_DEVICE``, else the GPU where torch can use one.
+
+    Raises
+    ------
+    JetfmError
+        Another value, or 'cuda' without a GPU.
+    """
+    asked = os.environ.get(DEVICE) or "auto"
+    if asked not in ("auto", "cpu", "cuda"):
+        raise JetfmError(DEVICE, repr(asked), "auto, cpu or cuda")
+    if asked == "cpu":
+        return asked
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise JetfmError(DEVICE, "'cuda', and no GPU that torch can use", "cpu, or auto")
+    return "cuda" if available else "cpu"
+
+
+def device_for(n_parameters: int) -> str:
+    """`current_device` for networks up to this size: a GPU only for those large enough for it.
+
+    What ``JETFM_DEVICE`` says holds for all sizes.
+    """
+    chosen = current_device()
+    told = os.environ.get(DEVICE) or "auto"
+    if chosen == "cuda" and told == "auto" and n_parameters <= _SMALL * min(n_cores(), _CORES):
+        return "cpu"
+    return chosen
+
+
+@contextmanager
+def computing_on(chosen: str) -> Iterator[None]:
+    """`current_device` is this one inside the block, also in processes that start there."""
+    before = os.environ.get(DEVICE)
+    os.environ[DEVICE] = chosen
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DEVICE]
+        else:
+            os.environ[DEVICE] = before
