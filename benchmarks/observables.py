@@ -1,4 +1,4 @@
-"""Jet observables, dense batches and constituent shuffles: all jets at once against one by one."""
+"""Jet observables and dense batches: all jets at once against one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from itertools import combinations
 import fastjet
 import numpy as np
 
-from jetfm.data.batches import shuffle_constituents
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.physics.observables import R0, energy_correlation_d2, four_momenta, jet_observables
 from jetfm.schema import KINEMATICS
@@ -38,11 +37,6 @@ def run() -> Iterator[dict]:
         n_plain=20,
     )
     yield _row("observables: tau1..3, minimised", lambda: jet_observables(physical, OFFSETS))
-    yield _row(
-        "batches: shuffled constituents",
-        lambda: shuffle_constituents(OFFSETS, 0),
-        lambda: [rng.permutation(np.arange(a, b)) for a, b in zip(few, few[1:], strict=False)],
-    )
     with tempfile.TemporaryDirectory() as folder:
         with JetStoreWriter(folder, KINEMATICS) as writer:
             writer.append(physical, COUNTS, np.zeros(N_JETS, JET_DTYPE))

@@ -68,7 +68,7 @@ def tokenize(
     for name, value in (("--tokenizer", tokenizer), ("--jets", jets), ("--out", out)):
         if value is None:
             raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
-    from jetfm.tokenizers.files import tokenize_files
+    from jetfm.tokenizers.own_jets import tokenize_files
 
     tokens = tokenize_files(
         tokenizer,

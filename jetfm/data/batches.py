@@ -280,35 +280,6 @@ class EvaluationBatches:
         return len(self.schedule)
 
 
-def shuffle_constituents(offsets: np.ndarray, seed: int) -> np.ndarray:
-    """Random order of the constituents within every jet.
-
-    Paper 2 feeds jets in random order of their constituents, not in falling pt (arXiv 2512.04149,
-    Fig. 2 and official code).
-
-    Parameters
-    ----------
-    offsets : (n_jets + 1,) int
-
-    Returns
-    -------
-    (n_total,) int64 permutation of the flat constituent axis that leaves every jet in its place
-    """
-    counts = np.diff(offsets)
-    keys = np.repeat(np.arange(len(counts), dtype=np.float64), counts)
-    # below one half: rounding can never lift a key into the next jet
-    keys += 0.5 * np.random.default_rng(seed).random(len(keys))
-    return np.argsort(keys)
-
-
-def shuffle_dense(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random order of the constituents of a padded batch: (B, T) int64, padding stays last.
-
-    Apply as ``np.take_along_axis(x, order[..., None], axis=1)``; the mask stays as it is.
-    """
-    return np.argsort(np.where(mask, rng.random(mask.shape), 2.0), axis=1)
-
-
 def _checked(n_constituents, batch_size: int, indices) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.asarray(n_constituents)
     pool = np.arange(len(lengths)) if indices is None else np.array(indices, np.int64)

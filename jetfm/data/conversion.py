@@ -6,8 +6,8 @@ remembers its source by name, SHA-256 and time: the same command again does what
 a crash too, and makes anew the parts whose source changed. The store holds the jets in the order
 of the files, whoever converted them: its bytes depend on the files and the request alone.
 
-What is read of a jet, and that its constituents are sorted in pt, is the readers':
-`jetfm.data.jetclass` and `jetfm.data.toplandscape`.
+What is read of a jet, and that its constituents fall in pt (`jetfm.data.constituent_order`), is
+the readers': `jetfm.data.jetclass` and `jetfm.data.toplandscape`.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ import numpy as np
 import uproot
 import vector
 
+from jetfm.data.constituent_order import by_falling_pt
 from jetfm.errors import JetfmError
 from jetfm.physics.jagged import segment_sum
 from jetfm.schema import (
@@ -362,8 +363,8 @@ def _jets(path: Path, columns: dict, start: int, pt_range, labelled: bool) -> ak
     if not pt.all():
         jet = start + jet_index[np.argmin(pt)]
         raise JetfmError(path, f"a constituent without transverse momentum in jet {jet}", "pt > 0")
-    if (pt[1:] > pt[:-1])[jet_index[1:] == jet_index[:-1]].any():
-        order = np.lexsort((-pt, jet_index))  # stable; real files are sorted, up to rounding
+    order = by_falling_pt(pt, counts)
+    if order is not None:  # real files are sorted, up to rounding
         columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
         px, py, pz, energy = px[order], py[order], pz[order], energy[order]
 

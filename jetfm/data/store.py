@@ -29,6 +29,7 @@ import awkward as ak
 import numpy as np
 
 from jetfm.data import jetclass
+from jetfm.data.constituent_order import by_falling_pt
 from jetfm.data.ragged import MANIFEST, RaggedFolder, write_manifest
 from jetfm.errors import JetfmError
 from jetfm.physics.jagged import padded
@@ -145,12 +146,9 @@ class JetStoreWriter:
             found = f"{len(jets)} jets, {len(counts)} counts, {len(constituents)} constituents"
             raise JetfmError(self.folder, found, f"{len(counts)} jets, {counts.sum()} constituents")
         if "pt" in self.features:
-            pt = constituents[:, self.features.index("pt")]
-            falls = pt[1:] <= pt[:-1]
-            falls[np.cumsum(counts[counts > 0])[:-1] - 1] = True  # between jets anything goes
-            if not falls.all():
-                jet_index = np.repeat(np.arange(len(counts)), counts)
-                constituents = constituents[np.lexsort((-pt, jet_index))]
+            order = by_falling_pt(constituents[:, self.features.index("pt")], counts)
+            if order is not None:
+                constituents = constituents[order]
         rows = np.empty(len(jets), JET_DTYPE)
         for name in JET_COLUMNS:
             absent = -1 if name == "label" else np.nan

@@ -21,12 +21,13 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
+from jetfm.data.constituent_order import by_falling_pt
 from jetfm.data.jetclass import about_axis, check_unit
 from jetfm.data.pandas_table import PandasTable
 from jetfm.data.store import JetStore, build_store
 from jetfm.errors import JetfmError
+from jetfm.physics.substructure import momenta, substructure
 from jetfm.schema import CLASSES, KINEMATICS, class_by_name
-from jetfm.simulation.clustering import momenta, substructure
 
 JET_PT_RANGE = (550.0, 650.0)  # GeV, the selection (dataset card)
 N_SLOTS = 200
@@ -143,8 +144,9 @@ def _jets(
     # float64: eta and the sum's mass lose digits in float32
     px, py, pz, energy = (component[used].astype(np.float64) for component in components)
     _check_momenta(path, np.stack([px, py, pz, energy]), start + jet_index)
-    order = np.lexsort((-np.hypot(px, py), jet_index))  # stable; the files are sorted already
-    px, py, pz, energy = px[order], py[order], pz[order], energy[order]
+    order = by_falling_pt(np.hypot(px, py), counts)
+    if order is not None:
+        px, py, pz, energy = px[order], py[order], pz[order], energy[order]
 
     constituents, axis = about_axis(px, py, pz, energy, counts)
     filled = counts > 0

@@ -12,7 +12,7 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_model import load_backbone
-from jetfm.models.part import ParticleTransformer
+from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import BASELINES, BaselineSettings
 

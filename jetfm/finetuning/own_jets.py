@@ -30,8 +30,8 @@ from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import make_folder, replacing, write_json
 from jetfm.storage.locks import exclusive
-from jetfm.tokenizers.files import tokenize_files
 from jetfm.tokenizers.kinds import load_tokenizer
+from jetfm.tokenizers.own_jets import tokenize_files
 
 VALIDATION_SHARE = 0.1  # of the training jets, where no others are given
 

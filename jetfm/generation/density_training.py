@@ -21,9 +21,9 @@ from jetfm.data.batches import (
     Reading,
     Schedule,
     mean_length,
-    shuffle_dense,
     shuffled_batches,
 )
+from jetfm.data.constituent_order import shuffled
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.models.continuous_model import ContinuousModel
@@ -50,7 +50,7 @@ def continuous_batch(
     """
     physical, mask = store.dense(indices, max_constituents, preprocessing.features)
     if rng is not None:
-        order = shuffle_dense(mask, rng)
+        order = shuffled(mask, rng)
         physical = np.take_along_axis(physical, order[..., None], axis=1)
     return {
         "x": torch.as_tensor(preprocessing.forward(physical, mask), dtype=torch.float32),

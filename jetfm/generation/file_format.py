@@ -30,8 +30,8 @@ from jetfm.generation.tokens import GeneratedJets
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.jagged import segment_sum
 from jetfm.physics.observables import wrap
+from jetfm.physics.substructure import momenta, substructure
 from jetfm.schema import BRANCHES, UNLABELLED, is_jagged
-from jetfm.simulation.clustering import momenta, substructure
 from jetfm.simulation.jetclass_file import ETA_MAX, PZ_MAX, write_jetclass_file
 from jetfm.storage.files import replacing
 

@@ -16,7 +16,7 @@ from torch import nn
 from jetfm.data.batches import InOrderBatches, LengthBucketedBatches
 from jetfm.errors import JetfmError
 from jetfm.models.deepsets import CLASSIFIER_TEST, DeepSets
-from jetfm.models.jet_transformer import JetTransformer
+from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.statistics import roc_auc
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training.fit import fit
@@ -29,7 +29,7 @@ MIN_JETS = 10  # of each sample: four for the test
 #: By name, networks of so many features: the paper's, and a small transformer (our choice).
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "deepsets": lambda n_features: DeepSets(n_features, 2, phi=CLASSIFIER_TEST),
-    "transformer": lambda n_features: JetTransformer(
+    "transformer": lambda n_features: TransformerClassifier(
         n_features, n_classes=2, dim=32, n_blocks=2, n_heads=4
     ),
 }

@@ -24,9 +24,9 @@ from jetfm.judging.samples import original_sample
 from jetfm.judging.study import PANELS
 from jetfm.physics.jagged import segment_sum
 from jetfm.physics.observables import four_momenta, jet_observables
+from jetfm.physics.substructure import momenta, substructure
 from jetfm.runtime.parallel import one_thread
 from jetfm.schema import class_by_name
-from jetfm.simulation.clustering import momenta, substructure
 from jetfm.storage.files import make_folder, write_json
 
 MIN_JETS = 50  # of each set: our choice

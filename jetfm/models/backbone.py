@@ -2,8 +2,8 @@
 
 A jet enters as [r_1..r_8, d_s, x_1..x_N]: trainable registers, a trainable start vector d_s in
 *feature* space, and the constituents' features (decoded ones in pre-training, measured ones in
-classification). Every position but the registers is told how many constituents the jet has, as
-(N - 50) * 0.1 with N the uncapped count. Causal for next-token prediction, bidirectional for
+classification). Every position but the registers is told how many constituents the jet has
+(`jetfm.models.multiplicity_condition`). Causal for next-token prediction, bidirectional for
 masked particles and classification. Registers are visible to every position; in a causal pass
 each sees the registers before it and nothing else, so they carry nothing from the future. Sizes
 and details follow arXiv 2512.04149 and its official example configuration.
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from jetfm.errors import JetfmError
 from jetfm.models.interactions import PairBias, SeenConstituents
+from jetfm.models.multiplicity_condition import MultiplicityCondition
 from jetfm.models.transformer import GPTBlock, KVCache, Stack, Transformer
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import BackboneSettings
@@ -65,7 +66,7 @@ class Backbone(nn.Module):
             self.start = nn.Parameter(torch.zeros(n_features))  # d_s, zero-initialised
             self.features_in = nn.Linear(n_features, settings.dim)
         if settings.told_multiplicity:
-            self.multiplicity_in = nn.Linear(1, settings.dim, bias=False)
+            self.multiplicity_in = MultiplicityCondition(settings.dim)
         registers = torch.randn(settings.n_registers, settings.dim)
         # no parameter of size zero, which cannot be shared out over processes
         self.registers = nn.Parameter(registers) if settings.n_registers else None
@@ -152,8 +153,7 @@ class Backbone(nn.Module):
     def _conditioned(self, embedded: Tensor, n_constituents: Tensor) -> Tensor:
         if not self.settings.told_multiplicity:
             return embedded
-        condition = (n_constituents.to(self.multiplicity_in.weight.dtype) - 50) * 0.1
-        return embedded + self.multiplicity_in(condition[:, None]).unsqueeze(1)
+        return self.multiplicity_in(embedded, n_constituents)
 
     def _check_preprocessing(self) -> None:
         if self.preprocessing is None:

@@ -10,6 +10,8 @@ MPM reads d_s and the visible d_j and predicts the tokens of the masked set M:
 
     L_m = - sum_{i in M} log p(t_i | {d_j, j visible}, rank_i, N).
 
+The cross-entropies: `jetfm.models.heads.TokenHead.loss`.
+
 Either alone is averaged over its predictions. Together, by default, (L_g + L_m) / n_g with n_g the
 number of next-token predictions of the batch: every predicted token weighs the same, and padding
 nothing (the official code divides by the padded length). Weighting 'per-objective' adds the means.

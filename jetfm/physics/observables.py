@@ -14,7 +14,7 @@ minimises once: the definition of JetClass's ``jet_tau*`` branches. ``axes='kt'`
 kt axes (R = 0.8, E scheme) as they are and measures distances in pseudorapidity: the definition
 in the official code of both papers. The two differ by a few per cent; compare like with like.
 
-Soft drop, which needs the clustering: `jetfm.simulation.clustering`.
+Soft drop, and the taus that JetClass stores: `jetfm.physics.substructure`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 import uproot
 
 from jetfm.errors import JetfmError
+from jetfm.physics.substructure import momenta, substructure
 from jetfm.schema import (
     BRANCHES,
     CLASSES,
@@ -23,7 +24,7 @@ from jetfm.schema import (
     JetClassLabel,
     is_jagged,
 )
-from jetfm.simulation.clustering import UNMATCHED_QCD, Jets, momenta, substructure, wrap
+from jetfm.simulation.clustering import UNMATCHED_QCD, Jets, wrap
 from jetfm.simulation.detector import NEUTRAL_HADRON, PHOTON, Candidates
 from jetfm.simulation.event_record import Truth
 from jetfm.storage.files import replacing

@@ -28,8 +28,8 @@ from torch import nn
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.errors import JetfmError
 from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
-from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.statistics import accuracy
 from jetfm.runtime.parallel import run_fits
 from jetfm.schema import KINEMATICS, SPLITS
@@ -131,7 +131,7 @@ def make_classifier(
         torch.manual_seed(seed)
         if name == "deepsets":
             return DeepSets(len(KINEMATICS), n_classes, phi=TOKEN_QUALITY)
-        return JetTransformer(
+        return TransformerClassifier(
             len(KINEMATICS), n_classes, settings.dim, settings.n_blocks, settings.n_heads
         )
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jetfm.data.batches import InOrderBatches, shuffle_dense
+from jetfm.data.batches import InOrderBatches
+from jetfm.data.constituent_order import shuffled
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
 from jetfm.physics.features import within_cuts
+from jetfm.runtime.device import current_device
 from jetfm.runtime.progress import Progress
 from jetfm.runtime.workers import run_tasks
 from jetfm.schema import KINEMATICS
@@ -37,10 +39,9 @@ def jet_batch(
 
     Positions are those of the constituents within their jet in the store. Those outside the
     tokenizer's cuts are left out. Constituents come in
-    random order where the tokenizer's settings say so: paper 2 does not feed them sorted in pt
-    (arXiv 2512.04149, figure 2 and official code), paper 1 does: stores keep them so
-    (`jetfm.data.store.JetStoreWriter.append`). Jets are mirrored where `signs`, the factors on
-    eta_rel and phi_rel, are negative.
+    random order where the tokenizer's settings say so (`jetfm.data.constituent_order`), else in
+    falling pt, as stores have them. Jets are mirrored where `signs`, the factors on eta_rel and
+    phi_rel, are negative.
     """
     preprocessing = tokenizer.preprocessing
     physical, mask = store.dense(indices, max_constituents, preprocessing.features)
@@ -54,9 +55,9 @@ def jet_batch(
             physical = np.take_along_axis(physical, order[..., None], axis=1)
             mask = np.arange(mask.shape[1]) < kept.sum(1, keepdims=True)
     if tokenizer.settings.order == "random":
-        shuffled = shuffle_dense(mask, np.random.default_rng(seed))
-        order = np.take_along_axis(order, shuffled, axis=1)
-        physical = np.take_along_axis(physical, shuffled[..., None], axis=1)
+        places = shuffled(mask, np.random.default_rng(seed))
+        order = np.take_along_axis(order, places, axis=1)
+        physical = np.take_along_axis(physical, places[..., None], axis=1)
     x = preprocessing.forward(physical, mask)
     return {
         "x": torch.as_tensor(x, dtype=torch.float32),
@@ -259,7 +260,7 @@ def tokenize_part(task: PartToTokenize) -> str:
         return task.folder.name
     tokenizer = task.tokenizer
     if task.elsewhere:
-        tokenizer = tokenizer.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = tokenizer.eval().to(current_device())
     options = (task.seed, task.max_constituents, task.batch_size, False)
     with made_aside(task.folder, task.is_done) as aside:
         _tokenize(tokenizer, JetStore(task.jets), aside, *options, task.info)

@@ -38,7 +38,7 @@ with warnings.catch_warnings():  # it imports a notebook widget that it does not
     import lightning.pytorch as L
     from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
-    from jetfm.training.devices import put_away, shared_out, trainer_options, whole
+    from jetfm.training.sharding import put_away, shared_out, trainer_options, whole
 
 BEST = "best.ckpt"
 _LOGS_PER_VALIDATION = 10  # rows of training metrics between two validations
@@ -47,19 +47,17 @@ _VALIDATION = 2**62  # stands for the step in the seed of a validation
 
 def run(task: Task) -> None:
     """Train from where the task's state is, to the end."""
-    settings, device = task.settings, task.job.device
-    accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
+    settings, device = task.settings, task.job.runs_on
     sharded = world_size() > 1 and sharding() == "fsdp"
     if sharded and task.average is not None:
         raise JetfmError("ema", f"an average of weights, with {SHARDING}=fsdp", "ddp, or no ema")
-    options = trainer_options(accelerator, sharded)
-    kind = "cpu" if accelerator == "cpu" else "cuda"
-    task.state.precision = precision_on(kind, settings.precision, task.job.say)
+    options = trainer_options(device, sharded)
+    task.state.precision = precision_on(device, settings.precision, task.job.say)
     if task.state.precision == "bf16":
-        options["plugins"].append(_BFloat16("bf16-mixed", kind))
+        options["plugins"].append(_BFloat16("bf16-mixed", device))
     trainer = L.Trainer(
         **options,
-        accelerator=accelerator,
+        accelerator=device,
         use_distributed_sampler=False,  # the batches shard themselves
         max_steps=settings.max_steps - task.state.step,
         max_epochs=-1,

@@ -12,8 +12,6 @@ from jetfm.data.batches import (
     BlockShuffledBatches,
     InOrderBatches,
     LengthBucketedBatches,
-    shuffle_constituents,
-    shuffle_dense,
     shuffled_batches,
 )
 from jetfm.errors import JetfmError
@@ -115,32 +113,6 @@ def test_in_order_batches_and_their_inverse(n_jets, batch_size):
         assert (np.diff(lengths[together]) >= 0).all()
         expected = np.arange(n_jets) if indices is None else indices
         np.testing.assert_array_equal(together[batches.inverse], expected)
-
-
-def test_shuffle_stays_within_each_jet():
-    counts = np.array([3, 0, 1, 128, 2, 0, 40])
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    order = shuffle_constituents(offsets, seed=4)
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
-        assert sorted(order[start:stop]) == list(range(start, stop))
-    np.testing.assert_array_equal(order, shuffle_constituents(offsets, seed=4))
-    assert not np.array_equal(order, shuffle_constituents(offsets, seed=5))
-
-
-def test_shuffle_is_uniform():
-    """All 24 orders of four constituents are equally likely: chi-square of 24 000 jets."""
-    order = shuffle_constituents(np.arange(0, 4 * 24_001, 4), seed=0).reshape(-1, 4) % 4
-    _, seen = np.unique(order, axis=0, return_counts=True)
-    chi2 = ((seen - 1000) ** 2 / 1000).sum()
-    assert len(seen) == 24 and 9.3 < chi2 < 49.7  # 0.5 % to 99.9 % for 23 degrees of freedom
-
-
-def test_dense_shuffle_keeps_padding_last():
-    mask = np.arange(60) < np.array([0, 1, 60, 17])[:, None]
-    order = shuffle_dense(mask, np.random.default_rng(0))
-    np.testing.assert_array_equal(np.take_along_axis(mask, order, axis=1), mask)
-    np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(60), (4, 1)))
-    assert not np.array_equal(order[2], np.arange(60))
 
 
 def test_bad_requests():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from jetfm.simulation.clustering import RADIUS, Jets, cluster, match, momenta, substructure, wrap
+from jetfm.physics.substructure import RADIUS, momenta, substructure
+from jetfm.simulation.clustering import Jets, cluster, match, wrap
 from jetfm.simulation.detector import Candidates
 from jetfm.simulation.event_record import Truth, truth_code
 

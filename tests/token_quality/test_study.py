@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jetfm import figures
-from jetfm.data.batches import shuffle_dense
+from jetfm.data.constituent_order import shuffled
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
@@ -65,7 +65,7 @@ def tokens_of(
 ) -> TokenStore:
     """Tokens in random order within a jet, that decode to changed constituents (B, T, 3)."""
     physical, mask = store.dense(slice(None), limit)
-    order = shuffle_dense(mask, np.random.default_rng(7))
+    order = shuffled(mask, np.random.default_rng(7))
     physical = np.take_along_axis(change(physical.astype(np.float64)), order[..., None], axis=1)
     ids = np.zeros(mask.shape, int) if id_of is None else id_of(mask)
     decoded = Preprocessing().forward(physical, mask)

@@ -14,7 +14,7 @@ from jetfm.settings import TokenizerSettings
 from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import encoding, make_tokenizer
 from jetfm.tokenizers.encoding import tokenize
-from jetfm.tokenizers.files import tokenize_files
+from jetfm.tokenizers.own_jets import tokenize_files
 
 
 @pytest.fixture(scope="module")

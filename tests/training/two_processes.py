@@ -26,7 +26,7 @@ from jetfm.models.jet_model import JetModel
 from jetfm.pretraining.train import pretrain
 from jetfm.runtime.distributed import SHARDING, rank
 from jetfm.settings import PretrainingSettings
-from jetfm.training.devices import whole
+from jetfm.training.sharding import whole
 from tests.forked import forked, wait
 
 N_STEPS = 6

@@ -22,7 +22,7 @@ from jetfm.models.transformer import Stack
 from jetfm.runtime import distributed
 
 
-def trainer_options(accelerator: str, sharded: bool) -> dict[str, Any]:
+def trainer_options(device: str, sharded: bool) -> dict[str, Any]:
     """What Lightning's Trainer has to know of the processes, `jetfm.runtime.distributed`'s."""
     world, here = distributed.world_size(), distributed.local_world_size()
     if world == 1:
@@ -33,7 +33,7 @@ def trainer_options(accelerator: str, sharded: bool) -> dict[str, Any]:
     return {
         "devices": here,
         "num_nodes": world // here,
-        "strategy": kind(process_group_backend="gloo" if accelerator == "cpu" else "nccl"),
+        "strategy": kind(process_group_backend="gloo" if device == "cpu" else "nccl"),
         "plugins": [_Processes()],
         "inference_mode": not sharded,  # gathered weights must serve training afterwards
     }

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from jetfm.errors import JetfmError
-from jetfm.models.jet_transformer import JetTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.models.transformer_classifier import TransformerClassifier
 from tests.toys import randomise, toy_jets
 
 
-def small(seed: int = 0) -> JetTransformer:
+def small(seed: int = 0) -> TransformerClassifier:
     torch.manual_seed(seed)
-    return randomise(JetTransformer(3, 10, dim=16, n_blocks=2, n_heads=4)).eval()
+    return randomise(TransformerClassifier(3, 10, dim=16, n_blocks=2, n_heads=4)).eval()
 
 
 def test_paper_size():
@@ -26,7 +26,7 @@ def test_paper_size():
     class_block = 4 * linear + 2 * norm + class_mlp
     out = 2 * linear + 128 * 10 + 10
     expected = embedding + token + 5 * block + 2 * class_block + out
-    assert n_parameters(JetTransformer()) == expected == 933_258
+    assert n_parameters(TransformerClassifier()) == expected == 933_258
 
 
 def test_order_of_constituents_does_not_matter():
@@ -74,7 +74,7 @@ def test_gradient_reaches_every_parameter():
 
 def test_a_fresh_network_attends_from_the_first_step():
     torch.manual_seed(0)
-    network = JetTransformer(3, 10, dim=16, n_blocks=2, n_heads=4)
+    network = TransformerClassifier(3, 10, dim=16, n_blocks=2, n_heads=4)
     x, mask = toy_jets([5, 9, 30])
     network.loss({"x": x, "mask": mask, "label": torch.tensor([0, 1, 2])})[0].backward()
     for block in network.encoder.blocks:
@@ -96,4 +96,4 @@ def test_loss_is_cross_entropy_and_accuracy_counts():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(JetfmError, match="n_heads"):
-        JetTransformer(3, 10, dim=10, n_blocks=1, n_heads=4)
+        TransformerClassifier(3, 10, dim=10, n_blocks=1, n_heads=4)

@@ -15,7 +15,7 @@ from jetfm.errors import JetfmError
 from jetfm.settings import TokenizerSettings
 from jetfm.storage.paths import sample_folder
 from jetfm.tokenizers import load_tokenizer, make_tokenizer
-from jetfm.tokenizers.files import tokenize_files
+from jetfm.tokenizers.own_jets import tokenize_files
 from tests.data.jetclass_files import random_jets, write
 
 

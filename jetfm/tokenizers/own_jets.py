@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from jetfm.data.jet_files import store_of
 from jetfm.data.store import MANIFEST
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
+from jetfm.runtime.device import current_device
 from jetfm.storage.files import make_folder
 from jetfm.storage.locks import exclusive
 from jetfm.tokenizers.encoding import tokenize
@@ -64,7 +63,7 @@ def tokenize_files(
                 raise JetfmError(out, found, f"{expected}length")
             if not verify or not done.forget_damaged():
                 return done
-        tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer.to(current_device())
         return tokenize(
             tokenizer,
             store,

@@ -30,7 +30,7 @@ HIDDEN = 128  # of both hidden layers, appendix A 2
 DROPOUT = 0.1  # official code
 
 
-class JetTransformer(nn.Module):
+class TransformerClassifier(nn.Module):
     """Constituents in, logits of the classes out.
 
     Parameters

@@ -12,9 +12,9 @@ from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier, SetClassifier, by_length
 from jetfm.models.deepsets import DeepSets
-from jetfm.models.jet_transformer import JetTransformer
-from jetfm.models.part import ParticleTransformer
+from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.models.transformer import n_parameters
+from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings
@@ -25,7 +25,7 @@ NETWORKS = {
     "pairs": lambda: ParticleTransformer(**SIZES),
     "plain": lambda: ParticleTransformer(**SIZES, pair_bias=False),
     "deepsets": lambda: SetClassifier(DeepSets(3, 3)),
-    "jet transformer": lambda: SetClassifier(JetTransformer(3, 3, 16, 2, 4)),
+    "jet transformer": lambda: SetClassifier(TransformerClassifier(3, 3, 16, 2, 4)),
 }
 
 
