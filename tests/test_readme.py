@@ -51,7 +51,10 @@ def archive(split: str) -> bytes:
     return content.getvalue()
 
 
-@pytest.fixture(scope="module", params=["smoke", pytest.param("paper", marks=pytest.mark.soak)])
+PAPER = pytest.param("paper", marks=[pytest.mark.soak, pytest.mark.timeout(1500)])  # 300 s else
+
+
+@pytest.fixture(scope="module", params=["smoke", PAPER])
 def profile_name(request):
     """Of the profile that the commands run; the README says paper."""
     return request.param
@@ -141,10 +144,7 @@ def test_the_commands_find_the_files_and_what_they_made(profile_name, executed):
     assert len(pipeline.jets.store("train")) == 10 * n_jets
 
 
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize(
-    "profile_name", [pytest.param("paper", marks=pytest.mark.soak)], indirect=True
-)
+@pytest.mark.parametrize("profile_name", [PAPER], indirect=True)
 def test_the_five_commands_make_every_figure_from_the_files(profile_name, executed):
     profile = dry_run(with_folder(load_profile(profile_name), executed[0] / "JetClass"))
     pipeline = Pipeline(profile, progress=False)

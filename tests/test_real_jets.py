@@ -16,9 +16,10 @@ from jetfm.judging.samples import original_sample
 from jetfm.schema import CLASSES, KINEMATICS
 from jetfm.simulation.calibration import reference
 from jetfm.simulation.simulate import simulate
-from jetfm.storage.paths import sample_folder
+from jetfm.storage.paths import shipped_folder
 from tests import real_jets
 from tests.tokenizers.test_interface import KINDS, made
+from tests.trees import separation
 
 pytestmark = real_jets.needed
 
@@ -102,13 +103,33 @@ def _real(store: JetStore, *classes: str) -> JetSample:
     return original_sample(store, 200, classes)
 
 
-def test_no_network_tells_simulated_jetclass_jets_from_real_ones(stores, tmp_path):
-    """Signal classes of the shipped sample; the null is the spread of halves of both together."""
-    names = tuple(c.name for c in CLASSES if c.name != "QCD")
-    sample = _real(store_of(sample_folder() / "test", tmp_path, progress=False), *names)
-    tests = compare(sample, _real(stores["jetclass"], *names), 2, epochs=30, progress=False)
-    auc, null = (np.array(tests["classifier"][key]) for key in ("auc", "null"))
-    assert auc.mean() < 0.5 + max(abs(null - 0.5).max(), 0.05) + 0.05
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory) -> dict[str, JetStore]:
+    """Jets that ship: of JetClass, of the Top Landscape, and of it as it is described."""
+    folder = tmp_path_factory.mktemp("simulated")
+    return {
+        name: store_of(shipped_folder() / name / "test", folder / name, progress=False)
+        for name in ("jetclass", "toplandscape", "toplandscape-described")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("jetclass", tuple(c.name for c in CLASSES if c.name != "QCD"))]
+    + [("jetclass", ("QCD",)), ("toplandscape", ("QCD",)), ("toplandscape", ("Tbqq",))],
+)
+def test_trees_do_not_tell_simulated_jets_from_real_ones(stores, simulated, name, classes):
+    jets = _real(simulated[name], *classes)
+    some = jets.take(np.arange(0, len(jets), len(jets) // 1600 + 1))  # three times the real ones
+    auc, chance = separation(some, _real(stores[name], *classes))
+    assert auc < 0.5 + 3 * chance
+
+
+def test_trees_tell_jets_without_multi_parton_interactions(stores, simulated):
+    """As the Top Landscape is described, and was not made; q/g alone, where they see it best."""
+    described, real = simulated["toplandscape-described"], stores["toplandscape"]
+    auc, chance = separation(_real(described, "QCD"), _real(real, "QCD"))
+    assert auc > 0.5 + 2.5 * chance
 
 
 @pytest.mark.soak
