@@ -33,7 +33,7 @@ def current_device() -> str:
     JetfmError
         Another value, or 'cuda' without a GPU.
     """
-    asked = os.environ.get(DEVICE) or "auto"
+    asked = _asked()
     if asked not in ("auto", "cpu", "cuda"):
         raise JetfmError(DEVICE, repr(asked), "auto, cpu or cuda")
     if asked == "cpu":
@@ -50,10 +50,12 @@ def device_for(n_parameters: int) -> str:
     What ``JETFM_DEVICE`` says holds for all sizes.
     """
     chosen = current_device()
-    told = os.environ.get(DEVICE) or "auto"
-    if chosen == "cuda" and told == "auto" and n_parameters <= _SMALL * min(n_cores(), _CORES):
-        return "cpu"
-    return chosen
+    small = n_parameters <= _SMALL * min(n_cores(), _CORES)
+    return "cpu" if small and _asked() == "auto" else chosen
+
+
+def _asked() -> str:
+    return os.environ.get(DEVICE) or "auto"
 
 
 @contextmanager
