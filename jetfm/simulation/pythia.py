@@ -102,8 +102,8 @@ def _requiring(pid: int):
             return True
 
         def doVetoPartonLevel(self, event) -> bool:
-            particles = (event[i] for i in range(event.size()))
-            return sum(abs(one.id()) == pid and one.isFinal() for one in particles) != 1
+            such = [i for i in range(event.size()) if event[i].idAbs() == pid]
+            return sum(event[i].isFinal() for i in such) != 1
 
     return Requiring()
 

@@ -124,7 +124,7 @@ def digests(work) -> dict[str, str]:
 def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch):
     """`killed_stages` asserts that each was killed when it should be.
 
-    In `make test`: a fit, a conversion and a simulation that are killed.
+    In `make test`: a fit and a conversion that are killed, a simulation that finds files made.
     """
     profile, landscape = tmp_path / "tiny.yaml", tmp_path / "landscape"
     landscape.mkdir()
@@ -146,6 +146,7 @@ def test_stages_killed_in_the_middle_end_the_same(tmp_path, monkeypatch):
     assert made[0] == made[1]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_killed_simulation_continues_and_leaves_no_worker_behind(tmp_path):
     """Two workers, then one: how many there are changes nothing."""

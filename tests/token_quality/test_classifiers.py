@@ -251,6 +251,7 @@ def test_every_input_has_the_same_jets_batches_and_initial_weights(inputs, tmp_p
         assert not torch.equal(found["weights"][-2], other["weights"][-2])
 
 
+@pytest.mark.soak  # in `make test`: fine-tuning's fits, which are run alike
 def test_two_workers_and_an_interruption_change_nothing(inputs, tmp_path, monkeypatch):
     some = {name: inputs[name] for name in ("original", "destroyed")}
     one = SHORT.model_copy(update={"n_seeds": 1})

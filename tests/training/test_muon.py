@@ -52,6 +52,16 @@ def test_orthogonal_is_the_polynomial_on_the_singular_values(rows, columns, seed
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (192, 64), (64, 256)])
+def test_matrices_of_nearly_low_rank_come_out_right(shape):
+    """Like gradients: of the smallest singular values float32 keeps no trace in the square."""
+    rng = np.random.default_rng(2)
+    u, _, vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    matrix = u @ np.diag(np.geomspace(1, 1e-6, 64)) @ vt
+    found = orthogonal(torch.tensor(matrix, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(found, by_singular_values(matrix), atol=500 * 2e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (192, 64), (64, 256)])
 def test_matrices_of_networks_become_nearly_orthogonal(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     values = torch.linalg.svdvals(orthogonal(matrix))
