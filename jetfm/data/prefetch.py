@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count, takewhile
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +43,18 @@ def prefetched(make: Callable[[int], Any], steps: Iterable[int], ahead: int = AH
         finally:
             for batch in waiting:
                 batch.cancel()
+
+
+def all_prefetched(batches: Iterable, prepare: Callable[[Any], Any]) -> Iterator:
+    """``prepare(batch)`` for each of `batches`, iterated and prepared in another thread."""
+    source, end = iter(batches), object()
+
+    def make(_):
+        batch = next(source, end)
+        return batch if batch is end else prepare(batch)
+
+    with closing(prefetched(make, count())) as made:
+        yield from takewhile(lambda batch: batch is not end, made)
 
 
 def pinned(batch: Any) -> Any:

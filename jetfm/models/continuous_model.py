@@ -124,14 +124,13 @@ class ContinuousModel(SavedModule):
         hidden, visible = self.backbone(x, mask, n_constituents, causal=True)
         goes_on = F.pad(mask, (0, 1))  # (B, T+1): position k is followed by constituent k+1
         predicted = goes_on | stop_positions(mask, n_constituents)
-        features = self.head.transformer(hidden, visible, True)
-        coming = self.head.density(features[goes_on])
-        ending = self.head.density(features[predicted & ~goes_on])
-        zeros = coming.means.new_zeros(predicted.shape)
-        constituents, stops = zeros.clone(), zeros
-        constituents[goes_on] = coming.log_prob(x[mask].to(zeros.dtype))
-        stops[goes_on] = coming.log_go_on
-        stops[predicted & ~goes_on] = ending.log_stop
+        following = self.head.density(self.head.transformer(hidden, visible, True))
+        # at every position, wanted there or not: to pick out those that are makes a GPU wait
+        coming = F.pad(torch.where(mask.unsqueeze(-1), x, 0), (0, 0, 0, 1))
+        constituents = torch.where(goes_on, following.log_prob(coming), 0)
+        stops = torch.where(
+            predicted, torch.where(goes_on, following.log_go_on, following.log_stop), 0
+        )
         return LogProbabilities(constituents, stops, predicted)
 
     # Generation: one position a time -------------------------------------------------------------

@@ -11,8 +11,7 @@ leaks no target. In MPM a visible d_j behind a masked constituent carries a trac
 
 Two steps make a loss. `JetModel.plan` works out on the CPU, while the batch is made, what depends
 on lengths and random masks alone: which constituents are masked, and the indices of all that is
-gathered. `JetModel.loss` then only computes: on a GPU it never asks the device for a number. With
-`leak_free` the tokenizer's decoder does, as it checks the ids.
+gathered. `JetModel.loss` then only computes: on a GPU it never asks the device for a number.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class JetModel(SavedModule):
     Attributes
     ----------
     visible_decoder : for `leak_free`: ids (B, V) and mask to decoded constituents (B, V, F), the
-        tokenizer's `decode`; not part of the model's weights
+        tokenizer's `decode_known`; not part of the model's weights
     """
 
     kind = "model"
@@ -194,7 +193,7 @@ class JetModel(SavedModule):
         if not self.settings.leak_free:
             return visible.take(batch["decoded"])
         if self.visible_decoder is None:
-            raise JetfmError("leak_free", "no tokenizer", "visible_decoder: its decode")
+            raise JetfmError("leak_free", "no tokenizer", "visible_decoder: its decode_known")
         ids = torch.where(visible.mask, visible.take(batch["ids"]), -1)
         return self.visible_decoder(ids, visible.mask).to(batch["decoded"].dtype)
 

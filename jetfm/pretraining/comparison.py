@@ -63,7 +63,7 @@ def judge(
 
 def _judged(model, objective, tokenizer, store, seed, device) -> dict:
     if model.settings.leak_free and model.visible_decoder is None:
-        model.visible_decoder = tokenizer.to(device).decode
+        model.visible_decoder = tokenizer.to(device).decode_known
     losses, correct, positions, pts = [], [], [], []
     some = np.random.default_rng(seed).permutation(len(store))[:MAX_JETS]
     for step, indices in enumerate(InOrderBatches(store.n_constituents, _BATCH, some)):

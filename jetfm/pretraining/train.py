@@ -205,4 +205,4 @@ def _check_tokenizer(tokenizer, tokens: TokenStore, settings: PretrainingSetting
 
 def _decoder(tokenizer: Tokenizer) -> Callable:
     tokenizer.eval()
-    return lambda ids, mask: tokenizer.to(ids.device).decode(ids, mask)
+    return lambda ids, mask: tokenizer.to(ids.device).decode_known(ids, mask)

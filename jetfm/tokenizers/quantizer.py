@@ -36,6 +36,11 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.where(total > 0, torch.exp(-torch.xlogy(p, p).sum()), 0.0).float()
 
 
+def rows_of(mask: Tensor) -> Tensor:
+    """Where the flattened `mask` is True, (n,) int64."""
+    return mask.flatten().nonzero().squeeze(1)
+
+
 def nearest_code(z: Tensor, codes: Tensor) -> Tensor:
     """Rows (n,) of the `codes` (K, D) that are nearest to `z` (n, D); of equals the first.
 
@@ -77,23 +82,35 @@ class Quantizer(nn.Module):
         super().__init__()
         self.n_codes, self.dim = n_codes, dim
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantise latents (..., D); `mask` (...) is True at real constituents."""
+    def forward(
+        self, z: Tensor, mask: Tensor | None = None, rows: Tensor | None = None
+    ) -> Quantized:
+        """Quantise latents.
+
+        Parameters
+        ----------
+        z : (..., D)
+        mask : (...) True at real constituents; by default all are
+        rows : (n,) int64, where the flattened `mask` is True (`rows_of`); to find them out here
+            makes a GPU wait
+        """
         if mask is None:
             mask = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        rows = rows_of(mask) if rows is None else rows
         with torch.autocast(z.device.type, enabled=False):
-            real = z[mask].float()  # (n, D): nothing below sees padding
+            flat = z.reshape(-1, z.shape[-1])
+            real = flat.index_select(0, rows).float()  # (n, D): nothing below sees padding
             if len(real):
                 out, ids, loss = self._quantized(real)
             else:
-                out, ids, loss = real, real.new_zeros(0, dtype=torch.int64), real.sum()
-        counts = torch.bincount(ids, minlength=self.n_codes)
+                out, ids, loss = real, rows, real.sum()
+        counts = ids.new_zeros(self.n_codes).index_add(0, ids, torch.ones_like(ids))
         if self.training and len(real):
             self._used(real.detach(), counts)
-        all_ids = torch.full(mask.shape, -1, dtype=torch.int64, device=z.device)
-        all_ids[mask] = ids
-        latents = torch.zeros(z.shape, dtype=out.dtype, device=z.device).index_put((mask,), out)
-        return Quantized(latents, all_ids, loss, perplexity(counts))
+        all_ids = rows.new_full(mask.shape, -1)
+        all_ids.view(-1).index_copy_(0, rows, ids)
+        latents = torch.zeros_like(flat, dtype=out.dtype).index_copy(0, rows, out)
+        return Quantized(latents.view(z.shape), all_ids, loss, perplexity(counts))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Ids (n,) int64 of latents (n, D)."""
@@ -159,8 +176,8 @@ class VectorQuantizer(Quantizer):
             self.scale = nn.Parameter(torch.zeros(dim))
             self.bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("unused", torch.zeros(n_codes, dtype=torch.int64))
-        # rows and values of the codes replaced in the latest training forward
-        self._replaced: tuple[Tensor, Tensor] | None = None
+        # of the latest training forward: some rows, which of them were replaced, their values
+        self._replaced: tuple[Tensor, Tensor, Tensor] | None = None
 
     def codes(self) -> Tensor:
         """The codebook after its affine map, (K, D): what is compared, used and decoded."""
@@ -190,21 +207,34 @@ class VectorQuantizer(Quantizer):
         """Count forwards without use; move codes that reached the limit onto random latents."""
         self.unused.add_(1).masked_fill_(counts > 0, 0)
         self._replaced = None
-        dead = (self.unused >= self.replace_after).nonzero().squeeze(1)
-        if not len(dead):
+        dead = self.unused >= self.replace_after  # (K,)
+        rows = self._candidates(dead)
+        if not len(rows):
             return
         order = torch.randperm(len(real), device=real.device)
-        chosen = real[order[torch.arange(len(dead), device=real.device) % len(real)]]
+        how_manieth = dead.cumsum(0)[rows] - 1  # of the dead
+        chosen = real[order[how_manieth % len(real)]]
         noise = torch.randn_like(chosen) * chosen.norm(dim=1, keepdim=True)
         chosen = chosen + self.replace_noise * noise
         if self.affine_lr > 0:  # so that the *mapped* code lies on the latent
             factor = 1 + self.affine_lr * self.scale
             factor = torch.where(factor.abs() < 1e-6, 1e-6, factor)
             chosen = (chosen - self.affine_lr * self.bias) / factor
-        # .data: the backward of this step reads only rows that were used, which stay untouched
-        self.codebook.data[dead] = chosen
-        self.unused[dead] = 0
-        self._replaced = dead, chosen
+        self._replaced = rows, dead[rows].unsqueeze(1), chosen
+        # .data: the backward of this step reads only rows that were used, which keep their values
+        self._start_anew(self.codebook.data, chosen)
+        self.unused.masked_fill_(dead, 0)
+
+    @staticmethod
+    def _candidates(dead: Tensor) -> Tensor:
+        """Codes to work on: the dead; all of them on a GPU, which cannot say without waiting."""
+        rows = torch.arange(len(dead), device=dead.device)
+        return rows[dead] if dead.device.type == "cpu" else rows
+
+    def _start_anew(self, values: Tensor, fresh: Tensor) -> None:
+        """Set the rows of replaced codes in `values` (K, D)."""
+        rows, dead, _ = self._replaced
+        values[rows] = torch.where(dead, fresh, values[rows])
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -215,9 +245,11 @@ class VectorQuantizer(Quantizer):
         """
         if self._replaced is None:
             return
-        rows, fresh = self._replaced
-        self.codebook.data[rows] = fresh
+        fresh = self._replaced[2]
+        self._start_anew(self.codebook.data, fresh)
         for name, value in optimizer.state.get(self.codebook, {}).items():
             if torch.is_tensor(value) and value.shape == self.codebook.shape:
-                value[rows] = fresh if name == "cached_params" else torch.zeros_like(fresh)
+                self._start_anew(
+                    value, fresh if name == "cached_params" else torch.zeros_like(fresh)
+                )
         self._replaced = None

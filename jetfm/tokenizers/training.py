@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from jetfm.data.batches import (
     EvaluationBatches,
@@ -16,6 +18,7 @@ from jetfm.data.batches import (
 from jetfm.data.store import JetStore
 from jetfm.tokenizers.encoding import jet_batch
 from jetfm.tokenizers.interface import Tokenizer
+from jetfm.tokenizers.quantizer import rows_of
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
@@ -37,12 +40,17 @@ def train_vqvae(
     """
     settings = tokenizer.settings.training
     schedule = shuffled_batches(train.n_constituents, settings.batch_size, seed)
-    collate = partial(jet_batch, tokenizer=tokenizer, max_constituents=max_constituents)
+
+    def collate(store: JetStore, indices: np.ndarray, seed: tuple[int, ...]) -> dict[str, Tensor]:
+        made = jet_batch(store, tokenizer, indices, max_constituents, seed)
+        # where the real constituents are, before the batch is on a GPU that would have to be asked
+        return {"x": made["x"], "mask": made["mask"], "rows": rows_of(made["mask"])}
+
     reading = Reading(train, schedule)
 
     def batch(step: int) -> dict:
         store, indices = reading.of(step, schedule.indices(step))
-        return collate(store, indices=indices, seed=(seed, 0, step))
+        return collate(store, indices, (seed, 0, step))
 
     training = Training(
         tokenizer,
@@ -50,7 +58,7 @@ def train_vqvae(
         settings,
         validation=EvaluationBatches(
             InOrderBatches(validation.n_constituents, settings.batch_size),
-            lambda indices: collate(validation, indices=indices, seed=(seed, 1, int(indices[0]))),
+            lambda indices: collate(validation, indices, (seed, 1, int(indices[0]))),
         ),
         folder=folder,
         seed=seed,

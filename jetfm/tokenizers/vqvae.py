@@ -102,7 +102,8 @@ class VQVAE(Tokenizer):
 
         Parameters
         ----------
-        batch : 'x' (B, T, F) in network space, 'mask' (B, T)
+        batch : 'x' (B, T, F) in network space, 'mask' (B, T); 'rows' of `rows_of`, or they are
+            found out here
 
         Returns
         -------
@@ -110,7 +111,7 @@ class VQVAE(Tokenizer):
         """
         x, mask = batch["x"], batch["mask"]
         z = self._latents(x, mask)
-        quantized = self.quantizer(z, mask)
+        quantized = self.quantizer(z, mask, batch.get("rows"))
         decoded = self._decoded(quantized.latents, mask)
         n_real = mask.sum()
         squares = (decoded.float() - x).square().sum(-1)  # (B, T)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from jetfm.data.batches import seed_of
-from jetfm.data.prefetch import pinned, prefetched
+from jetfm.data.prefetch import all_prefetched, pinned, prefetched
 from jetfm.errors import JetfmError
 from jetfm.runtime.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.runtime.precision import precision_on
@@ -122,13 +122,13 @@ class _Steps:
 
 
 class _Again:
-    """An iterable that Lightning cannot take for a list of loaders."""
+    """An iterable that Lightning cannot take for a list of loaders; `ahead` as of `_Steps`."""
 
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Iterable[Any], ahead: bool) -> None:
+        self.batches, self.ahead = batches, ahead
 
     def __iter__(self):
-        return iter(self.batches)
+        return all_prefetched(self.batches, pinned) if self.ahead else iter(self.batches)
 
 
 @dataclass
@@ -180,7 +180,8 @@ class Task(L.LightningModule):
             self._steps.close()
 
     def val_dataloader(self):
-        return _Again(self.job.validation if self.job.validation is not None else [])
+        batches = self.job.validation if self.job.validation is not None else []
+        return _Again(batches, ahead=self.device.type == "cuda")
 
     # Steps ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jetfm.data.prefetch import prefetched
+from jetfm.data.prefetch import all_prefetched, prefetched
 
 
 def helpers() -> list[threading.Thread]:
@@ -57,3 +57,25 @@ def test_it_stays_a_few_batches_ahead_and_ends_when_it_is_left():
     assert helpers()
     batches.close()
     assert not helpers() and len(made) == 6
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 20])
+def test_all_of_an_iterable_come_prepared_in_its_order(n):
+    assert list(all_prefetched(iter(range(n)), lambda x: x**2)) == [x**2 for x in range(n)]
+    assert not helpers()
+
+
+def test_an_iterable_that_is_left_or_breaks_leaves_no_thread():
+    def three_and_an_error():
+        yield from range(3)
+        raise ValueError("jet 17 is damaged")
+
+    left = all_prefetched(range(10**6), str)
+    assert next(left) == "0"
+    left.close()
+    seen = []
+    with pytest.raises(ValueError, match="jet 17 is damaged"):
+        for batch in all_prefetched(three_and_an_error(), int):
+            seen.append(batch)
+    assert seen == [0, 1, 2]
+    assert not helpers()

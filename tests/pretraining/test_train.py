@@ -378,9 +378,10 @@ def _make_ahead(monkeypatch) -> None:
     """As on a GPU, but for the page-locked memory."""
     from jetfm.training import lightning_task
 
-    steps = lightning_task._Steps
     monkeypatch.setattr(lightning_task, "pinned", lambda batch: batch)
-    monkeypatch.setattr(lightning_task, "_Steps", lambda *a, ahead: steps(*a, ahead=True))
+    for name in ("_Steps", "_Again"):
+        make = getattr(lightning_task, name)
+        monkeypatch.setattr(lightning_task, name, lambda *a, ahead, make=make: make(*a, ahead=True))
 
 
 def _helpers() -> list[threading.Thread]:

@@ -127,6 +127,32 @@ def test_codes_are_replaced_only_when_due_and_never_in_evaluation():
     assert not changed[used].any() and changed.sum() == 32 - len(used)
 
 
+def test_a_gpu_replaces_the_codes_that_a_cpu_does(monkeypatch):
+    """It works on all codes, to ask for no number, and takes over the dead ones alone."""
+    after = []
+    for everything in (False, True):
+        vq = quantizer(n_codes=16, replace_after=3, replace_noise=0.0)
+        if everything:
+            monkeypatch.setattr(vq, "_candidates", lambda dead: torch.arange(len(dead)))
+        optimizer = RangerLite(vq.parameters(), lr=1e-3, lookahead_steps=2)
+        torch.manual_seed(3)
+        z = 5 + torch.randn(40, 4)
+        n_replaced = 0
+        for _ in range(7):
+            torch.manual_seed(4)
+            optimizer.zero_grad()
+            out = vq(z)
+            (out.loss + out.latents.square().sum()).backward()
+            n_replaced += int(vq._replaced[1].sum()) if vq._replaced is not None else 0
+            optimizer.step()
+            vq.after_step(optimizer)
+        state = optimizer.state[vq.codebook]
+        after.append([vq.codebook, vq.unused, *(v for v in state.values() if torch.is_tensor(v))])
+        assert n_replaced > 4
+    for one, two in zip(*after, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_a_replaced_code_starts_anew_in_the_optimiser():
     """Ranger's lookahead must not pull it back to where it died."""
     vq = quantizer(n_codes=16, replace_after=3, replace_noise=0.0)
@@ -140,7 +166,7 @@ def test_a_replaced_code_starts_anew_in_the_optimiser():
         optimizer.step()
         vq.after_step(optimizer)
         if step == 2:
-            rows, values = fresh
+            rows, _, values = fresh
             state = optimizer.state[vq.codebook]
             assert torch.equal(vq.codebook[rows], values)
             assert torch.equal(state["cached_params"][rows], values)
