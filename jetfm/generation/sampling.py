@@ -113,17 +113,27 @@ def draw(logits: Tensor, u: Tensor, choice: Choice = PLAIN) -> Tensor:
     JetfmError
         Logits that are not numbers, as of a model that has diverged.
     """
+    token, good = draw_unchecked(logits, u, choice)
+    if not bool(good):
+        raise JetfmError("logits", "values that are not numbers", "a model that has not diverged")
+    return token
+
+
+def draw_unchecked(logits: Tensor, u: Tensor, choice: Choice = PLAIN) -> tuple[Tensor, Tensor]:
+    """`draw`, and whether all logits were numbers, (), for a device that is not asked yet.
+
+    Where they were not, tokens are any of 1 to K+1.
+    """
     w = weights(logits, choice)
     n_tokens = w.shape[1]
     whole = n_tokens - n_tokens % _BLOCK
     sums = w[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1)  # (B, n)
     cdf = torch.cat([sums, w[:, whole:].sum(1, keepdim=True)], 1).double().cumsum(1)
     total = cdf[:, -1:]
-    if not bool(torch.isfinite(total).all()):
-        raise JetfmError("logits", "values that are not numbers", "a model that has not diverged")
     # right: the first block, or token, whose cumulated probability exceeds the threshold
     threshold = u.unsqueeze(1) * total
     block = torch.searchsorted(cdf, threshold, right=True)  # (B, 1)
+    block = block.clamp(max=cdf.shape[1] - 1)  # which is not reached by numbers
     before = torch.where(block > 0, cdf.gather(1, (block - 1).clamp(min=0)), 0)
     columns = block * _BLOCK + torch.arange(_BLOCK, device=w.device)  # (B, 64)
     inside = w.gather(1, columns.clamp(max=n_tokens - 1)).double()
@@ -131,7 +141,8 @@ def draw(logits: Tensor, u: Tensor, choice: Choice = PLAIN) -> Tensor:
     last = inside[:, -1:]
     # the two sums over a block differ by rounding
     threshold = torch.minimum(threshold - before, torch.nextafter(last, torch.zeros_like(last)))
-    return (block * _BLOCK + torch.searchsorted(inside, threshold, right=True)).squeeze(1)
+    token = (block * _BLOCK + torch.searchsorted(inside, threshold, right=True)).squeeze(1)
+    return token.clamp(1, n_tokens - 1), torch.isfinite(total).all()
 
 
 def weights(logits: Tensor, choice: Choice = PLAIN) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from jetfm.errors import JetfmError
+from jetfm.generation.on_device import OnDevice
 from jetfm.generation.sampling import Choice, draw, uniforms
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.parallel import one_thread
@@ -93,8 +94,17 @@ def generate(
     model.to(device).eval(), tokenizer.to(device).eval()
     bar = Progress("generation", len(requested), unit="jet", show=progress)
 
+    on_device = OnDevice(model, tokenizer, choice, max_constituents)
+    stays = _stays_on(device, model)
+
     def run(jets: np.ndarray):
         numbers = torch.from_numpy(uniforms(seed, jets, max_constituents + 1))
+        if stays:
+            asked = torch.as_tensor(requested[jets]).to(device)
+            found = on_device.run(asked, numbers.to(device), lambda n: bar.update(n, n))
+            ids, decoded, finished = (tensor.cpu().numpy() for tensor in found)
+            mask = ids >= 0
+            return ids[mask].astype(np.int32), decoded[mask], mask.sum(1), finished
         batch = _Batch(model, tokenizer, requested[jets], device)
         return batch.run(numbers, choice, max_constituents, bar)
 
@@ -106,6 +116,11 @@ def generate(
         bar.close()
         model.to(home).train(modes[0]), tokenizer.to(tokenizer_home).train(modes[1])
     return _joined(parts, np.concatenate(batches), requested.astype(np.int64))
+
+
+def _stays_on(device: torch.device, model: JetModel) -> bool:
+    """Whether jets are made by `OnDevice`; a pair bias needs caches that grow."""
+    return device.type == "cuda" and not model.settings.backbone.pair_bias
 
 
 def _batches(requested: np.ndarray, batch_size: int, n_workers: int) -> list[np.ndarray]:

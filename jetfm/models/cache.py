@@ -9,8 +9,10 @@ Axes: T positions, H heads, D channels of a head, B jets.
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from jetfm.models.attention import attention
@@ -60,6 +62,52 @@ class KVCache:
             if self._stored is not None:
                 grown[:before] = self._stored[:before]
             self._stored = grown
+
+
+class FixedCache:
+    """A cache with room for all positions from the start, whose place the device knows.
+
+    A step is the same work at any position, and asks for nothing: it can be recorded.
+
+    Parameters
+    ----------
+    seen : holds the first positions
+    n_positions : room for so many
+    step : (1,) int64, how many came after those of `seen`; whoever calls counts it up
+    """
+
+    def __init__(self, seen: KVCache, n_positions: int, step: Tensor) -> None:
+        self.offset, self.n_positions, self.step = seen.length, n_positions, step
+        self.window = n_positions  # attention looks at so many, the newest among them
+        first = seen._stored[: seen.length].permute(1, 4, 2, 0, 3)  # (2, B, H, T, D)
+        self.stored = first.new_zeros(*first.shape[:3], n_positions, first.shape[4])
+        self.stored[:, :, :, : seen.length] = first
+
+    def attend(self, qkv: Tensor, bias: Tensor | None = None) -> Tensor:
+        """As `KVCache.attend`, of one newest position and without a bias."""
+        q, *kv = (t.permute(2, 0, 1).unsqueeze(2) for t in qkv[0])  # (B, H, 1, D)
+        place = self.step + self.offset
+        self.stored.index_copy_(3, place, torch.stack(kv))
+        keys, values = self.stored[:, :, :, : self.window]
+        seen = (torch.arange(self.window, device=place.device) <= place).unsqueeze(0)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
+        return attended.transpose(1, 2).flatten(2)
+
+    def rows(self, rows: Tensor | slice) -> FixedCache:
+        """Some jets, in new memory."""
+        other = copy(self)
+        other.stored = self.stored[:, rows].clone()
+        return other
+
+    def take(self, other: FixedCache, rows: Tensor | slice) -> None:
+        """Become some jets of another cache, in the same memory."""
+        self.stored.copy_(other.stored[:, rows])
+
+    def at(self, step: Tensor) -> FixedCache:
+        """The same memory, with another counter."""
+        other = copy(self)
+        other.step = step
+        return other
 
 
 def newest_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -143,7 +143,11 @@ class Tokenizer(nn.Module):
         """
         if not self.sequential:
             raise JetfmError("causal_decoder", "False", "True for decoding token by token")
-        return self.decode(ids.unsqueeze(1)).squeeze(1)
+        return self.decode_next_known(self._known(ids), caches)
+
+    def decode_next_known(self, ids: Tensor, caches: list) -> Tensor:
+        """`decode_next` of ids that are the tokenizer's own, which makes no GPU wait."""
+        return self.decode_known(ids.unsqueeze(1)).squeeze(1)
 
     def new_caches(self) -> list[KVCache]:
         """Empty caches for `decode_next`."""

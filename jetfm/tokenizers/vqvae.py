@@ -131,10 +131,10 @@ class VQVAE(Tokenizer):
     # Use -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def decode_next(self, ids: Tensor, caches: list[KVCache]) -> Tensor:
+    def decode_next_known(self, ids: Tensor, caches: list) -> Tensor:
         if not self.causal_decoder:
-            return super().decode_next(ids, caches)
-        hidden = self.latent_out(self.quantizer.lookup(self._known(ids)).unsqueeze(1))  # (B, 1, C)
+            return super().decode_next_known(ids, caches)
+        hidden = self.latent_out(self.quantizer.lookup(ids).unsqueeze(1))  # (B, 1, C)
         return self.features_out(self.decoder(hidden, caches=caches)).squeeze(1).float()
 
     def new_caches(self) -> list[KVCache]:
