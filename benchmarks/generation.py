@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jetfm.generation.autoregressive import generate
 from jetfm.generation.sampling import draw, uniforms
-from jetfm.generation.tokens import generate
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import Block
 from jetfm.settings import PretrainingSettings, TokenizerSettings

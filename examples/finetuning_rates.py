@@ -8,7 +8,7 @@ validation jets alone.
 
 import sys
 
-from jetfm.finetuning.rates import as_text, search_rates
+from jetfm.finetuning.learning_rates import as_text, search_rates
 from jetfm.pipeline import Pipeline
 from jetfm.storage.paths import work_folder
 

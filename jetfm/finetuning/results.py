@@ -14,7 +14,7 @@ import numpy as np
 from jetfm.figures.style import seed_spread
 from jetfm.finetuning.contenders import STARTS, Contender
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
-from jetfm.finetuning.published import published_lines
+from jetfm.finetuning.paper_curves import published_lines
 from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.finetuning.study import LABELS, STUDY, fit_path, runs_folder
 from jetfm.settings import BASELINES, FinetuningSettings

@@ -1,9 +1,9 @@
 """Autoregressive generation of jets without tokens, from a density and with key-value caches.
 
-Like `jetfm.generation.tokens`, with a draw from a mixture density in the place of a token and its
-decoder: starting from d_s and a requested multiplicity N (a *condition*: the jet may end earlier or
-later), the model gives the probability to stop and the density of the next constituent; one is
-drawn and fed back, exactly as drawn. Finished jets leave the batch.
+Like `jetfm.generation.autoregressive`, with a draw from a mixture density in the place of a token
+and its decoder: starting from d_s and a requested multiplicity N (a *condition*: the jet may end
+earlier or later), the model gives the probability to stop and the density of the next constituent;
+one is drawn and fed back, exactly as drawn. Finished jets leave the batch.
 
 Randomness belongs to a jet: position k of jet j uses the k-th group of 2 + F numbers of the Philox
 stream with key (seed, j). The jets are thus the same for every batch size up to float32 rounding in
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from jetfm.errors import JetfmError
+from jetfm.generation.autoregressive import check_request
 from jetfm.generation.sampling import uniforms
-from jetfm.generation.tokens import check_request
 from jetfm.models.continuous_model import ContinuousModel
 from jetfm.runtime.progress import Progress
 
@@ -34,7 +34,7 @@ _COMPACT = 8  # finished jets leave the caches once they are a 1/8 of them: copy
 class ContinuousJets:
     """Generated jets, jagged: jet j owns the flat rows ``offsets[j]:offsets[j+1]``.
 
-    Named like `jetfm.generation.tokens.GeneratedJets`, without ids.
+    Named like `jetfm.generation.autoregressive.GeneratedJets`, without ids.
     """
 
     decoded: np.ndarray  # (n_total, F) float32, network space, as drawn

@@ -26,7 +26,7 @@ from pyarrow import parquet
 
 from jetfm.data.jetclass import FEATURE_BRANCHES
 from jetfm.errors import JetfmError
-from jetfm.generation.tokens import GeneratedJets
+from jetfm.generation.autoregressive import GeneratedJets
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.jagged import segment_sum
 from jetfm.physics.observables import wrap

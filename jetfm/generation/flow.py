@@ -14,8 +14,8 @@ import torch
 
 from jetfm.data.batches import InOrderBatches
 from jetfm.errors import JetfmError
+from jetfm.generation.autoregressive import check_request
 from jetfm.generation.sampling import stream
-from jetfm.generation.tokens import check_request
 from jetfm.models.flow_matching import FlowModel
 from jetfm.physics.jagged import padded
 from jetfm.runtime.progress import Progress

@@ -1,12 +1,12 @@
 """Generation of a batch of jets on a GPU, which tells the host nothing until it has to.
 
-The loop of `jetfm.generation.tokens` asks after every token which jets are done. A GPU waits for
-the question longer than it computes. Here all that a jet becomes stays on the device: tokens,
-decoded constituents, who is still under way. Caches have room for the longest jet from the start,
-so that a step is the same work every time; on CUDA it is recorded once for each number of rows and
-each `WINDOW` of positions, and replayed. Every `LOOK` steps one number is asked for, that of the
-jets under way; when half of the rows are done, the others move to a batch of half the size. The
-jets are copied to the host once, at the end.
+The loop of `jetfm.generation.autoregressive` asks after every token which jets are done. A GPU
+waits for the question longer than it computes. Here all that a jet becomes stays on the device:
+tokens, decoded constituents, who is still under way. Caches have room for the longest jet from the
+start, so that a step is the same work every time; on CUDA it is recorded once for each number of
+rows and each `WINDOW` of positions, and replayed. Every `LOOK` steps one number is asked for, that
+of the jets under way; when half of the rows are done, the others move to a batch of half the size.
+The jets are copied to the host once, at the end.
 
 The jets are those of the other way up to float32 rounding: they draw with the same numbers.
 """

@@ -10,9 +10,9 @@ import numpy as np
 from jetfm.data.store import MANIFEST, JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
+from jetfm.generation.autoregressive import check_request, generate
 from jetfm.generation.file_format import Written, check_suffix, write_generated
 from jetfm.generation.sampling import Choice, draw_multiplicities
-from jetfm.generation.tokens import check_request, generate
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.device import current_device
 from jetfm.storage.files import read_json

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from jetfm.data.token_store import TokenStore
+from jetfm.generation.autoregressive import generate
 from jetfm.generation.density import generate_continuous
 from jetfm.generation.density_training import train_continuous
 from jetfm.generation.flow import generate_flow
 from jetfm.generation.flow_training import train_flow
 from jetfm.generation.sampling import draw_multiplicities
-from jetfm.generation.tokens import generate
 from jetfm.judging.jet_sample import JetSample
 from jetfm.judging.samples import (
     decoded_sample,

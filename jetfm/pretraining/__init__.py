@@ -2,5 +2,5 @@
 
 The objectives' losses, next-token (NTP) and masked (MPM), are in `jetfm.models.jet_model`; here
 they meet tokens and a training (`train`), and trained models are compared (`comparison`).
-Generating with the models is `jetfm.generation.tokens`, classifying `jetfm.finetuning`.
+Generating with the models is `jetfm.generation.autoregressive`, classifying `jetfm.finetuning`.
 """

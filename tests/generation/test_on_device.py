@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from jetfm.errors import JetfmError
-from jetfm.generation import on_device, tokens
+from jetfm.generation import autoregressive, on_device
 from jetfm.generation.on_device import LOOK, OnDevice
 from jetfm.generation.sampling import PLAIN, Choice
 from jetfm.models.jet_model import JetModel
 from jetfm.tokenizers.vqvae import VQVAE
-from tests.generation.test_tokens import KINDS, K, sample
+from tests.generation.test_autoregressive import KINDS, K, sample
 from tests.models.test_nothing_waits import OneDevice
 from tests.toys import randomise, small_tokenizer_settings
 
@@ -36,7 +36,7 @@ def model_of(kind: str, tokenizer: VQVAE, stop: float = 2.0) -> JetModel:
 
 @pytest.fixture
 def stays(monkeypatch):
-    monkeypatch.setattr(tokens, "_stays_on", lambda device, model: True)
+    monkeypatch.setattr(autoregressive, "_stays_on", lambda device, model: True)
 
 
 def assert_same(one, two) -> None:
@@ -52,7 +52,7 @@ def test_the_jets_are_those_of_the_other_way(kind, batch_size, tokenizer, monkey
     model = model_of(kind, tokenizer)
     options = {"batch_size": batch_size}
     plain = sample(model, tokenizer, REQUESTED, **options)
-    monkeypatch.setattr(tokens, "_stays_on", lambda device, model: True)
+    monkeypatch.setattr(autoregressive, "_stays_on", lambda device, model: True)
     sizes = []
     take = on_device._Rows.steps
     monkeypatch.setattr(
@@ -78,14 +78,14 @@ def test_jets_that_never_stop_and_jets_that_do_at_once(stop, tokenizer, stays):
 def test_any_largest_number_of_constituents(n, tokenizer, monkeypatch):
     model, requested = model_of("continuous", tokenizer), np.ones(3, int)
     plain = sample(model, tokenizer, requested, max_constituents=n)
-    monkeypatch.setattr(tokens, "_stays_on", lambda device, model: True)
+    monkeypatch.setattr(autoregressive, "_stays_on", lambda device, model: True)
     assert_same(plain, sample(model, tokenizer, requested, max_constituents=n))
 
 
 def test_choices_are_honoured(tokenizer, monkeypatch):
     model, options = model_of("continuous", tokenizer), {"top_k": 5, "top_p": 0.9}
     plain = sample(model, tokenizer, REQUESTED, temperature=0.7, **options)
-    monkeypatch.setattr(tokens, "_stays_on", lambda device, model: True)
+    monkeypatch.setattr(autoregressive, "_stays_on", lambda device, model: True)
     assert_same(plain, sample(model, tokenizer, REQUESTED, temperature=0.7, **options))
 
 

@@ -13,10 +13,10 @@ from pyarrow import parquet
 from jetfm.data import jetclass
 from jetfm.data.store import build_store
 from jetfm.errors import JetfmError
+from jetfm.generation.autoregressive import GeneratedJets
 from jetfm.generation.file_format import generated_columns, write_generated
 from jetfm.generation.sampling import Choice
 from jetfm.generation.to_file import Request, generate_file, multiplicities_of
-from jetfm.generation.tokens import GeneratedJets
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.features import FEATURE_SETS, Preprocessing
 from jetfm.physics.observables import jet_observables

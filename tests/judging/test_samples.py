@@ -8,8 +8,8 @@ import pytest
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.errors import JetfmError
+from jetfm.generation.autoregressive import GeneratedJets
 from jetfm.generation.flow import FlowJets
-from jetfm.generation.tokens import GeneratedJets
 from jetfm.judging.samples import (
     decoded_sample,
     original_sample,

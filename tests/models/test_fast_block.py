@@ -32,7 +32,7 @@ def both(block, x, *args):
     torch.manual_seed(2)
     weight = torch.randn_like(x)
     found = []
-    for form in (block, block.plain):
+    for form in (block.in_pieces, block.plain):
         y = form(x, *args)
         found.append((y, torch.autograd.grad((y * weight).sum(), (x, *block.parameters()))))
     return found
@@ -61,7 +61,7 @@ def test_a_bias_and_its_gradient_agree_with_the_plain_block(
     x, mask = inputs()
     bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     mask, weight = mask if masked else None, torch.randn_like(x)
-    y, expected = (form(x, mask, causal, None, bias) for form in (block, block.plain))
+    y, expected = block(x, mask, causal, None, bias), block.plain(x, mask, causal, None, bias)
     torch.testing.assert_close(y, expected)
     assert (y - block(x, mask, causal)).abs().max() > 1e-3
     sources = (bias, x, *block.parameters())
@@ -71,6 +71,24 @@ def test_a_bias_and_its_gradient_agree_with_the_plain_block(
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "biased", "expected"),
+    [
+        ({}, True, False, "plain"),
+        ({}, True, True, "in_pieces"),
+        ({"dropout": 0.1}, True, False, "in_pieces"),
+        ({"attention_dropout": 0.1}, True, False, "in_pieces"),
+        ({"dropout": 0.1, "attention_dropout": 0.1}, False, False, "plain"),
+    ],
+)
+def test_the_faster_way_is_taken(options, training, biased, expected, monkeypatch):
+    block, taken = Block(16, 4, **options).train(training), []
+    for way in ("plain", "in_pieces"):
+        monkeypatch.setattr(block, way, lambda *_, way=way: taken.append(way))
+    block(torch.randn(2, 3, 16), bias=torch.zeros(1, 1, 3, 3) if biased else None)
+    assert taken == [expected]
 
 
 def test_dropout_by_its_definition(block, monkeypatch):
@@ -124,7 +142,7 @@ def test_gradients_agree_with_finite_differences(block, monkeypatch):
     monkeypatch.setattr(fast_block, "CACHE", 100)
     x, mask = inputs()
     assert torch.autograd.gradcheck(
-        lambda x: block(x[:2, :4], mask[:2, :4], False)[mask[:2, :4]], (x,), atol=1e-6
+        lambda x: block.in_pieces(x[:2, :4], mask[:2, :4])[mask[:2, :4]], (x,), atol=1e-6
     )
     bias = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda bias: block(x[:2, :3], bias=bias), bias, atol=1e-6)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jetfm.finetuning import Contender, Runner
-from jetfm.finetuning.rates import as_text, search_rates
+from jetfm.finetuning.learning_rates import as_text, search_rates
 from jetfm.settings import FinetuningSettings
 from tests.finetuning.test_study import SETTINGS, jets  # noqa: F401
 

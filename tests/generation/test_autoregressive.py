@@ -9,8 +9,8 @@ from scipy.stats import chisquare
 from torch import nn
 
 from jetfm.errors import JetfmError
+from jetfm.generation.autoregressive import generate
 from jetfm.generation.sampling import draw, uniforms
-from jetfm.generation.tokens import generate
 from jetfm.models.jet_model import JetModel
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenHeadSettings
 from jetfm.tokenizers.vqvae import VQVAE

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jetfm.finetuning.published import FIGURE_7, published_lines
+from jetfm.finetuning.paper_curves import FIGURE_7, published_lines
 from jetfm.ledger.claims import CLAIMS
 
 
