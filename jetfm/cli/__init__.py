@@ -32,6 +32,7 @@ for command in (
     models.finetune,
     figures.figures,
     figures.stages,
+    figures.budget,
     figures.compare,
 ):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands that show: figures, stages, compare."""
+"""Commands that show: figures, stages, budget, compare."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def stages(
 ) -> None:
     """Show the stages: which feeds which, what is done, what it took. Nothing is made."""
     typer.echo(pipeline_of(profile, data, seed, dry_run).stages().as_text(every))
+
+
+def budget(
+    profile: ProfileOption = "gpu",
+    data: DataOption = None,
+) -> None:
+    """Show what a profile costs on one GPU, by arithmetic, and what it has less of than the papers.
+
+    Nothing is made. Each training counts to its last step; rates are those of docs/gpu.md.
+    """
+    from jetfm.settings.budget import as_list, as_table, disk_of
+    from jetfm.settings.profiles import load_profile
+
+    settings = profile_of(profile, data, seed=None, short=False)
+    typer.echo(f"{as_table(settings)}\n\n¹ an estimate")
+    typer.echo(
+        f"Disk: {disk_of(settings) / 1e9:.1f} GB\n\n{as_list(settings, load_profile('paper'))}"
+    )
 
 
 def compare(

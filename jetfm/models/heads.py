@@ -16,7 +16,12 @@ from jetfm.models.transformer import KVCache, Transformer
 from jetfm.settings import TokenHeadSettings
 
 _CHUNK_ROWS = 1024  # rows of one product with the vocabulary: large enough for its full speed
+_CHUNK_ROWS_GPU = 2**14  # few launches; 16384 x 8194 float32 are half a GiB
 _CACHE_ROWS = 64  # rows of logits worked on at once: 64 x 8194 float32 are 2 MB, a core's cache
+
+
+def _chunk_rows(device: torch.device) -> int:
+    return _CHUNK_ROWS if device.type == "cpu" else _CHUNK_ROWS_GPU
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -29,8 +34,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         n_correct = targets.new_zeros(())
         grads = [torch.zeros_like(t, dtype=torch.float32) for t in (hidden, weight, bias)]
         weight_low, bias = weight.to(dtype), bias.float()
-        for start in range(0, n, _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
+        size = _chunk_rows(hidden.device)
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
             h, t = hidden[rows].to(dtype), targets[rows]
             logits = h @ weight_low.T  # (R, V); becomes its own gradient
             n_correct += _softmax_gradient(logits, bias, t, losses[rows], grads[2])
@@ -52,13 +58,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _softmax_gradient(
     logits: Tensor, bias: Tensor, targets: Tensor, losses: Tensor, grad_bias: Tensor
 ) -> Tensor:
-    """Turn logits (R, V), without their bias, into softmax minus one-hot, a cacheful at a time.
+    """Turn logits (R, V), without their bias, into softmax minus one-hot; on a CPU by cachefuls.
 
     Writes the cross-entropies to `losses` (R,), adds the gradient of the bias to `grad_bias`, and
     returns the number of rows where no logit is larger than the target's.
     """
     n_correct = targets.new_zeros(())
-    size = _CACHE_ROWS * (torch.get_num_threads() if logits.device.type == "cpu" else 32)
+    on_cpu = logits.device.type == "cpu"
+    size = _CACHE_ROWS * torch.get_num_threads() if on_cpu else max(len(logits), 1)
     for start in range(0, len(logits), size):
         rows = slice(start, start + size)
         here, index = logits[rows].float(), targets[rows, None]
@@ -95,7 +102,8 @@ def linear_cross_entropy(
             return _LinearCrossEntropy.apply(hidden, weight, bias, targets, low or weight.dtype)
     loss = hidden.new_zeros((), dtype=torch.float32)
     n_correct = targets.new_zeros(())
-    for h, t in zip(hidden.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True):
+    size = _chunk_rows(hidden.device)
+    for h, t in zip(hidden.split(size), targets.split(size), strict=True):
         if len(t):
             logits = F.linear(h, weight, bias).float()
             loss = loss + F.cross_entropy(logits, t, reduction="sum")
@@ -183,8 +191,8 @@ class TokenHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool."""
         features = self._features(hidden, mask, causal, positions)
-        losses, correct = [], []
-        for h, t in zip(features.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True):
+        losses, correct, size = [], [], _chunk_rows(hidden.device)
+        for h, t in zip(features.split(size), targets.split(size), strict=True):
             logits = self.unembedding(h).float()
             losses.append(F.cross_entropy(logits, t, reduction="none"))
             correct.append(logits.argmax(1) == t)
