@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env paper-figures test bench soak lab notebooks lock clean
+.PHONY: help env paper-figures test bench soak gpu-check lab notebooks lock clean
 
 PROFILE ?= laptop
 DATA ?=
@@ -29,6 +29,7 @@ help:
 	@echo "make test           physics, mathematics and notebook tests"
 	@echo "make bench          each fast path against its plain reference, one JSON object a line"
 	@echo "make soak           long checks: ten thousand damaged files, the papers' networks through every stage"
+	@echo "make gpu-check      on a GPU: equal to the CPU, rates, smoke, a dry run of profile gpu; eight minutes"
 	@echo "make lab            JupyterLab in notebooks/"
 	@echo "make env            the environment alone, in .venv, by uv or, with INSTALLER=pip, by pip"
 	@echo "make notebooks      store anew the outputs that nbval checks"
@@ -70,6 +71,9 @@ bench: $(ENV)
 
 soak: $(ENV)
 	@$(PY) -m soak
+
+gpu-check: $(ENV)
+	@$(PY) -m soak.gpu
 
 lab: $(ENV)
 	@$(PY) -m jupyter lab --notebook-dir notebooks

@@ -1,0 +1,217 @@
+"""What a GPU does a second at the papers' sizes: steps, tokens, generated jets, a small fit.
+
+The rows of ``make gpu-check``; without a GPU there are none. References are the rates of
+docs/gpu.md, of one H200 and the code before its steps stopped waiting. The same code runs at small
+sizes on a CPU in ``make test``, where its rates mean nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from jetfm.generation.autoregressive import generate
+from jetfm.models.backbone import Backbone
+from jetfm.models.classifier import JetClassifier
+from jetfm.models.jet_model import JetModel
+from jetfm.settings import (
+    BackboneSettings,
+    OptimizerSettings,
+    PretrainingSettings,
+    TokenizerSettings,
+    TrainingSettings,
+)
+from jetfm.tokenizers.quantizer import rows_of
+from jetfm.tokenizers.vqvae import VQVAE
+from jetfm.training.fit import fit
+from jetfm.training.job import Training
+from jetfm.training.optimizer import make_optimizer
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of what is timed; by default the papers'."""
+
+    n_codes: int = 8192
+    backbone: BackboneSettings = BackboneSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    n_constituents: int = 50
+    max_constituents: int = 128
+    batch: int = 1000
+    tokenizer_batch: int = 500
+    generated: tuple[int, ...] = (64, 512, 4096)
+    fitted: int = 1000
+    fit_steps: int = 100
+    n_steps: int = 20
+    matrix: int = 8192
+
+
+MEASURED = {  # jets/s, docs/gpu.md
+    "joint step, bf16, adamw": 12_900,
+    "joint step, bf16, ranger": 7_300,
+    "ntp step, bf16, adamw": 13_400,
+    "mpm step, bf16, adamw": 18_600,
+    "tokenizer step": 11_200,
+    "generation, batch 64": 63,
+    "generation, batch 512": 483,
+    "generation, batch 4096": 3_485,
+}
+
+
+def run() -> Iterator[dict]:
+    """Rows of the benchmark, where there is a GPU."""
+    if torch.cuda.is_available():
+        yield from rows("cuda", Sizes())
+
+
+def rows(device: str, sizes: Sizes) -> Iterator[dict]:
+    """Rates on a device, one row a time, so that what was measured stays when a later one fails."""
+    matmul = _matmul_rate(device, sizes.matrix)
+    yield _row("matmul rate, bf16", matmul / 1e12, "TFLOP/s")
+    for objective, optimizer in (
+        ("joint", "adamw"), ("joint", "muon"), ("joint", "ranger"), ("ntp", "adamw"),
+        ("mpm", "adamw"),
+    ):  # fmt: skip
+        model = _model(sizes, objective).to(device)
+        batch = _on(device, model.plan(_tokens(sizes, sizes.batch)))
+        _forget_peak(device)
+        rate, flops = _steps_rate(model, batch, optimizer, sizes, device, "bf16")
+        row = _row(f"{objective} step, bf16, {optimizer}", rate, "jets/s")
+        yield row | {"share of matmul rate": round(flops * rate / sizes.batch / matmul, 4),
+                     "peak memory": _peak(device)}  # fmt: skip
+    tokenizer = VQVAE(sizes.tokenizer).to(device)
+    jets = _on(device, _jets(sizes, sizes.tokenizer_batch))
+    rate, _ = _steps_rate(tokenizer, jets, "adamw", sizes, device, "fp32")
+    yield _row("tokenizer step", rate, "jets/s")
+    tokenizer.eval()
+    seconds = _seconds(lambda: tokenizer.encode(jets["x"], jets["mask"]), sizes.n_steps, device)
+    yield _row("tokenise", sizes.tokenizer_batch / seconds, "jets/s")
+    model = _model(sizes, "ntp").to(device)
+    for n_jets in sizes.generated:
+        asked = np.full(n_jets, sizes.n_constituents)
+
+        def make(asked=asked) -> None:
+            generate(
+                model, tokenizer, asked, seed=1, batch_size=len(asked),
+                max_constituents=sizes.max_constituents, progress=False,
+            )  # fmt: skip
+
+        yield _row(f"generation, batch {n_jets}", n_jets / _seconds(make, 2, device), "jets/s")
+    name = f"fit of {sizes.fitted} jets, {sizes.fit_steps} steps"
+    yield _row(name, _fit_seconds(sizes, device), "s")
+
+
+def _steps_rate(
+    module: nn.Module, batch: dict, optimizer: str, sizes: Sizes, device: str, precision: str
+) -> tuple[float, int]:
+    """Jets a second through loss, gradients and optimiser, and the multiplications of a step."""
+    module.train()
+    stepper = make_optimizer(module, OptimizerSettings(name=optimizer))
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss, _ = module.loss(batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        stepper.step()
+        stepper.zero_grad()
+
+    with FlopCounterMode(display=False) as counted:
+        step()
+    return len(batch["mask"]) / _seconds(step, sizes.n_steps, device), counted.get_total_flops()
+
+
+def _fit_seconds(sizes: Sizes, device: str) -> float:
+    model = JetClassifier(Backbone(sizes.backbone))
+    jets = _jets(sizes, sizes.fitted)
+    n = jets["mask"].sum(1)
+    labelled = {"x": jets["x"], "mask": jets["mask"], "n_constituents": n, "label": n % 2}
+
+    def batches(step: int) -> dict:
+        rows = torch.arange(100 * step, 100 * (step + 1)) % sizes.fitted
+        return {name: tensor[rows] for name, tensor in labelled.items()}
+
+    n = sizes.fit_steps
+    settings = TrainingSettings(batch_size=100, max_steps=n, validate_every=n // 2)
+    start = time.perf_counter()
+    fit(Training(model, batches, settings, device=device, progress=False))
+    return time.perf_counter() - start
+
+
+def _seconds(work: Callable[[], object], n: int, device: str) -> float:
+    """Of one call, after two that nobody counts."""
+    for _ in range(2):
+        work()
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(n):
+        work()
+    _wait(device)
+    return (time.perf_counter() - start) / n
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _forget_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> str:
+    return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else "-"
+
+
+def _matmul_rate(device: str, size: int) -> float:
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    return 2 * size**3 / _seconds(lambda: a @ a, 5, device)
+
+
+def _model(sizes: Sizes, objective: str) -> JetModel:
+    settings = PretrainingSettings(objective=objective, backbone=sizes.backbone)
+    return JetModel(settings, sizes.n_codes, 3)
+
+
+def _mask(sizes: Sizes, n_jets: int) -> torch.Tensor:
+    """All but one slot in a hundred filled, as in batches of similar length."""
+    lengths = sizes.n_constituents - torch.arange(n_jets) % 2
+    return torch.arange(sizes.n_constituents) < lengths[:, None]
+
+
+def _jets(sizes: Sizes, n_jets: int) -> dict:
+    mask = _mask(sizes, n_jets)
+    x = torch.randn(*mask.shape, 3, generator=torch.Generator().manual_seed(1))
+    return {"x": x, "mask": mask, "rows": rows_of(mask)}
+
+
+def _tokens(sizes: Sizes, n_jets: int) -> dict:
+    jets = _jets(sizes, n_jets)
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(0, sizes.n_codes, jets["mask"].shape, generator=generator)
+    ids = torch.where(jets["mask"], ids, -1)
+    n = jets["mask"].sum(1)
+    return {"ids": ids, "decoded": jets["x"], "mask": jets["mask"], "n_constituents": n}
+
+
+def _on(device: str, batch: dict) -> dict:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _row(name: str, value: float, unit: str) -> dict:
+    reference = MEASURED.get(name)
+    ratio = None if reference is None else round(value / reference, 2)
+    return {
+        "name": name,
+        "value": round(value, 2),
+        "unit": unit,
+        "reference": reference,
+        "ratio": ratio,
+    }
