@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from jetfm.runtime.device import current_device
+from jetfm.runtime.device import n_at_once
 from jetfm.runtime.workers import run_tasks
 
 _PRELOAD = ("jetfm.pipeline", "jetfm.training.lightning_task")
@@ -25,11 +25,9 @@ def run_fits(
     progress: bool = True,
     unit: str = "fit",
 ) -> None:
-    """`run_tasks` for work of torch; by default one worker where there is a GPU: it is shared."""
-    if not workers and current_device() == "cuda":
-        workers = 1
+    """`run_tasks` for work of torch, by default `n_at_once`."""
     with one_thread():
-        run_tasks(function, tasks, workers, name, progress, unit, preload=_PRELOAD)
+        run_tasks(function, tasks, workers or n_at_once(), name, progress, unit, preload=_PRELOAD)
 
 
 @contextmanager

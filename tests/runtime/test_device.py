@@ -103,8 +103,24 @@ def test_a_run_of_small_networks_never_asks_for_the_gpu(machine, monkeypatch, tm
     assert len(pipeline.tokenizers.tokens("val")) > 0
     pipeline.pretraining.train_all()
     assert trained_on and set(trained_on) == {"cpu"}
-    assert shared_by == [0], "as many as there are cores"
+    assert shared_by == [16], "as many as there are cores"
     monkeypatch.setenv(DEVICE, "cuda")
     assert Pipeline(dry_run(load_profile("smoke")), progress=False).run.device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "free_gib", "expected"),
+    [(16, 139, 4), (16, 35, 3), (16, 8, 1), (4, 139, 2), (1, 139, 1)],
+)
+def test_large_fits_share_a_card_where_they_leave_room(
+    machine, monkeypatch, n_cores, free_gib, expected
+):
+    machine(n_cores)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free_gib * 2**30, 141 * 2**30))
+    at_once = []
+    monkeypatch.setattr(parallel, "run_tasks", lambda *a, **k: at_once.append(a[2]))
     parallel.run_fits(print, [()])
-    assert shared_by[-1] == 1, "the card is shared by one after another"
+    parallel.run_fits(print, [()], workers=7)
+    with computing_on("cpu"):
+        parallel.run_fits(print, [()])
+    assert at_once == [expected, 7, n_cores]
