@@ -82,7 +82,10 @@ def test_as_a_program(tmp_path):
         (("finetune", "--baseline", "part"), "--train"),
         (("finetune", *OWN, "--weights", "frozen"), "scratch, fixed, finetuned"),
         (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part"),
-        (("finetune", *OWN, "--baseline", "deepsets"), "t: found neither a jets store"),
+        (
+            ("finetune", *OWN, "--baseline", "deepsets"),
+            "t: found no such file; expected a ROOT or h5 file",
+        ),
         (("finetune", *OWN, "--model", "m"), "both"),
         (("finetune", *OWN, "--strategy", "best"), "one of main"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jetfm.data import jetclass
-from jetfm.data.jet_files import store_of
+from jetfm.data.own_jets import store_of
 from jetfm.data.store import JetStore
 from jetfm.judging.compare import compare, quantities
 from jetfm.judging.jet_sample import JetSample

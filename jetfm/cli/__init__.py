@@ -47,6 +47,27 @@ def _version(
         raise typer.Exit
 
 
+LISTS = ("--jets", "--with", "--train", "--test", "--val")  # options that take several paths
+
+
+def _one_by_one(arguments: list[str]) -> list[str]:
+    """``--jets a b`` as ``--jets a --jets b``: what a shell makes of ``--jets *.root``.
+
+    No command takes arguments that belong to no option.
+    """
+    found, option, n_values = [], "", 0
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, _ = argument.partition("=")
+            option, n_values = name if name in LISTS else "", len(equals)
+        elif option and n_values:
+            found.append(option)
+        else:
+            n_values += 1
+        found.append(argument)
+    return found
+
+
 def _with_homes(arguments: list[str]) -> list[str]:
     """Arguments as a shell would give them: with ``~`` after an equals sign, too."""
     found = []
@@ -63,7 +84,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        app(_with_homes(sys.argv[1:]))
+        app(_with_homes(_one_by_one(sys.argv[1:])))
     except JetfmError as error:
         typer.echo(f"jetfm: {error}", err=True)
         sys.exit(getattr(error, "code", 2))  # several processes end with the code of one of them

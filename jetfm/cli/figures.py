@@ -71,9 +71,10 @@ def budget(
 
 def compare(
     jets: Annotated[
-        Path, typer.Option(help="A jets store, a ROOT or h5 file of jets, or a folder of such.")
+        list[Path],
+        typer.Option(help="A jets store, or ROOT or h5 files of jets or folders of them."),
     ],
-    other: Annotated[Path, typer.Option("--with", help="The jets to hold them against.")],
+    other: Annotated[list[Path], typer.Option("--with", help="The jets to hold them against.")],
     out: Annotated[Path, typer.Option(help="Folder for the numbers and the figure.")] = Path(
         "compare"
     ),

@@ -117,7 +117,7 @@ def download(
 def convert(
     jets: Annotated[
         list[Path],
-        typer.Option(help="A ROOT or h5 file, or a folder of them; can be given several times."),
+        typer.Option(help="ROOT or h5 files, or folders of them."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the jets store.")],
     workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,

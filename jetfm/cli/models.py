@@ -35,8 +35,10 @@ def tokenize(
         Path | None, typer.Option(help="Folder of a trained tokenizer, for jets of your own.")
     ] = None,
     jets: Annotated[
-        Path | None,
-        typer.Option(help="With --tokenizer: a jets store, a ROOT file or a folder of them."),
+        list[Path] | None,
+        typer.Option(
+            help="With --tokenizer: a jets store, or ROOT or h5 files or folders of them."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="With --tokenizer: folder for the token store.")
@@ -60,13 +62,13 @@ def tokenize(
     Without --tokenizer, trains the profile's tokenizer (or finds it trained) and tokenises its
     three splits. With it, encodes --jets into --out. Either is streamed and can be repeated.
     """
-    if tokenizer is None and jets is None and out is None:
+    if tokenizer is None and not jets and out is None:
         pipeline = pipeline_of(profile, data, seed, dry_run)
         for split in ("train", "val", "test"):
             typer.echo(pipeline.tokenizers.tokens(split).folder)
         return
     for name, value in (("--tokenizer", tokenizer), ("--jets", jets), ("--out", out)):
-        if value is None:
+        if not value:
             raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
     from jetfm.tokenizers.own_jets import tokenize_files
 
@@ -106,7 +108,7 @@ def pretrain(
     """Pre-train a model, with every stage before it.
 
     Several processes each take their share of every batch; the step is that of one process with
-    the whole batch, but for masks and dropout, which each draws for itself. --processes starts
+    the whole batch, but for the dropout, which each draws for itself. --processes starts
     them here. Across machines run `jetfm tokenize` once, then this under torchrun or srun, see
     examples/.
     """
@@ -222,15 +224,15 @@ def finetune(
     dry_run: DryRunOption = False,
     strategy: StrategyOption = "main",
     train: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Jets of your own to train on: JetClass ROOT or Top Landscape h5 files, a folder "
+            help="Jets of your own to train on: JetClass ROOT or Top Landscape h5 files, folders "
             "of them, or a jets store."
         ),
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="With --train: jets to score.")] = None,
+    test: Annotated[list[Path] | None, typer.Option(help="With --train: jets to score.")] = None,
     val: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(help="With --train: jets that stop it; a tenth of --train by default."),
     ] = None,
     out: Annotated[
@@ -265,14 +267,14 @@ def finetune(
     """
     given = {"--train": train, "--test": test, "--out": out}
     if not any(given.values()):
-        if any(value is not None for value in (val, n_train, model, tokenizer, baseline)):
+        if val or any(value is not None for value in (n_train, model, tokenizer, baseline)):
             raise JetfmError("--train", "nothing", "--train, --test and --out for jets of your own")
         study = pipeline_of(profile, data, seed, dry_run).finetuning.study()
         typer.echo(study.as_text())
         typer.echo(study.folder)
         return
     for name, value in given.items():
-        if value is None:
+        if not value:
             raise JetfmError(name, "nothing", "--train, --test and --out together")
     from jetfm.finetuning.contenders import STARTS, Contender
     from jetfm.finetuning.own_jets import OwnJets, finetune_files
@@ -289,7 +291,7 @@ def finetune(
         model, tokenizer, label = pretrained(settings, strategy, model, tokenizer)
         contender = Contender(strategy, weights, label, model)
     names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    own = OwnJets(train, test, val, names, n_train)
+    own = OwnJets(train, test, val or None, names, n_train)
     limit = settings.data.max_constituents
     metrics = finetune_files(
         own, contender, settings.finetuning, out, settings.seed, tokenizer, limit

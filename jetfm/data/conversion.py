@@ -12,7 +12,7 @@ the readers': `jetfm.data.jetclass` and `jetfm.data.toplandscape`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import awkward as ak
 import numpy as np
 
 from jetfm.data import jetclass, toplandscape
+from jetfm.data.jet_files import Paths, jet_files
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.errors import JetfmError
@@ -65,7 +66,7 @@ class Part:
 
 
 def convert(
-    paths: str | Path | Iterable[str | Path],
+    paths: Paths,
     folder: str | Path,
     workers: int = 0,
     dask_address: str | None = None,
@@ -97,7 +98,7 @@ def convert(
         No files, a file that the reader refuses (finished parts stay), a store of other files
         without `append`, another conversion at work, no room or permission, a dead cluster.
     """
-    files, folder = jet_files(paths), make_folder(folder)
+    files, folder = jet_files(paths, say=print if progress else None), make_folder(folder)
     if features is None:
         h5 = any(path.suffix == ".h5" for path in files)
         features = KINEMATICS if h5 else CONSTITUENT_FEATURES
@@ -126,29 +127,6 @@ def convert(
 def in_parts(files: Sequence[Path]) -> bool:
     """Whether files are many or large enough that parallel work pays for starting processes."""
     return sum(path.stat().st_size for path in files) >= _MUCH
-
-
-def jet_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Files of jets among files and folders, in order.
-
-    Raises
-    ------
-    JetfmError
-        There are none, a path does not exist, or a file is of another kind.
-    """
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    found = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise JetfmError(path, "no such file", "a ROOT or h5 file, or a folder of them")
-        inside = sorted(p for p in path.rglob("*") if p.suffix in _READERS) if path.is_dir() else []
-        if not inside and path.suffix not in _READERS:
-            what = "no ROOT or h5 files" if path.is_dir() else f"a file *{path.suffix}"
-            raise JetfmError(path, what, "a ROOT or h5 file, or a folder of them")
-        found += inside or [path]
-    if not found:
-        raise JetfmError("jets", "no files", "at least one file of jets")
-    return list(dict.fromkeys(found))
 
 
 def plan(

@@ -12,8 +12,9 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import save_model
 
-from jetfm.data.jet_files import store_of
+from jetfm.data.jet_files import Paths, named
 from jetfm.data.labelled import LabelledJets
+from jetfm.data.own_jets import store_of
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.figures import style
@@ -44,15 +45,16 @@ class OwnJets:
 
     Parameters
     ----------
-    train, test : jets stores, JetClass ROOT or Top Landscape h5 files, or folders of them
+    train, test : jets stores, JetClass ROOT or Top Landscape h5 files, or folders of them; one path
+        or several
     val : the same; None sets a tenth of the training jets aside
     classes : to tell apart, the signal last of two; empty takes those that the training jets have
     n_train : training jets at most, balanced; None takes all that balance
     """
 
-    train: Path
-    test: Path
-    val: Path | None = None
+    train: Paths
+    test: Paths
+    val: Paths | None = None
     classes: tuple[str, ...] = ()
     n_train: int | None = None
 
@@ -143,12 +145,12 @@ def _finetune_files(
         expected = f"at least {len(classes)}, one of each class"
         if n_train > len(order):
             expected = f"at most {len(order)}, equally many of each class beside the validation's"
-        raise JetfmError(own.train, f"{n_train} training jets", expected)
+        raise JetfmError(named(own.train), f"{n_train} training jets", expected)
     indices = order[:n_train]
     leaked = test.hashes(test.indices) & (train.hashes(indices) | val.hashes(val.indices))
     if leaked:
         found = f"{len(leaked)} jets that are training or validation jets, too"
-        raise JetfmError(own.test, found, "test jets of their own")
+        raise JetfmError(named(own.test), found, "test jets of their own")
     # What was trained before counts only for the same question: another model, weights to start
     # from, files or classes have their own checkpoints in the same folder.
     question = fingerprint(

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import ks_2samp, kstwobign
 
-from jetfm.data.jet_files import store_of
+from jetfm.data.jet_files import Paths, several
+from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
 from jetfm.figures import generation, style
 from jetfm.judging.classifier_test import EPOCHS, classifier_test
@@ -177,8 +178,8 @@ def as_text(result: Mapping, names: tuple[str, str] = ("jets", "with")) -> str:
 
 
 def compare_files(
-    jets: str | Path,
-    other: str | Path,
+    jets: Paths,
+    other: Paths,
     out: str | Path,
     classes: tuple[str, ...] = (),
     max_constituents: int = 200,
@@ -209,7 +210,7 @@ def compare_files(
     for number, path in enumerate((jets, other)):
         store = store_of(path, out / f"store-{number}", progress)
         samples.append(original_sample(store, max_constituents, classes, n_jets, seed))
-    names = _names(jets, other)
+    names = _names(several(jets)[0], several(other)[0])
     result = {"names": names, **compare(*samples, n_seeds, epochs, seed, progress)}
     write_json(out / NUMBERS, result)
     style.use_style()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jetfm.data.conversion import convert, in_parts
+from jetfm.data.jet_files import jet_files
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
 from jetfm.errors import JetfmError
@@ -135,7 +136,8 @@ class JetStages:
             if not path.exists():
                 raise JetfmError(path, "no such file", "the Top Landscape's h5 file of this split")
             return [path]
-        files = _of_classes(sorted(folder.glob(f"{split}*/*.root")), data.classes)
+        folders = [path for path in sorted(folder.glob(f"{split}*")) if path.is_dir()]
+        files = _of_classes(jet_files(folders, (".root",)), data.classes) if folders else []
         if not files:
             expected = f"JetClass ROOT files in {split}*/"
             raise JetfmError(folder, "no such file", expected)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jetfm.data.jet_files import store_of
+from jetfm.data.jet_files import Paths
+from jetfm.data.own_jets import store_of
 from jetfm.data.store import MANIFEST
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
@@ -17,7 +18,7 @@ from jetfm.tokenizers.kinds import load_tokenizer
 
 def tokenize_files(
     tokenizer_folder: str | Path,
-    jets: str | Path,
+    jets: Paths,
     out: str | Path,
     seed: int = 1,
     max_constituents: int = 128,
@@ -33,7 +34,7 @@ def tokenize_files(
     Parameters
     ----------
     tokenizer_folder : of a trained tokenizer
-    jets : a jets store, or files as `jetfm.data.jet_files.store_of` takes them, whose store is
+    jets : a jets store, or files as `jetfm.data.own_jets.store_of` takes them, whose store is
         written to ``out/jets`` first
     out : folder of the token store; one that is complete already, by the same tokenizer from the
         same jets, is left as it is

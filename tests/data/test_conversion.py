@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from jetfm.data import conversion, toplandscape
 from jetfm.data.conversion import convert
-from jetfm.data.jet_files import store_of
+from jetfm.data.own_jets import store_of
 from jetfm.data.ragged import PARTS
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.toplandscape import build_toplandscape_store
@@ -294,9 +295,12 @@ def test_bad_requests(sources, tmp_path):
         convert(tmp_path / "none", tmp_path, progress=False)
     with pytest.raises(JetfmError, match="no ROOT or h5 files"):
         convert(tmp_path, tmp_path / "out", progress=False)
+    twin = tmp_path / "elsewhere" / sources[0].parent.name / sources[0].name
+    twin.parent.mkdir(parents=True)
+    shutil.copy(sources[0], twin)
     with pytest.raises(JetfmError, match="a second file for part"):
-        convert([sources[0], sources[0].parent / ".." / sources[0].parent.name / sources[0].name],
-                tmp_path / "out", progress=False)  # fmt: skip
+        convert([sources[0], twin], tmp_path / "out", progress=False)
+    shutil.rmtree(tmp_path / "elsewhere")
     build_store(sources, tmp_path / "whole", progress=False)
     with pytest.raises(JetfmError, match="of another form"):
         convert(sources, tmp_path / "whole", progress=False)

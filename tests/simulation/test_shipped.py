@@ -13,7 +13,7 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetfm.data.jet_files import store_of
+from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
 from jetfm.judging.samples import original_sample
 from jetfm.pipeline import Pipeline

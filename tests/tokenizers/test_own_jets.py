@@ -78,7 +78,7 @@ def test_mixed_up_folders_are_refused(files, trained, tmp_path):
     store = build_store([other], tmp_path / "others", progress=False)
     with pytest.raises(JetfmError, match="other jets"):
         tokenize_files(trained, store.folder, tmp_path / "out", progress=False)
-    with pytest.raises(JetfmError, match="neither"):
+    with pytest.raises(JetfmError, match="no such file"):
         tokenize_files(trained, tmp_path / "nothing", tmp_path / "new", progress=False)
 
 
