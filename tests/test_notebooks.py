@@ -158,6 +158,23 @@ def test_kernels_of_others_are_not_used(project, monkeypatch):
     assert [path.name for path in (project / "notebooks").iterdir()] == ["00_one.ipynb"]
 
 
+@pytest.mark.parametrize("where", ["HOME", "IPYTHONDIR"])
+def test_startup_files_of_a_user_are_not_run(project, monkeypatch, where):
+    """What they define, import or set would be in every notebook."""
+    home = project / "home"
+    folder = home / ".ipython" if where == "HOME" else home
+    monkeypatch.setenv(where, str(home))
+    startup = folder / "profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "00-mine.py").write_text("mine = True\n")
+    (folder / "profile_default/ipython_config.py").write_text(
+        "c.InteractiveShellApp.exec_lines = ['mine = 1']"
+    )
+    write_notebook(project, "open(f'{folder}/fig00.png', 'w').write(str('mine' in globals()))")
+    assert run() == ["00_one"]
+    assert (project / "figures/smoke/fig00.png").read_text() == "False"
+
+
 def test_no_two_kernels_share_a_socket(tmp_path):
     script = "from jetfm.runtime.kernels import OwnKernelManager as Own; print(Own().ip, Own().ip)"
     command = [sys.executable, "-c", script]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jetfm.errors import JetfmError
+from jetfm.settings.base import MAX_SEED
 
 
 def simulate(
@@ -26,7 +27,10 @@ def simulate(
     split: Annotated[
         str, typer.Option(help="train, val or test: each has seeds of its own.")
     ] = "train",
-    seed: Annotated[int, typer.Option(help="Same seed, same jets, whatever the workers.")] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(help="Same seed, same jets, whatever the workers.", min=0, max=MAX_SEED),
+    ] = 1,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
     jets_per_file: Annotated[int, typer.Option(help="Jets in a file, one task each.")] = 1000,
     detector: Annotated[

@@ -14,6 +14,7 @@ import typer
 
 from jetfm.errors import JetfmError
 from jetfm.settings import PretrainingSettings
+from jetfm.settings.base import MAX_SEED
 from jetfm.settings.profiles import Profile, available_profiles, dry_run, load_profile, with_folder
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="A few jets and steps of every stage, on any machine.")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option(help="Seed of everything random; the profile's own by default.")
+    int | None,
+    typer.Option(
+        help="Seed of everything random; the profile's own by default.", min=0, max=MAX_SEED
+    ),
 ]
 
 StrategyOption = Annotated[

@@ -62,7 +62,11 @@ RATIO_RANGE = (0.5, 1.5)
 
 
 def use_style() -> None:
-    """Switch to jetfm's style: mplhep's, sized for a page, sans serif, ticks inside."""
+    """Switch to jetfm's style: mplhep's, sized for a page, sans serif, ticks inside.
+
+    A user's ``matplotlibrc`` has no say: figures are the same on every machine.
+    """
+    plt.rcdefaults()
     mplhep.style.use("ATLAS")
     plt.rcParams.update(
         {

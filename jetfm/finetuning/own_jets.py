@@ -26,7 +26,7 @@ from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.statistics import roc_curve
-from jetfm.schema import CLASSES
+from jetfm.schema import CLASSES, class_by_name
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import make_folder, replacing, write_json
@@ -105,7 +105,8 @@ def _finetune_files(
     max_constituents: int,
     progress: bool,
 ) -> dict:
-    if own.classes and len(set(own.classes)) < max(len(own.classes), 2):
+    named_classes = tuple(class_by_name(name).name for name in own.classes)
+    if own.classes and len(set(named_classes)) < max(len(named_classes), 2):
         raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
     preprocessing, reads_ids = Preprocessing(), False
     if contender.model not in BASELINES:
@@ -120,7 +121,7 @@ def _finetune_files(
         for split, path in files.items()
         if path is not None
     }
-    classes = own.classes or _classes_of(stores["train"])
+    classes = named_classes or _classes_of(stores["train"])
     tokens: dict[str, Path] = {}
     if reads_ids:
         for split, store in stores.items():

@@ -204,8 +204,7 @@ def compare_files(
     JetfmError
         Files that cannot be read, or fewer than 50 jets.
     """
-    for name in classes:
-        class_by_name(name)
+    classes = tuple(dict.fromkeys(class_by_name(name).name for name in classes))
     out, samples = make_folder(out), []
     for number, path in enumerate((jets, other)):
         store = store_of(path, out / f"store-{number}", progress)

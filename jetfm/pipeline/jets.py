@@ -106,7 +106,7 @@ class JetStages:
             files = SourceFiles(partial(_one_a_class, files))
 
         def make(folder: Path) -> dict:
-            rows = calibration.calibrate(files.paths())
+            rows = calibration.calibrate(files.paths(), self.run.say)
             write_json(folder / "table.json", calibration.as_records(rows))
             return {
                 "within": sum(row.ok is True for row in rows),

@@ -1,4 +1,4 @@
-"""Notebook kernels of this interpreter, whatever kernels the machine has, and without ports.
+"""Notebook kernels of this interpreter, whatever kernels and settings a user has, without ports.
 
 Jupyter looks for 'python3' in ``JUPYTER_PATH``, the user's folders and the system's, where it may
 belong to another environment, or to one that is gone. Its sockets in the file system lie in the
@@ -13,7 +13,7 @@ import tempfile
 from functools import cache
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 _LONGEST = 90  # characters of a socket's path, which may have a hundred, before its number
@@ -25,6 +25,12 @@ class OwnKernelSpecs(KernelSpecManager):
 
     def _kernel_dirs_default(self) -> list[str]:
         return []  # then jupyter_client falls back on the interpreter that runs
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """Without IPython's settings and startup files of the user, which may do anything."""
+        spec = super().get_kernel_spec(kernel_name)
+        spec.env = spec.env | {"IPYTHONDIR": f"{_folder().name}/ipython"}
+        return spec
 
 
 class _Own:

@@ -10,6 +10,7 @@ from jetfm.errors import JetfmError
 from jetfm.schema import class_by_name
 
 Positive = Annotated[int, Field(gt=0)]
+MAX_SEED = 2**63 - 1  # what all that draw random numbers take
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0)]
@@ -65,3 +66,12 @@ def known_class(name: str) -> str:
         return class_by_name(name).name
     except JetfmError as error:
         raise ValueError(f"Input should be {error.expected}") from None
+
+
+def known_classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names as the schema has them, each once: 'TTBar', a file's prefix, is 'Tbqq'; validators."""
+    known = tuple(known_class(name) for name in names)
+    for name in known:
+        if known.count(name) > 1:
+            raise ValueError(f"classes should be different ones: {name} is there twice")
+    return known

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jetfm.settings.base import Positive, Settings, known_class
+from jetfm.settings.base import Positive, Settings, known_classes
 
 
 class SplitSizes(Settings):
@@ -40,7 +40,7 @@ class DataSettings(Settings):
     @field_validator("classes")
     @classmethod
     def _known(cls, names):
-        return tuple(known_class(name) for name in names)
+        return known_classes(names)
 
     @model_validator(mode="after")
     def _path_with_folder(self):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jetfm.settings.base import Positive, Settings, known_class
+from jetfm.settings.base import Positive, Settings, known_classes
 from jetfm.settings.training import OptimizerSettings
 
 Weights = Literal["scratch", "fixed", "finetuned"]
@@ -63,7 +63,7 @@ class TaskSettings(Settings):
     def _known(cls, names):
         if len(names) == 1:
             raise ValueError("classes should be at least two, or none for all ten")
-        return tuple(known_class(name) for name in names)
+        return known_classes(names)
 
     @field_validator("contenders")
     @classmethod

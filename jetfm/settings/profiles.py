@@ -29,6 +29,7 @@ from jetfm.settings import (
     TokenQualitySettings,
     merged,
 )
+from jetfm.settings.base import MAX_SEED
 from jetfm.storage.files import write_text
 from jetfm.storage.paths import expanded, project_folder
 
@@ -41,7 +42,7 @@ class Profile(Settings):
     """All settings of one run, from data to figures."""
 
     name: str
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, le=MAX_SEED)
     data: DataSettings
     tokenizer: TokenizerSettings = TokenizerSettings()  # whose tokens pre-training predicts
     token_quality: TokenQualitySettings = TokenQualitySettings()

@@ -6,7 +6,7 @@ published values, their sources and the tolerances.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,8 +72,10 @@ def reference() -> dict:
     return yaml.safe_load(REFERENCE.read_text(encoding="utf-8"))
 
 
-def read_jets(files: Iterable[str | Path]) -> ak.Array:
+def read_jets(files: Iterable[str | Path], say: Callable[[str], None] = print) -> ak.Array:
     """Branches that the comparison needs, from all files.
+
+    Jets with stored values that are not finite are left out, and `say` is told how many.
 
     Raises
     ------
@@ -92,15 +94,22 @@ def read_jets(files: Iterable[str | Path]) -> ak.Array:
             raise JetfmError(path, found, "a JetClass ROOT file") from None
     if not parts:
         raise JetfmError("calibration", "no files", "JetClass ROOT files")
-    return ak.concatenate(parts)
+    jets = ak.concatenate(parts)
+    finite = {n: np.isfinite(ak.to_numpy(jets[f"jet_{n}"])) for n in (*_STORED, "pt", "eta")}
+    good = np.logical_and.reduce(list(finite.values()))
+    if not good.all():
+        branches = ", ".join(f"jet_{name}" for name, where in finite.items() if not where.all())
+        say(f"left out: {(~good).sum()} of {len(jets)} jets, with {branches} that is not finite")
+    return jets[good]
 
 
-def calibrate(files: Iterable[str | Path]) -> list[Comparison]:
+def calibrate(files: Iterable[str | Path], say: Callable[[str], None] = print) -> list[Comparison]:
     """Compare the jets of ROOT files with the published statistics.
 
     Parameters
     ----------
     files : of JetClass's form, with any mixture of classes
+    say : told what was left out
 
     Returns
     -------
@@ -109,7 +118,7 @@ def calibrate(files: Iterable[str | Path]) -> list[Comparison]:
         N-subjettiness, with quantiles; then the constituents of all classes mixed, if all ten are
         there. Classes with different numbers of jets are weighted to equal shares, as published.
     """
-    jets = read_jets(files)
+    jets = read_jets(files, say)
     labels = np.stack([ak.to_numpy(jets[f"label_{c.name}"]).astype(bool) for c in CLASSES])
     rows = []
     for jet_class, chosen in zip(CLASSES, labels, strict=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 
 import numpy as np
@@ -36,7 +39,8 @@ class Generator:
             raise JetfmError("pythia8mc", found, "it installed: 'jetfm[simulation]'") from None
         self.process = process
         self.name = f"Pythia, {campaign} {class_name}, seed {seed}"
-        self._pythia = pythia8mc.Pythia("", False)
+        with _own_data():
+            self._pythia = pythia8mc.Pythia("", False)
         if process.required:
             self._hook = _requiring(process.required)  # Pythia does not keep it alive
             self._pythia.setUserHooksPtr(self._hook)
@@ -91,6 +95,20 @@ class Generator:
         truth = record.truth(self.process.resonance, self.process.match_resonance)
         particles = record.stable_particles(self._pythia.particleData.charge)
         return len(record.offsets) - 1, particles, truth
+
+
+@contextmanager
+def _own_data() -> Iterator[None]:
+    """Pythia reads its settings and particles from its own package inside the block.
+
+    ``PYTHIA8DATA``, as an experiment's software sets it, has those of another version.
+    """
+    other = os.environ.pop("PYTHIA8DATA", None)
+    try:
+        yield
+    finally:
+        if other is not None:
+            os.environ["PYTHIA8DATA"] = other
 
 
 def _requiring(pid: int):

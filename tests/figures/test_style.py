@@ -102,3 +102,13 @@ def test_ticks_that_are_placed_once_are_where_they_were(tmp_path, monkeypatch):
     once = drawn(tmp_path / "once")
     monkeypatch.setattr(style, "_ticks_placed_once", lambda figure: nullcontext())
     assert drawn(tmp_path / "always") == once
+
+
+def test_a_users_matplotlibrc_has_no_say():
+    style.use_style()
+    ours = dict(plt.rcParams)
+    theirs = {"text.usetex": True, "axes.grid": True, "axes.spines.top": False, "lines.marker": "o"}
+    with plt.rc_context(theirs):
+        style.use_style()
+        found = dict(plt.rcParams)
+    assert {name for name in ours if found[name] != ours[name]} <= {"backend"}

@@ -169,7 +169,9 @@ def test_one_class_is_refused(folder, tmp_path):
         finetune_files(jets, DEEPSETS, SETTINGS, tmp_path, 1, progress=False)
 
 
-@pytest.mark.parametrize("classes", [("QCD",), ("QCD", "QCD"), ("QCD", "Tbqq", "QCD")])
+@pytest.mark.parametrize(
+    "classes", [("QCD",), ("QCD", "QCD"), ("QCD", "Tbqq", "QCD"), ("QCD", "Tbqq", "TTBar")]
+)
 def test_classes_that_are_not_two_different_ones_are_refused(folder, tmp_path, classes):
     jets = own(folder, classes=classes)
     with pytest.raises(JetfmError, match="classes.*QCD.*expected two different ones or more"):

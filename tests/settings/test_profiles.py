@@ -58,6 +58,12 @@ def test_extends_changes_only_what_it_names(write):
     [
         ("extends: smoke\nseed: lots\n", "seed", "'lots'"),
         ("extends: smoke\nseed: -1\n", "seed", "-1"),
+        (f"extends: smoke\nseed: {2**64}\n", "seed", "18446744073709551616"),
+        (
+            "extends: smoke\ndata: {classes: [Tbqq, QCD, TTBar]}\n",
+            "data.classes",
+            "Tbqq is there twice",
+        ),
         ("extends: smoke\ndata: {classes: [QCD, Tbq]}\n", "data.classes", "Tbq"),
         (
             "extends: smoke\nfinetuning: {tasks: {tops: {classes: [QCD, top]}}}\n",

@@ -80,7 +80,7 @@ def test_published_numbers_are_in_order():
             assert quantiles[0] < numbers[0] < quantiles[-1] and 0 < numbers[1]
 
 
-def _file(path, jet_class, n_constituents, pt):
+def _file(path, jet_class, n_constituents, pt, **stored):
     """A file of identical jets with known statistics."""
     n = len(n_constituents)
     columns = {}
@@ -90,6 +90,7 @@ def _file(path, jet_class, n_constituents, pt):
         else:
             columns[name] = np.zeros(n, dtype)
     columns["jet_pt"] = np.asarray(pt, dtype="f4")
+    columns |= {name: np.asarray(values, dtype="f4") for name, values in stored.items()}
     columns[f"label_{jet_class}"] = np.ones(n, BRANCHES[f"label_{jet_class}"])
     with uproot.recreate(path) as file:
         file["tree"] = columns
@@ -106,6 +107,20 @@ def test_statistics_of_known_jets(tmp_path):
     assert value(rows, "Tbqq", "n_constituents_sd").measured == pytest.approx(np.sqrt(50))
     assert value(rows, "Tbqq", "pt_mean").measured == pytest.approx(620.0)
     assert {r.class_name for r in rows} == {"Tbqq"}  # constituents need all ten classes
+
+
+@pytest.mark.parametrize("branch", ["jet_tau4", "jet_sdmass"])
+@pytest.mark.parametrize("value_", [np.nan, np.inf])
+def test_jets_with_a_value_that_is_not_finite_are_left_out_and_counted(tmp_path, branch, value_):
+    good = {"jet_tau4": [0.1, 0.2, 0.3, 0.2], "jet_sdmass": [100.0, 150.0, 170.0, 180.0]}
+    counts, pt = [40, 60, 50, 50], [600.0, 640.0, 620.0, 620.0]
+    bad = good | {branch: [good[branch][0], value_, *good[branch][2:]]}
+    said = []
+    found = calibrate([_file(tmp_path / "a.root", "Tbqq", counts, pt, **bad)], said.append)
+    assert said == [f"left out: 1 of 4 jets, with {branch} that is not finite"]
+    without = {name: values[:1] + values[2:] for name, values in good.items()}
+    path = _file(tmp_path / "b.root", "Tbqq", [40, 50, 50], [600.0, 620.0, 620.0], **without)
+    assert found == calibrate([path], said.append) and len(said) == 1
 
 
 def test_a_wrong_multiplicity_is_outside_the_tolerance(tmp_path):

@@ -335,3 +335,11 @@ def test_seeds_do_not_depend_on_what_is_added_later(monkeypatch):
     before = task_seeds(1, "jetclass", "QCD", "test", 3)[0]
     monkeypatch.setitem(CAMPAIGNS, "another", CAMPAIGNS["toplandscape"])
     assert task_seeds(1, "jetclass", "QCD", "test", 3)[0] == before
+
+
+def test_data_of_another_pythia_are_not_read(monkeypatch, tmp_path):
+    """As an experiment's software sets it; and what it has set stays."""
+    monkeypatch.setenv("PYTHIA8DATA", str(tmp_path / "other/xmldoc"))
+    process = CAMPAIGNS["jetclass"].processes["Wqq"]
+    Generator("jetclass", "Wqq", 1, process)
+    assert os.environ["PYTHIA8DATA"] == str(tmp_path / "other/xmldoc")
