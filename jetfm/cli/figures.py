@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jetfm.cli.options import (
+    AnyPtOption,
     DataOption,
     DryRunOption,
     ProfileOption,
@@ -88,11 +89,13 @@ def compare(
         int, typer.Option(help="Classifier tests, each with another seed; 0 for none.")
     ] = 3,
     seed: SeedOption = None,
+    any_pt: AnyPtOption = False,
 ) -> None:
     """Compare two sets of jets: means, quantiles, KS distances, a classifier test, one figure."""
     from jetfm.judging.compare import as_text, compare_files
 
     names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    result = compare_files(jets, other, out, names, n_jets=n_jets, n_seeds=tests, seed=seed or 0)
+    options = {"n_jets": n_jets, "n_seeds": tests, "seed": seed or 0, "any_pt": any_pt}
+    result = compare_files(jets, other, out, names, **options)
     typer.echo(as_text(result, tuple(result["names"])))
     typer.echo(f"numbers and figure in {out}")

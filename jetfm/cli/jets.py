@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jetfm.cli.options import AnyPtOption
 from jetfm.errors import JetfmError
 from jetfm.settings.base import MAX_SEED
 
@@ -140,6 +141,7 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check finished parts; make damaged ones anew.")
     ] = False,
+    any_pt: AnyPtOption = False,
 ) -> None:
     """Convert JetClass ROOT or Top Landscape h5 files to one jets store, in parallel.
 
@@ -149,5 +151,7 @@ def convert(
     from jetfm.data.conversion import convert as run
 
     names = [name.strip() for name in features.split(",")] if features else None
-    store = run(jets, out, workers, dask_address, names, jets_per_class, append, verify)
+    store = run(
+        jets, out, workers, dask_address, names, jets_per_class, append, verify, any_pt=any_pt
+    )
     typer.echo(f"{len(store)} jets in {len(store.parts)} parts, {out}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jetfm.cli.options import (
+    AnyPtOption,
     DataOption,
     DryRunOption,
     ProfileOption,
@@ -56,6 +57,7 @@ def tokenize(
             help="With --tokenizer: check finished tokens against checksums, remake damaged ones.",
         ),
     ] = False,
+    any_pt: AnyPtOption = False,
 ) -> None:
     """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
 
@@ -80,6 +82,7 @@ def tokenize(
         workers=workers,
         dask_address=dask_address,
         verify=verify,
+        any_pt=any_pt,
     )
     typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 
@@ -259,6 +262,7 @@ def finetune(
         str | None,
         typer.Option(help="With --train: deepsets, transformer or part, without pre-training."),
     ] = None,
+    any_pt: AnyPtOption = False,
 ) -> None:
     """Fine-tune: every task of the profile, or one classifier on jets of your own.
 
@@ -291,7 +295,7 @@ def finetune(
         model, tokenizer, label = pretrained(settings, strategy, model, tokenizer)
         contender = Contender(strategy, weights, label, model)
     names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    own = OwnJets(train, test, val or None, names, n_train)
+    own = OwnJets(train, test, val or None, names, n_train, any_pt)
     limit = settings.data.max_constituents
     metrics = finetune_files(
         own, contender, settings.finetuning, out, settings.seed, tokenizer, limit

@@ -43,6 +43,15 @@ SeedOption = Annotated[
     ),
 ]
 
+AnyPtOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-pt",
+        help="Take jets of your own of any pT, known to be in GeV; by default those of the data "
+        "sets' selection alone.",
+    ),
+]
+
 StrategyOption = Annotated[
     str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
 ]

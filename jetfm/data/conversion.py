@@ -59,6 +59,7 @@ class Part:
     rows: tuple[int, int] | None = None  # of the source; None is all
     at_most: tuple[tuple[str, int], ...] = ()  # the first so many of a class; others all
     verify: bool = False
+    any_pt: bool = False
 
     @property
     def path(self) -> Path:
@@ -75,6 +76,7 @@ def convert(
     append: bool = False,
     verify: bool = False,
     progress: bool = True,
+    any_pt: bool = False,
 ) -> JetStore:
     """Convert JetClass ROOT and Top Landscape h5 files to a jets store in parts.
 
@@ -91,6 +93,7 @@ def convert(
     append : the store keeps the parts that it has; new ones follow
     verify : check the checksums of finished parts, and make damaged ones anew
     progress : show a progress bar, counted in parts
+    any_pt : take jets of another selection than the data sets'; MeV for GeV is not noticed then
 
     Raises
     ------
@@ -104,7 +107,7 @@ def convert(
         features = KINEMATICS if h5 else CONSTITUENT_FEATURES
     with exclusive(folder, None, "convert."):
         parts = plan(files, folder, tuple(features), jets_per_class)
-        parts = [_named_apart(part, append) for part in parts]
+        parts = [_named_apart(replace(part, any_pt=any_pt), append) for part in parts]
         before = _listed(folder, append)
         made_before = set(before)
         others = [name for name in before if name not in {part.name for part in parts}]
@@ -290,7 +293,8 @@ def _write(part: Part, folder: Path) -> None:
     stamp, sources = _stamp_of(source), []
     left = {_CLASS_NAMES.index(name): n for name, n in part.at_most}
     with JetStoreWriter(folder, part.features, True, sources=sources, **_request(part)) as writer:
-        for jets in reader.iterate(source, _STEP, part.features, rows=part.rows):
+        pt_range = None if part.any_pt else reader.JET_PT_RANGE
+        for jets in reader.iterate(source, _STEP, part.features, pt_range, rows=part.rows):
             jets = jets[_first_of_each(ak.to_numpy(jets.label), left)]
             constituents, offsets = jetclass.features_of(jets, part.features)
             writer.append(constituents, np.diff(offsets), jet_rows(jets))

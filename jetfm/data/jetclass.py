@@ -300,7 +300,7 @@ def check_unit(
     median = float(np.median(pt))
     if not low / slack <= median <= high * slack:
         in_mev = low / slack <= median / 1000 <= high * slack
-        hint = "; it looks like MeV, divide by 1000" if in_mev else ""
+        hint = "; it looks like MeV, divide by 1000" if in_mev else "; --any-pt takes any other"
         expected = f"{low:g} to {high:g} GeV, the selection{hint}"
         raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from jetfm.data import jetclass, toplandscape
 from jetfm.data.conversion import convert, in_parts
 from jetfm.data.jet_files import Paths, jet_files, named, several
 from jetfm.data.store import MANIFEST, JetStore, build_store
@@ -19,6 +21,7 @@ def store_of(
     folder: str | Path,
     progress: bool = True,
     features: Sequence[str] = KINEMATICS,
+    any_pt: bool = False,
 ) -> JetStore:
     """The jets store of some jets; written to `folder` first, unless they are one already.
 
@@ -28,6 +31,7 @@ def store_of(
         either kind of files: one path, or several
     folder : a complete store of the same files there is used as it is
     features : of the constituents that are needed; files are not asked for others
+    any_pt : take jets of another selection than the data sets'; MeV for GeV is not noticed then
 
     Many or large files become a store in parts, side by side (`jetfm.data.conversion`).
 
@@ -47,11 +51,15 @@ def store_of(
     if len(kinds) != 1:
         raise JetfmError(named(jets), "ROOT and h5 files", "jets of one kind")
     if in_parts(files):
-        return convert(files, folder, features=features, progress=progress)
+        return convert(files, folder, features=features, progress=progress, any_pt=any_pt)
     if not (folder / MANIFEST).exists():
         if kinds == {".h5"}:
-            return _with_features(build_toplandscape_store(files, folder, progress), features)
-        return build_store(files, folder, progress, features)
+            pt_range = None if any_pt else toplandscape.JET_PT_RANGE
+            store = build_toplandscape_store(files, folder, progress, pt_range=pt_range)
+            return _with_features(store, features)
+        pt_range = None if any_pt else jetclass.JET_PT_RANGE
+        reader = partial(jetclass.iterate, pt_range=pt_range)
+        return build_store(files, folder, progress, features, iterate=reader)
     store = _with_features(JetStore(folder), features)
     used = [source["sha256"] for source in store.info["sources"]]
     if list(dict.fromkeys(used)) != list(dict.fromkeys(map(sha256, files))):

@@ -111,6 +111,7 @@ def build_toplandscape_store(
     progress: bool = True,
     step: int = 20_000,
     jets_per_class: int | None = None,
+    pt_range: tuple[float, float] | None = JET_PT_RANGE,
 ) -> JetStore:
     """Convert Top Landscape files to a jets store; see `build_store`. Every row becomes a jet.
 
@@ -120,7 +121,7 @@ def build_toplandscape_store(
     n_read = np.zeros(len(CLASSES), np.int64)
 
     def until_enough(path: Path, step: int, features: Sequence[str]) -> Iterator[ak.Array]:
-        for jets in iterate(path, step, features):
+        for jets in iterate(path, step, features, pt_range):
             yield jets
             n_read[:] += np.bincount(ak.to_numpy(jets.label), minlength=len(CLASSES))
             if jets_per_class is not None and (n_read[_INDICES] >= jets_per_class).all():

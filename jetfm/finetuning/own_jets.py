@@ -50,6 +50,7 @@ class OwnJets:
     val : the same; None sets a tenth of the training jets aside
     classes : to tell apart, the signal last of two; empty takes those that the training jets have
     n_train : training jets at most, balanced; None takes all that balance
+    any_pt : take jets of another selection than the data sets'
     """
 
     train: Paths
@@ -57,6 +58,7 @@ class OwnJets:
     val: Paths | None = None
     classes: tuple[str, ...] = ()
     n_train: int | None = None
+    any_pt: bool = False
 
 
 def finetune_files(
@@ -117,7 +119,7 @@ def _finetune_files(
         reads_ids = load_backbone(contender.folder, loaded.hash).reads_ids
     files = {"train": own.train, "val": own.val, "test": own.test}
     stores = {
-        split: store_of(path, out / "jets" / split, progress, preprocessing.features)
+        split: store_of(path, out / "jets" / split, progress, preprocessing.features, own.any_pt)
         for split, path in files.items()
         if path is not None
     }

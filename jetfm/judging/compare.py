@@ -188,6 +188,7 @@ def compare_files(
     n_jets: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    any_pt: bool = False,
 ) -> dict:
     """`compare` jets in files, and write ``numbers.json`` and ``figure.pdf``, ``.png``.
 
@@ -198,6 +199,7 @@ def compare_files(
     classes : only jets of these
     max_constituents : leading ones of each jet that are looked at
     n_jets : at most so many of each, at random
+    any_pt : take jets of another selection than the data sets'
 
     Raises
     ------
@@ -207,7 +209,7 @@ def compare_files(
     classes = tuple(dict.fromkeys(class_by_name(name).name for name in classes))
     out, samples = make_folder(out), []
     for number, path in enumerate((jets, other)):
-        store = store_of(path, out / f"store-{number}", progress)
+        store = store_of(path, out / f"store-{number}", progress, any_pt=any_pt)
         samples.append(original_sample(store, max_constituents, classes, n_jets, seed))
     names = _names(several(jets)[0], several(other)[0])
     result = {"names": names, **compare(*samples, n_seeds, epochs, seed, progress)}

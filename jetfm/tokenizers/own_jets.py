@@ -26,6 +26,7 @@ def tokenize_files(
     workers: int = 1,
     dask_address: str | None = None,
     verify: bool = False,
+    any_pt: bool = False,
 ) -> TokenStore:
     """Write the token store of some jets, streamed: memory does not grow with their number.
 
@@ -40,6 +41,7 @@ def tokenize_files(
         same jets, is left as it is
     seed : of the order of constituents, where the tokenizer wants it random
     workers, dask_address : of a jets store in parts, see `tokenize`
+    any_pt : take jets of another selection, as `store_of`
     verify : check the checksums of a complete store, and make what is damaged anew
 
     Raises
@@ -49,7 +51,8 @@ def tokenize_files(
     """
     tokenizer, out = load_tokenizer(tokenizer_folder), make_folder(out)
     with exclusive(out, print, "tokenize."):
-        store = store_of(jets, out / "jets", progress, tokenizer.preprocessing.features)
+        features = tokenizer.preprocessing.features
+        store = store_of(jets, out / "jets", progress, features, any_pt)
         wanted = {
             "tokenizer": tokenizer.hash,
             "source": store.info["sha256"],

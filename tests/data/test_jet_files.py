@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jetfm import cli
+from jetfm.data import own_jets
 from jetfm.data.jet_files import jet_files
+from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
+from tests.data import jetclass_files, toplandscape_files
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -120,3 +124,23 @@ def test_a_folder_that_may_not_be_read_is_an_error(jets):
 )
 def test_what_a_shell_makes_of_a_pattern_is_understood(typed, meant):
     assert cli._one_by_one(typed.split()) == meant.split()
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", ["root", "h5"])
+def test_jets_of_another_selection_are_taken_when_asked_for(tmp_path, kind, many, monkeypatch):
+    """At a fifth of the data sets' pT, in one store and in parts."""
+    counts, path = [3, 5, 2, 4], tmp_path / f"soft.{kind}"
+    if kind == "root":
+        jets = jetclass_files.random_jets(counts, 0)
+        scaled = ("part_px", "part_py", "part_pz", "part_energy", "jet_pt", "jet_energy")
+        jetclass_files.write(path, jets | {name: jets[name] * np.float32(0.2) for name in scaled})
+    else:
+        momenta = 0.2 * toplandscape_files.random_momenta(counts, 1)
+        toplandscape_files.write(path, toplandscape_files.frame(momenta, np.arange(4) % 2))
+    monkeypatch.setattr(own_jets, "in_parts", lambda files: many)
+    with pytest.raises(JetfmError, match="median .*pt of .*--any-pt takes any other"):
+        store_of(path, tmp_path / "refused", progress=False)
+    store = store_of(path, tmp_path / "taken", progress=False, any_pt=True)
+    assert len(store) == len(counts)
+    assert store.n_constituents.tolist() == counts
