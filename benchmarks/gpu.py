@@ -26,6 +26,7 @@ from jetfm.settings import (
     PretrainingSettings,
     TokenizerSettings,
     TrainingSettings,
+    budget,
 )
 from jetfm.tokenizers.quantizer import rows_of
 from jetfm.tokenizers.vqvae import VQVAE
@@ -53,14 +54,11 @@ class Sizes:
 
 
 MEASURED = {  # jets/s, docs/gpu.md
-    "joint step, bf16, adamw": 12_900,
+    **{f"{name} step, bf16, adamw": budget.MEASURED[name] for name in ("joint", "ntp", "mpm")},
     "joint step, bf16, ranger": 7_300,
-    "ntp step, bf16, adamw": 13_400,
-    "mpm step, bf16, adamw": 18_600,
-    "tokenizer step": 11_200,
+    "tokenizer step": budget.MEASURED["tokenizer"],
     "generation, batch 64": 63,
-    "generation, batch 512": 483,
-    "generation, batch 4096": 3_485,
+    **{f"generation, batch {n}": budget.MEASURED[f"generate, batches of {n}"] for n in (512, 4096)},
 }
 
 

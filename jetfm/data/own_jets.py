@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jetfm.data import jetclass, toplandscape
+from jetfm.data import jetclass
 from jetfm.data.conversion import convert, in_parts
 from jetfm.data.jet_files import Paths, jet_files, named, several
 from jetfm.data.store import MANIFEST, JetStore, build_store
@@ -53,12 +53,11 @@ def store_of(
     if in_parts(files):
         return convert(files, folder, features=features, progress=progress, any_pt=any_pt)
     if not (folder / MANIFEST).exists():
+        options = {"pt_range": None} if any_pt else {}
         if kinds == {".h5"}:
-            pt_range = None if any_pt else toplandscape.JET_PT_RANGE
-            store = build_toplandscape_store(files, folder, progress, pt_range=pt_range)
+            store = build_toplandscape_store(files, folder, progress, **options)
             return _with_features(store, features)
-        pt_range = None if any_pt else jetclass.JET_PT_RANGE
-        reader = partial(jetclass.iterate, pt_range=pt_range)
+        reader = partial(jetclass.iterate, **options)
         return build_store(files, folder, progress, features, iterate=reader)
     store = _with_features(JetStore(folder), features)
     used = [source["sha256"] for source in store.info["sources"]]

@@ -107,8 +107,8 @@ def _finetune_files(
     max_constituents: int,
     progress: bool,
 ) -> dict:
-    named_classes = tuple(class_by_name(name).name for name in own.classes)
-    if own.classes and len(set(named_classes)) < max(len(named_classes), 2):
+    classes = tuple(class_by_name(name).name for name in own.classes)
+    if classes and len(set(classes)) < max(len(classes), 2):
         raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
     preprocessing, reads_ids = Preprocessing(), False
     if contender.model not in BASELINES:
@@ -123,7 +123,7 @@ def _finetune_files(
         for split, path in files.items()
         if path is not None
     }
-    classes = named_classes or _classes_of(stores["train"])
+    classes = classes or _classes_of(stores["train"])
     tokens: dict[str, Path] = {}
     if reads_ids:
         for split, store in stores.items():

@@ -27,13 +27,11 @@ from torch import Tensor
 
 from jetfm.errors import JetfmError
 from jetfm.generation.on_device import OnDevice
-from jetfm.generation.sampling import Choice, draw, uniforms
+from jetfm.generation.sampling import ROWS, Choice, draw, uniforms
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.parallel import one_thread
 from jetfm.runtime.progress import Progress
 from jetfm.tokenizers.interface import Tokenizer
-
-_ROWS = 32  # of the caches: a batch has a multiple, and finished jets leave as many at a time
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def _batches(requested: np.ndarray, batch_size: int, n_workers: int) -> list[np.
 
     No larger than needed to occupy every worker.
     """
-    share = -(-len(requested) // (n_workers * _ROWS)) * _ROWS
+    share = -(-len(requested) // (n_workers * ROWS)) * ROWS
     size = min(batch_size, share)
     order = np.argsort(-requested, kind="stable")
     return [order[start : start + size] for start in range(0, len(order), size)]
@@ -166,7 +164,7 @@ class _Batch:
     def __init__(self, model, tokenizer, requested, device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.n_jets = len(requested)
-        rows = torch.arange(-(-self.n_jets // _ROWS) * _ROWS)
+        rows = torch.arange(-(-self.n_jets // ROWS) * ROWS)
         self.alive = rows < self.n_jets
         self.active = rows.clamp(max=self.n_jets - 1)
         self.condition = torch.as_tensor(requested)[self.active].to(device)
@@ -214,8 +212,8 @@ class _Batch:
         return ids[mask], decoded[mask], mask.sum(1), finished
 
     def _leave(self, token: Tensor) -> Tensor:
-        """Drop rows without a jet, as many multiples of `_ROWS` as there are."""
-        n_rows = -(-int(self.alive.sum()) // _ROWS) * _ROWS
+        """Drop rows without a jet, as many multiples of `ROWS` as there are."""
+        n_rows = -(-int(self.alive.sum()) // ROWS) * ROWS
         if n_rows == len(self.alive):
             return token
         rows = torch.argsort(~self.alive, stable=True)[:n_rows]  # those alive first

@@ -19,14 +19,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from jetfm.errors import JetfmError
-from jetfm.generation.sampling import Choice, draw_unchecked
+from jetfm.generation.sampling import ROWS, Choice, draw_unchecked, require_numbers
 from jetfm.models.cache import FixedCache, KVCache
 from jetfm.models.jet_model import JetModel
 from jetfm.tokenizers.interface import Tokenizer
 
 LOOK, WINDOW = 8, 32  # steps between two questions; positions that caches grow by
-_ROWS = 32
 _EAGER = 2  # steps before one is recorded: libraries set themselves up in the first
 
 
@@ -75,9 +73,7 @@ class _Rows:
 
     def __init__(self, makers: _Makers, state: _State, caches: list[list[FixedCache]]) -> None:
         self.makers, self.state = makers, state
-        self.caches = [
-            [cache.at(state.step) for cache in family] for family in caches
-        ]  # of backbone, head and decoder
+        self.caches = caches  # of backbone, head and decoder
         self.logits = state.condition.new_empty(
             len(state.jets), makers.model.n_codes + 2, dtype=torch.float32
         )
@@ -207,10 +203,7 @@ class OnDevice:
                 rows = self._on(size, rows.state, rows.caches, chosen)
         said(under_way)
         _keep(found, rows.state)
-        if not bool(found.good):
-            raise JetfmError(
-                "logits", "values that are not numbers", "a model that has not diverged"
-            )
+        require_numbers(found.good)
         ids, decoded = found.ids[:, : self.n], found.decoded[:, : self.n]
         if self.makers.model.backbone.reads_ids:
             decoded = self.makers.tokenizer.decode_known(ids)
@@ -251,7 +244,7 @@ class OnDevice:
         """Go on with some rows of a state in the memory kept for so many."""
         if size not in self._rows:
             some = state.rows(rows)
-            kept = [[cache.rows(rows) for cache in family] for family in caches]
+            kept = [[cache.rows(rows, some.step) for cache in family] for family in caches]
             self._rows[size] = _Rows(self.makers, some, kept)
         else:
             self._rows[size].take(state, caches, rows)
@@ -259,8 +252,8 @@ class OnDevice:
 
 
 def _filled(n: int) -> int:
-    """The multiple of `_ROWS` that holds `n` rows, doubled until it does: few sizes to record."""
-    size = _ROWS
+    """`ROWS`, doubled until they hold `n` jets: few sizes to record."""
+    size = ROWS
     while size < n:
         size *= 2
     return size

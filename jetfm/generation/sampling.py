@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jetfm.errors import JetfmError
 
+ROWS = 32  # a batch has a multiple, and finished jets leave as many at a time
 _BLOCK = 64  # tokens whose probabilities are summed first
 
 
@@ -114,9 +115,14 @@ def draw(logits: Tensor, u: Tensor, choice: Choice = PLAIN) -> Tensor:
         Logits that are not numbers, as of a model that has diverged.
     """
     token, good = draw_unchecked(logits, u, choice)
+    require_numbers(good)
+    return token
+
+
+def require_numbers(good: Tensor) -> None:
+    """Refuse logits of which `draw_unchecked` says that some are not numbers."""
     if not bool(good):
         raise JetfmError("logits", "values that are not numbers", "a model that has not diverged")
-    return token
 
 
 def draw_unchecked(logits: Tensor, u: Tensor, choice: Choice = PLAIN) -> tuple[Tensor, Tensor]:

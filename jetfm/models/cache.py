@@ -93,21 +93,15 @@ class FixedCache:
         attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
         return attended.transpose(1, 2).flatten(2)
 
-    def rows(self, rows: Tensor | slice) -> FixedCache:
-        """Some jets, in new memory."""
+    def rows(self, rows: Tensor | slice, step: Tensor) -> FixedCache:
+        """Some jets, in new memory and with another counter."""
         other = copy(self)
-        other.stored = self.stored[:, rows].clone()
+        other.stored, other.step = self.stored[:, rows].clone(), step
         return other
 
     def take(self, other: FixedCache, rows: Tensor | slice) -> None:
         """Become some jets of another cache, in the same memory."""
         self.stored.copy_(other.stored[:, rows])
-
-    def at(self, step: Tensor) -> FixedCache:
-        """The same memory, with another counter."""
-        other = copy(self)
-        other.step = step
-        return other
 
 
 def newest_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:

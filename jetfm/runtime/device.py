@@ -23,10 +23,8 @@ DEVICE = "JETFM_DEVICE"
 # made, 20 ms a step: so many cores train so many times as large ones. Our choice, from the rates of
 # one card; beyond this number of cores memory is what a step waits for.
 _SMALL, _CORES = 50_000, 32
-_AT_ONCE, _ROOM = (
-    4,
-    10 * 2**30,
-)  # bytes: a joint step of 1000 jets at the paper's size holds 7.4 GiB
+_AT_ONCE = 4
+_ROOM = 10 * 2**30  # bytes: a joint step of 1000 jets at the paper's size holds 7.4 GiB
 
 
 def current_device() -> str:
