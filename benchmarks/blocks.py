@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks._rows import row
 from jetfm.models.transformer import Block
 from jetfm.training import muon
 
@@ -33,12 +34,14 @@ def run() -> Iterator[dict]:
                 with patch.object(Block, "_pieces_pay", lambda self, bias, p=p: p == 0):
                     other = _block_time(block, x, causal)
                 kind = "causal" if causal else "both directions"
-                yield _row(f"block: {kind}, dropout {p}, one core", ours, other)
+                yield row(
+                    f"block: {kind}, dropout {p}, one core", ours, "ms", other, less_is_better=True
+                )
         matrices = [torch.randn(4, *shape) for shape in SHAPES]
         ours = _fastest(lambda: [muon.orthogonal(m) for m in matrices])
         with patch.object(muon, "_rounds_on_the_square", muon._rounds):
             other = _fastest(lambda: [muon.orthogonal(m) for m in matrices])
-        yield _row("muon: matrices of four blocks, one core", ours, other)
+        yield row("muon: matrices of four blocks, one core", ours, "ms", other, less_is_better=True)
     finally:
         torch.set_num_threads(n_threads)
 
@@ -57,13 +60,3 @@ def _fastest(work: Callable[[], object], n: int = 30) -> float:
         work()
         times.append(time.perf_counter() - start)
     return 1e3 * min(times)
-
-
-def _row(name: str, value: float, reference: float) -> dict:
-    return {
-        "name": name,
-        "value": round(value, 2),
-        "unit": "ms",
-        "reference": round(reference, 2),
-        "ratio": round(reference / value, 2),
-    }

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks._batches import jets, labelled, tokens
+from benchmarks._rows import row
 from jetfm.generation.autoregressive import generate
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier
@@ -28,7 +30,6 @@ from jetfm.settings import (
     TrainingSettings,
     budget,
 )
-from jetfm.tokenizers.quantizer import rows_of
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
@@ -77,18 +78,18 @@ def rows(device: str, sizes: Sizes) -> Iterator[dict]:
         ("mpm", "adamw"),
     ):  # fmt: skip
         model = _model(sizes, objective).to(device)
-        batch = _on(device, model.plan(_tokens(sizes, sizes.batch)))
+        batch = _on(device, model.plan(tokens(sizes.batch, sizes.n_constituents, sizes.n_codes)))
         _forget_peak(device)
         rate, flops = _steps_rate(model, batch, optimizer, sizes, device, "bf16")
-        row = _row(f"{objective} step, bf16, {optimizer}", rate, "jets/s")
-        yield row | {"share of matmul rate": round(flops * rate / sizes.batch / matmul, 4),
+        found = _row(f"{objective} step, bf16, {optimizer}", rate, "jets/s")
+        yield found | {"share of matmul rate": round(flops * rate / sizes.batch / matmul, 4),
                      "peak memory": _peak(device)}  # fmt: skip
     tokenizer = VQVAE(sizes.tokenizer).to(device)
-    jets = _on(device, _jets(sizes, sizes.tokenizer_batch))
-    rate, _ = _steps_rate(tokenizer, jets, "adamw", sizes, device, "fp32")
+    batch = _on(device, jets(sizes.tokenizer_batch, sizes.n_constituents))
+    rate, _ = _steps_rate(tokenizer, batch, "adamw", sizes, device, "fp32")
     yield _row("tokenizer step", rate, "jets/s")
     tokenizer.eval()
-    seconds = _seconds(lambda: tokenizer.encode(jets["x"], jets["mask"]), sizes.n_steps, device)
+    seconds = _seconds(lambda: tokenizer.encode(batch["x"], batch["mask"]), sizes.n_steps, device)
     yield _row("tokenise", sizes.tokenizer_batch / seconds, "jets/s")
     model = _model(sizes, "ntp").to(device)
     for n_jets in sizes.generated:
@@ -127,13 +128,11 @@ def _steps_rate(
 
 def _fit_seconds(sizes: Sizes, device: str) -> float:
     model = JetClassifier(Backbone(sizes.backbone))
-    jets = _jets(sizes, sizes.fitted)
-    n = jets["mask"].sum(1)
-    labelled = {"x": jets["x"], "mask": jets["mask"], "n_constituents": n, "label": n % 2}
+    whole = labelled(sizes.fitted, sizes.n_constituents)
 
     def batches(step: int) -> dict:
         rows = torch.arange(100 * step, 100 * (step + 1)) % sizes.fitted
-        return {name: tensor[rows] for name, tensor in labelled.items()}
+        return {name: tensor[rows] for name, tensor in whole.items()}
 
     n = sizes.fit_steps
     settings = TrainingSettings(batch_size=100, max_steps=n, validate_every=n // 2)
@@ -178,38 +177,9 @@ def _model(sizes: Sizes, objective: str) -> JetModel:
     return JetModel(settings, sizes.n_codes, 3)
 
 
-def _mask(sizes: Sizes, n_jets: int) -> torch.Tensor:
-    """All but one slot in a hundred filled, as in batches of similar length."""
-    lengths = sizes.n_constituents - torch.arange(n_jets) % 2
-    return torch.arange(sizes.n_constituents) < lengths[:, None]
-
-
-def _jets(sizes: Sizes, n_jets: int) -> dict:
-    mask = _mask(sizes, n_jets)
-    x = torch.randn(*mask.shape, 3, generator=torch.Generator().manual_seed(1))
-    return {"x": x, "mask": mask, "rows": rows_of(mask)}
-
-
-def _tokens(sizes: Sizes, n_jets: int) -> dict:
-    jets = _jets(sizes, n_jets)
-    generator = torch.Generator().manual_seed(2)
-    ids = torch.randint(0, sizes.n_codes, jets["mask"].shape, generator=generator)
-    ids = torch.where(jets["mask"], ids, -1)
-    n = jets["mask"].sum(1)
-    return {"ids": ids, "decoded": jets["x"], "mask": jets["mask"], "n_constituents": n}
-
-
 def _on(device: str, batch: dict) -> dict:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _row(name: str, value: float, unit: str) -> dict:
-    reference = MEASURED.get(name)
-    ratio = None if reference is None else round(value / reference, 2)
-    return {
-        "name": name,
-        "value": round(value, 2),
-        "unit": unit,
-        "reference": reference,
-        "ratio": ratio,
-    }
+    return row(name, value, unit, MEASURED.get(name))

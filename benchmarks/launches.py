@@ -9,20 +9,21 @@ fused kernel for all weights (AdamW, and the part of Muon that is AdamW).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks._batches import jets, labelled, tokens
+from benchmarks._rows import row
 from benchmarks.pretraining import STRATEGIES
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import OptimizerSettings, PretrainingSettings, TokenizerSettings
-from jetfm.tokenizers.quantizer import rows_of
 from jetfm.tokenizers.vqvae import VQVAE
 from jetfm.training.optimizer import make_optimizer
 
@@ -47,23 +48,46 @@ class Launches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Which the device without data does not know."""
+    with (
+        patch.object(torch, "is_autocast_enabled", lambda *_: False),
+        patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
+    ):
+        yield
+
+
 def run() -> Iterator[dict]:
     """Rows of the benchmark: operations."""
-    with ExitStack() as stack:  # which the device without data does not know
-        stack.enter_context(patch.object(torch, "is_autocast_enabled", lambda *_: False))
-        stack.enter_context(patch.object(torch, "autocast", lambda *_, **__: nullcontext()))
+    with without_autocast():
         for name, values in STRATEGIES.items():
             settings = PretrainingSettings.model_validate(values)
             model = JetModel(settings, N_CODES, 3, preprocessing=Preprocessing())
-            yield _row(f"pre-training: {name}, loss and gradients", model, model.plan(_tokens()))
+            yield _row(
+                f"pre-training: {name}, loss and gradients",
+                model,
+                model.plan(tokens(N_JETS, N_CONSTITUENTS, N_CODES)),
+            )
         joint = PretrainingSettings.model_validate(STRATEGIES["NTP + MPM"])
         for optimizer in OPTIMIZERS:
             model = JetModel(joint, N_CODES, 3, preprocessing=Preprocessing())
-            yield _row(f"{optimizer}: joint, step alone", model, model.plan(_tokens()), optimizer)
+            yield _row(
+                f"{optimizer}: joint, step alone",
+                model,
+                model.plan(tokens(N_JETS, N_CONSTITUENTS, N_CODES)),
+                optimizer,
+            )
         for preset in ("hybrid", "omnijet"):
             tokenizer = VQVAE(TokenizerSettings.model_validate({"preset": preset}))
-            yield _row(f"tokenizer: {preset}, loss and gradients", tokenizer, _jets())
-        yield _row("classifier: backbone, loss and gradients", _classifier(), _labelled())
+            yield _row(
+                f"tokenizer: {preset}, loss and gradients", tokenizer, jets(N_JETS, N_CONSTITUENTS)
+            )
+        yield _row(
+            "classifier: backbone, loss and gradients",
+            _classifier(),
+            labelled(N_JETS, N_CONSTITUENTS),
+        )
 
 
 def count(module: nn.Module, batch: dict, optimizer: str | None = None) -> int:
@@ -84,31 +108,9 @@ def count(module: nn.Module, batch: dict, optimizer: str | None = None) -> int:
     return counted.n
 
 
-def _tokens() -> dict:
-    mask = torch.ones(N_JETS, N_CONSTITUENTS, dtype=torch.bool)
-    return {
-        "ids": torch.randint(0, N_CODES, mask.shape),
-        "decoded": torch.randn(*mask.shape, 3),
-        "mask": mask,
-        "n_constituents": mask.sum(1),
-    }
-
-
-def _jets() -> dict:
-    mask = torch.ones(N_JETS, N_CONSTITUENTS, dtype=torch.bool)
-    return {"x": torch.randn(*mask.shape, 3), "mask": mask, "rows": rows_of(mask)}
-
-
-def _labelled() -> dict:
-    jets = _jets()
-    n = jets["mask"].sum(1)
-    return {"x": jets["x"], "mask": jets["mask"], "n_constituents": n, "label": n % 2}
-
-
 def _classifier() -> JetClassifier:
     return JetClassifier(Backbone(PretrainingSettings().backbone), 10)
 
 
 def _row(name: str, module: nn.Module, batch: dict, optimizer: str | None = None) -> dict:
-    n = count(module, batch, optimizer)
-    return {"name": name, "value": n, "unit": "operations", "reference": None, "ratio": None}
+    return row(name, count(module, batch, optimizer), "operations")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._rows import row
 from jetfm.simulation.detector_card import load_card
 from jetfm.simulation.processes import CAMPAIGNS
 from jetfm.simulation.pythia import Generator
@@ -68,16 +69,22 @@ def run() -> Iterator[dict]:
         for key, value in (clock | {"all": wall}).items():
             total[key] += value
         rate = N_JETS / (wall - clock["initialisation"])
-        yield _row(f"simulation: {name}, one core", rate, "jets/s", None)
+        yield row(f"simulation: {name}, one core", rate, "jets/s", None, digits=3)
     events = total["all"] - total["initialisation"]
-    yield _row("simulation: ten classes, one core", N_JETS * len(classes) / events, "jets/s", None)
+    yield row(
+        "simulation: ten classes, one core",
+        N_JETS * len(classes) / events,
+        "jets/s",
+        None,
+        digits=3,
+    )
     share = total["generation"] / events
-    yield _row("simulation: share of the events' time in Pythia", share, "1", SHARE_GOAL)
+    yield row("simulation: share of the events' time in Pythia", share, "1", SHARE_GOAL, digits=3)
     share = (total["generation"] + total["initialisation"]) / total["all"]
-    yield _row("simulation: the same with Pythia's start", share, "1", SHARE_GOAL)
+    yield row("simulation: the same with Pythia's start", share, "1", SHARE_GOAL, digits=3)
     # A file of JetClass's default task holds 1000 jets, which makes the start a smaller part.
     share = total["generation"] / (events + total["initialisation"] * N_JETS / 1000)
-    yield _row("simulation: generation alone, 1000 jets a file", share, "1", SHARE_GOAL)
+    yield row("simulation: generation alone, 1000 jets a file", share, "1", SHARE_GOAL, digits=3)
 
     walls = []
     for workers in (1, 2):
@@ -86,16 +93,5 @@ def run() -> Iterator[dict]:
             simulate(Path(folder), workers=workers, progress=False, **SCALING)
             walls.append(time.perf_counter() - start)
     n_jets = SCALING["jets_per_class"] * len(SCALING["classes"])
-    yield _row("simulation: two workers, files written", n_jets / walls[1], "jets/s", None)
-    yield _row("simulation: two workers over one", walls[0] / walls[1], "1", SCALING_GOAL)
-
-
-def _row(name: str, value: float, unit: str, reference: float | None) -> dict:
-    ratio = None if reference is None else round(value / reference, 3)
-    return {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "reference": reference,
-        "ratio": ratio,
-    }
+    yield row("simulation: two workers, files written", n_jets / walls[1], "jets/s", None, digits=3)
+    yield row("simulation: two workers over one", walls[0] / walls[1], "1", SCALING_GOAL, digits=3)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._plain import plain_layers
+from benchmarks._rows import row
 from jetfm.data.store import JetStore, build_store
 from jetfm.data.token_store import TokenStore
 from jetfm.settings import OptimizerSettings, TokenizerSettings
@@ -62,7 +63,7 @@ def _search() -> Iterator[dict]:
         plain_seconds, plain = _timed(lambda z=few, codes=codes: torch.cdist(z, codes).argmin(1))
         _compare(few, codes, ids[: len(few)], plain)
         name = f"search: nearest of {n_codes} codes in {dim} dimensions"
-        yield _row(name, len(z) / seconds, len(few) / plain_seconds, "latents/s")
+        yield row(name, len(z) / seconds, "latents/s", len(few) / plain_seconds, digits=1)
 
 
 def _compare(z: Tensor, codes: Tensor, ids: Tensor, others: Tensor) -> None:
@@ -86,7 +87,7 @@ def _tokenise(preset: str, store: JetStore, folder: Path) -> dict:
     settings = tokenizer.settings
     blocks = f"{settings.n_blocks}+{settings.n_blocks} blocks"
     name = f"tokenise: {preset}, {settings.dim} wide, {blocks}, {settings.n_codes} codes"
-    return _row(name, len(store) / seconds, len(chosen) / plain_seconds, "jets/s")
+    return row(name, len(store) / seconds, "jets/s", len(chosen) / plain_seconds, digits=1)
 
 
 def _ready(preset: str, store: JetStore) -> VQVAE:
@@ -159,7 +160,7 @@ def _training(preset: str, store: JetStore) -> dict:
     with _plain():
         reference = _rate(tokenizer, padded[:1], _plain_loss)
     size = f"{settings.dim} wide, {settings.n_codes} codes"
-    return _row(f"training step: {settings.network}, {size}", value, reference, "jets/s")
+    return row(f"training step: {settings.network}, {size}", value, "jets/s", reference, digits=1)
 
 
 def _rate(model: VQVAE, batches: list[dict], loss_of: Callable) -> float:
@@ -210,13 +211,3 @@ def _timed(action: Callable, repeats: int = 2) -> tuple[float, Any]:
         result = action()
         best = min(best, time.perf_counter() - start)
     return best, result
-
-
-def _row(name: str, value: float, reference: float, unit: str) -> dict:
-    return {
-        "name": name,
-        "value": round(value, 1),
-        "unit": unit,
-        "reference": round(reference, 1),
-        "ratio": round(value / reference, 1),
-    }

@@ -7,7 +7,6 @@ would have to wait for is an error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -16,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.launches import without_autocast
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.continuous_model import ContinuousModel
@@ -57,10 +57,9 @@ class OneDevice(TorchDispatchMode):
 
 
 @pytest.fixture(autouse=True)
-def no_autocast(monkeypatch):
-    """Which the device without data does not know."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+def no_autocast():
+    with without_autocast():
+        yield
 
 
 def to_device(batch: dict) -> dict:
