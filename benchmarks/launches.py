@@ -47,7 +47,8 @@ class Launches(TorchDispatchMode):
         found = function(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, found)) if isinstance(x, torch.Tensor)]
         there = any(x.device.type == "meta" for x in tensors)
-        if there and not is_view and not name.startswith(_FREE) and result:
+        writes = result or name.startswith("_f")  # on lists of tensors, in place
+        if there and not is_view and not name.startswith(_FREE) and writes:
             self.n += 1
         return found
 
