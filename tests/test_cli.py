@@ -84,7 +84,7 @@ def test_as_a_program(tmp_path):
         (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part"),
         (
             ("finetune", *OWN, "--baseline", "deepsets"),
-            "t: found no such file; expected a ROOT or h5 file",
+            "t: found no such file; expected a ROOT, parquet or h5 file",
         ),
         (("finetune", *OWN, "--model", "m"), "both"),
         (("finetune", *OWN, "--strategy", "best"), "one of main"),

@@ -22,7 +22,8 @@ import awkward as ak
 import numpy as np
 
 from jetfm.data.constituent_order import by_falling_pt
-from jetfm.data.jetclass import about_axis, check_unit
+from jetfm.data.jet_columns import about_axis, check_unit
+from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.pandas_table import PandasTable
 from jetfm.data.store import JetStore, build_store
 from jetfm.errors import JetfmError
@@ -47,6 +48,7 @@ def iterate(
     pt_range: tuple[float, float] | None = JET_PT_RANGE,
     with_substructure: bool = True,
     rows: tuple[int, int] | None = None,
+    layout: Layout = JETCLASS,
 ) -> Iterator[ak.Array]:
     """Yield the jets of Top Landscape files in chunks of at most `step`, file by file, in order.
 
@@ -59,6 +61,7 @@ def iterate(
         skips this check.
     with_substructure : compute soft-drop mass and tau_N, 1 ms a jet; else they are NaN
     rows : first jet and the one after the last, of each file; all by default
+    layout : one of other files, which these are not
 
     Raises
     ------
@@ -75,6 +78,7 @@ def iterate(
         raise JetfmError("step", str(step), "a positive number of jets")
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     for path in map(Path, paths):
+        layout.of_file((), path)
         with PandasTable(path) as table:
             if not len(table):
                 raise JetfmError(path, "zero jets", "at least one row in 'table'")
@@ -87,15 +91,18 @@ def iterate(
                 del components, labels
 
 
-def count_jets(path: str | Path) -> int:
+def count_jets(path: str | Path, layout: Layout = JETCLASS) -> int:
     """Number of jets in a file, without reading any."""
     with PandasTable(path) as table:
         return len(table)
 
 
-def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """(11,) int64, jets of each class of a file or of a range; as for JetClass."""
-    found = np.zeros(len(CLASSES) + 1, np.int64)
+def count_classes(
+    path: str | Path, rows: tuple[int, int] | None = None, layout: Layout = JETCLASS
+) -> np.ndarray:
+    """(classes + 1,) int64, jets of each class of a file or of a range; as for JetClass."""
+    layout.of_file((), path)
+    found = np.zeros(len(layout.class_names) + 1, np.int64)
     with PandasTable(path) as table:
         first, end = rows or (0, len(table))
         for start in range(first, min(end, len(table)), _LABELS_AT_ONCE):
@@ -103,6 +110,11 @@ def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.n
             (labels,) = table.read(start, stop, [[_LABEL]])
             found += np.bincount(_class_index(path, labels[:, 0], start), minlength=len(found))
     return found
+
+
+def features_in(path: str | Path, layout: Layout = JETCLASS) -> tuple[str, ...]:
+    """Constituent features that a file has."""
+    return KINEMATICS
 
 
 def build_toplandscape_store(

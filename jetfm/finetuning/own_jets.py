@@ -14,7 +14,8 @@ from safetensors.torch import save_model
 
 from jetfm.data.jet_files import Paths, named
 from jetfm.data.labelled import LabelledJets
-from jetfm.data.own_jets import store_of
+from jetfm.data.layout import JETCLASS, Layout
+from jetfm.data.own_jets import classes_of, store_of
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.figures import style
@@ -26,7 +27,6 @@ from jetfm.models.classifier import JetClassifier
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.statistics import roc_curve
-from jetfm.schema import CLASSES, class_by_name
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import make_folder, replacing, write_json
@@ -45,12 +45,13 @@ class OwnJets:
 
     Parameters
     ----------
-    train, test : jets stores, JetClass ROOT or Top Landscape h5 files, or folders of them; one path
-        or several
+    train, test : jets stores, JetClass ROOT, parquet or Top Landscape h5 files, or folders of them;
+        one path or several
     val : the same; None sets a tenth of the training jets aside
     classes : to tell apart, the signal last of two; empty takes those that the training jets have
     n_train : training jets at most, balanced; None takes all that balance
     any_pt : take jets of another selection than the data sets'
+    layout : what the files call their branches, and classes by expression
     """
 
     train: Paths
@@ -59,6 +60,7 @@ class OwnJets:
     classes: tuple[str, ...] = ()
     n_train: int | None = None
     any_pt: bool = False
+    layout: Layout = JETCLASS
 
 
 def finetune_files(
@@ -107,7 +109,8 @@ def _finetune_files(
     max_constituents: int,
     progress: bool,
 ) -> dict:
-    classes = tuple(class_by_name(name).name for name in own.classes)
+    given = [own.train, own.test] + ([] if own.val is None else [own.val])
+    classes = classes_of(own.classes, own.layout, *given)
     if classes and len(set(classes)) < max(len(classes), 2):
         raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
     preprocessing, reads_ids = Preprocessing(), False
@@ -118,8 +121,9 @@ def _finetune_files(
         preprocessing = loaded.preprocessing
         reads_ids = load_backbone(contender.folder, loaded.hash).reads_ids
     files = {"train": own.train, "val": own.val, "test": own.test}
+    how = (progress, preprocessing.features, own.any_pt, own.layout)
     stores = {
-        split: store_of(path, out / "jets" / split, progress, preprocessing.features, own.any_pt)
+        split: store_of(path, out / "jets" / split, *how)
         for split, path in files.items()
         if path is not None
     }
@@ -220,7 +224,8 @@ class _Chosen:
 
 
 def _classes_of(store: JetStore) -> tuple[str, ...]:
-    found = tuple(c.name for c in CLASSES if (store.labels == c.index).any())
+    names = enumerate(store.class_names)
+    found = tuple(name for index, name in names if (store.labels == index).any())
     if len(found) < 2:
         text = f"jets of {', '.join(found) or 'no class'} alone"
         raise JetfmError(store.folder, text, "jets of two classes or more")

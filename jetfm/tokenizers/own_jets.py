@@ -1,10 +1,11 @@
-"""Tokenise one's own jets with a trained tokenizer: ROOT files or a jets store in, tokens out."""
+"""Tokenise one's own jets with a trained tokenizer: files or a jets store in, tokens out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from jetfm.data.jet_files import Paths
+from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.own_jets import store_of
 from jetfm.data.store import MANIFEST
 from jetfm.data.token_store import TokenStore
@@ -27,6 +28,7 @@ def tokenize_files(
     dask_address: str | None = None,
     verify: bool = False,
     any_pt: bool = False,
+    layout: Layout = JETCLASS,
 ) -> TokenStore:
     """Write the token store of some jets, streamed: memory does not grow with their number.
 
@@ -41,7 +43,7 @@ def tokenize_files(
         same jets, is left as it is
     seed : of the order of constituents, where the tokenizer wants it random
     workers, dask_address : of a jets store in parts, see `tokenize`
-    any_pt : take jets of another selection, as `store_of`
+    any_pt, layout : take jets of another selection, or other names of branches, as `store_of`
     verify : check the checksums of a complete store, and make what is damaged anew
 
     Raises
@@ -52,7 +54,7 @@ def tokenize_files(
     tokenizer, out = load_tokenizer(tokenizer_folder), make_folder(out)
     with exclusive(out, print, "tokenize."):
         features = tokenizer.preprocessing.features
-        store = store_of(jets, out / "jets", progress, features, any_pt)
+        store = store_of(jets, out / "jets", progress, features, any_pt, layout)
         wanted = {
             "tokenizer": tokenizer.hash,
             "source": store.info["sha256"],
