@@ -122,7 +122,7 @@ def iterate(
 
 def read(path: str | Path, start: int = 0, stop: int | None = None, **options) -> ak.Array:
     """Jets `start` to `stop` of one file, in memory at once; options as for `iterate`."""
-    n_jets = count_jets(path)
+    n_jets = count_jets(path, options.get("layout", JETCLASS))
     start, stop, _ = slice(start, stop).indices(n_jets)
     if stop <= start:
         raise JetfmError(path, f"no jets from {start} to {stop}", f"a range within 0 to {n_jets}")

@@ -166,7 +166,10 @@ class open_parquet:
         try:
             self._bytes = pa.OSFile(str(self.path))
             self._file = parquet.ParquetFile(
-                self._bytes, buffer_size=_BUFFER, page_checksum_verification=True
+                self._bytes,
+                buffer_size=_BUFFER,
+                pre_buffer=False,  # it would hold all columns of all row groups
+                page_checksum_verification=True,
             )
             self.columns = _columns(self._file)
             self.n_jets = self._file.metadata.num_rows
@@ -195,19 +198,17 @@ class open_parquet:
         Columns are those of `jetfm.data.jet_columns`; with a key ``("class", name)``, arrow's.
         """
         wanted = {key: self._column(key, name) for key, name in names.items()}
-        groups, n_before = [], 0
+        groups, at, n_before = [], 0, 0
         for number in range(self._file.num_row_groups):
             n_rows = self._file.metadata.row_group(number).num_rows
             if n_before + n_rows <= start:
-                n_before += n_rows
-            elif not groups or n_before + sum(n for _, n in groups) < stop:
-                groups.append((number, n_rows))
-        at = n_before
+                at += n_rows
+            elif n_before < stop:
+                groups.append(number)
+            n_before += n_rows
         paths = list(dict.fromkeys(column.path for column in wanted.values()))
         try:
-            batches = self._file.iter_batches(
-                step, [number for number, _ in groups], paths, use_threads=False
-            )
+            batches = self._file.iter_batches(step, groups, paths, use_threads=False)
         except Exception as error:
             raise _damaged(self.path, error) from error
         while at < stop:

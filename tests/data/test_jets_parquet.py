@@ -72,7 +72,7 @@ def bytes_of(store: JetStore) -> dict[str, bytes]:
 multiplicities = st.lists(st.sampled_from([0, 1, 2, 3, 30, 128, 129, 160]), min_size=1, max_size=8)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(counts=multiplicities, seed=st.integers(0, 9), kind=st.sampled_from(KINDS))
 @example(counts=[0, 1, 2, 129], seed=1, kind="fixed_size_list")
 @example(counts=[0, 0], seed=1, kind="list")
@@ -189,7 +189,7 @@ def test_pt_eta_and_phi(tmp_path, columns, reference, given_as):
         found = ak.to_numpy(ak.flatten(jets.constituents.mass))
         energy = ak.to_numpy(ak.flatten(jets.constituents.energy))
         np.testing.assert_allclose(found**2, expected**2, atol=1e-14 * energy.max() ** 2)
-        np.testing.assert_allclose(jets.axis.mass, reference.axis.mass, rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(jets.axis.energy, reference.axis.energy, rtol=1e-6)
     if given_as == "massless":
         assert np.abs(ak.to_numpy(ak.flatten(jets.constituents.mass2))).max() < 1e-6
         with pytest.raises(JetfmError, match="also part_energy"):
@@ -304,19 +304,18 @@ def test_only_columns_that_are_asked_for_are_read(tmp_path, columns, monkeypatch
 
 
 def test_memory_grows_with_the_step_and_not_with_the_file(tmp_path):
-    """One row group of 30 MB, in chunks of 200 jets."""
-    counts = np.full(20_000, 50)
-    own = polar(random_jets(counts))
-    path = write(tmp_path / "a.parquet", {f"part_{name}": own[name] for name in own})
-    before = pa.default_memory_pool()
-    pool = pa.proxy_memory_pool(before)
-    pa.set_memory_pool(pool)
-    try:
-        for _ in jets_parquet.iterate(path, 200, KINEMATICS):
-            pass
-    finally:
-        pa.set_memory_pool(before)
-    assert path.stat().st_size > 20e6 and pool.max_memory() < 16e6
+    """One row group of 24 MB, in chunks of 500 jets."""
+    rng, offsets = np.random.default_rng(0), np.arange(0, 10**6 + 1, 50).astype(np.int32)
+    own = {"pt": rng.uniform(10, 15, 10**6), "eta": rng.normal(0, 0.1, 10**6)}
+    own["phi"] = own["eta"][::-1].copy()
+    lists = {f"part_{n}": pa.ListArray.from_arrays(offsets, pa.array(own[n])) for n in own}
+    path = write(tmp_path / "a.parquet", lists, use_dictionary=False)
+    assert parquet.ParquetFile(path).num_row_groups == 1 and path.stat().st_size > 20e6
+    del lists
+    before, peak = pa.total_allocated_bytes(), 0
+    for _ in jets_parquet.iterate(path, 500, KINEMATICS):
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert 1e4 < peak < 12e6
 
 
 # --- classes ---
@@ -454,7 +453,7 @@ def test_columns_that_are_not_there(tmp_path, columns):
     assert "map.yaml names" in message
     message = error_of(path, layout=layout_in(tmp_path, "classes: {QCD: thruth == 0}"))
     assert "expected also thruth" in message
-    message = error_of(path)
+    message = error_of(path, features=KINEMATICS)
     assert "also part_px, part_py, part_pz (or part_pt, part_eta, part_phi)" in message
     assert "--branches maps other names" in message
     assert "also part_energy" in error_of(parquet_file(tmp_path / "b.parquet", part_energy=None))
