@@ -94,7 +94,8 @@ def jets_of(
         jet = start + jet_index[np.argmin(pt > 0)]
         text = f"a constituent without transverse momentum in jet {jet}"
         raise JetfmError(source.path, text, "pt > 0")
-    _check_energies(source, momenta, jet_index, start)
+    if not filled:
+        _check_bounds(source, momenta, jet_index, start)
     order = by_falling_pt(pt, counts)
     if order is not None:  # real files are sorted, up to rounding
         columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
@@ -256,7 +257,7 @@ def _momenta(columns: Mapping) -> tuple[list[np.ndarray], np.ndarray]:
     return [px, py, pz, energy], pt
 
 
-def _check_energies(source: Source, momenta: list, jet_index: np.ndarray, start: int) -> None:
+def _check_bounds(source: Source, momenta: list, jet_index: np.ndarray, start: int) -> None:
     """What became of pt, eta and phi: an eta of 800 has no momentum."""
     finite = np.isfinite(momenta[2]) & np.isfinite(momenta[3])
     if not finite.all():

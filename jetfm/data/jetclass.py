@@ -326,7 +326,7 @@ def _columns(path: Path, tree, names: Mapping, start: int, step: int) -> dict:
     for key, name in names.items():
         array, where = arrays[name], f"{path}: branch '{name}'"
         jagged = isinstance(key, str) and is_jagged(key)
-        if array.ndim != 1 + jagged or "string" in str(array.type.content):
+        if array.ndim != 1 + jagged:
             kinds = ("one value per jet", "one value per constituent")
             raise JetfmError(where, f"type {array.type.content}", kinds[jagged])
         if len(array) != stop - start:
@@ -336,6 +336,8 @@ def _columns(path: Path, tree, names: Mapping, start: int, step: int) -> dict:
             columns["counts", key] = ak.to_numpy(ak.num(array)).astype(np.int64)
             array = ak.flatten(array)
         columns[key] = ak.to_numpy(array)
+        if columns[key].dtype.kind not in "biuf":
+            raise JetfmError(where, f"type {arrays[name].type.content}", "numbers")
     return columns
 
 
