@@ -264,11 +264,12 @@ def _h5_file(path: Path) -> Path:
 
 
 def _parquet_file(path: Path) -> Path:
-    """Jets of one to 130 constituents in two row groups, without the sums that tell of damage."""
+    """80 jets in two row groups, uncompressed: more numbers than footer."""
     from tests.data.parquet_files import parquet_file
 
-    options = {"row_group_size": 6, "compression": "NONE"}
-    return parquet_file(path.with_suffix(".parquet"), options=options)
+    counts = np.tile([3, 40, 1, 2, 131, 17, 25, 60, 9, 33], 8)
+    options = {"row_group_size": 40, "compression": "NONE"}
+    return parquet_file(path.with_suffix(".parquet"), counts, options=options)
 
 
 def _yaml_file(path: Path) -> Path:

@@ -13,9 +13,9 @@ write them (lists of any kind, records of lists, lists of records)::
 constituents, eta not flipped, falling pt. Constituents whose momentum is zero altogether are
 padding and left out; a jet without constituents is kept. Without labels a jet has the label -1.
 
-JetClass-II (Li et al., arXiv 2405.12972, jet-universe/sophon): 100,000 jets a file of pT above
-200 GeV after its selection, momenta in GeV, displacements in mm, 188 classes in ``jet_label``;
-``examples/jetclass2.yaml`` has names for them.
+JetClass-II (Li et al., arXiv 2405.12972; README of jet-universe/sophon): 100,000 jets a file,
+momenta in GeV, displacements in mm, 188 classes in ``jet_label``; ``examples/jetclass2.yaml`` names
+some of them and the pT that its authors select.
 
 Read are only the columns that are needed, a few row groups or pages at a time: memory grows with
 `step`, not with the file.

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from jetfm.data import jetclass, jets_parquet
+from jetfm.data import conversion, jetclass, jets_parquet
 from jetfm.data.conversion import convert
 from jetfm.data.labelled import LabelledJets
 from jetfm.data.layout import Layout, read_layout
@@ -599,3 +599,13 @@ def test_files_of_two_kinds_are_refused(tmp_path):
     parquet_file(tmp_path / "b.parquet", COUNTS)
     with pytest.raises(JetfmError, match="found .parquet and .root files; expected jets of one"):
         store_of(tmp_path, tmp_path / "store", progress=False)
+
+
+def test_long_files_become_several_parts(tmp_path, columns, reference, monkeypatch):
+    """Ranges of rows that need not be those of the row groups."""
+    monkeypatch.setattr(conversion, "PART_JETS", 5)
+    path = parquet_file(tmp_path / "a.parquet", COUNTS, options={"row_group_size": 4})
+    store = convert(path, tmp_path / "store", 1, progress=False)
+    assert [part["n_jets"] for part in store.info["parts"]] == [5, 5, 2]
+    np.testing.assert_array_equal(store.constituents[:], table(reference))
+    np.testing.assert_array_equal(store.labels, reference.label)
