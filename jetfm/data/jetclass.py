@@ -7,7 +7,7 @@ A chunk of jets is an awkward record array with vector's behaviours::
     jets.jet              Momentum4D of the file: pt, eta, phi, energy
     jets.axis             Momentum4D, the vector sum of the constituents
     jets.sdmass, tau1 ... tau4   of the file (not in jets.jet: vector's tau2 is a squared mass)
-    jets.label            class index, 0 ... 9, or -1 in a file that says it has no labels
+    jets.label            class index, 0 ... 9, or -1 in a file without labels
 
 so ``jets.constituents.pt``, ``jets.axis.mass`` and the like work. Traps of the files:
 
@@ -98,8 +98,10 @@ def iterate(
         with opened as tree:
             applied = layout.of_file(opened.found, path)
             if applied.is_jetclass:
-                opened.require(branches)
-                names = {name: name for name in branches}
+                some = any(name in opened.found for name in LABELS)
+                needed = [name for name in branches if some or name not in LABELS]
+                opened.require(needed)
+                names = {name: name for name in needed}
             else:
                 names = applied.columns(opened.found, features, opened.place)
                 names |= applied.columns_of_classes()
@@ -152,12 +154,12 @@ def count_classes(
         applied = layout.of_file(opened.found, path)
         first, end = rows or (0, tree.num_entries)
         end = min(end, tree.num_entries)
-        if applied.is_jetclass:
-            opened.require(LABELS)
         names = {name: applied.name(name) for name in LABELS if applied.name(name) in opened.found}
         if applied.classes:
             names = applied.columns_of_classes()
-        if not names or opened.settings.get(UNLABELLED):
+        elif names and applied.is_jetclass:
+            opened.require(LABELS)
+        if not names or (opened.settings.get(UNLABELLED) and not applied.classes):
             found[-1] = end - first
             return found
         source = Source(Path(path), "branch", names)

@@ -113,7 +113,7 @@ def count_classes(
         labels = {name: theirs for name, theirs in names.items() if name in LABELS}
         first, end = rows or (0, file.n_jets)
         end, wanted = min(end, file.n_jets), labels | applied.columns_of_classes()
-        if not wanted or file.settings.get(UNLABELLED):
+        if not wanted or (file.settings.get(UNLABELLED) and not applied.classes):
             found[-1] = end - first
             return found
         source = Source(Path(path), "column", names)

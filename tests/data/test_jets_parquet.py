@@ -609,3 +609,26 @@ def test_long_files_become_several_parts(tmp_path, columns, reference, monkeypat
     assert [part["n_jets"] for part in store.info["parts"]] == [5, 5, 2]
     np.testing.assert_array_equal(store.constituents[:], table(reference))
     np.testing.assert_array_equal(store.labels, reference.label)
+
+
+def test_one_hot_labels_by_names_of_ones_own(tmp_path, columns):
+    """In ROOT, too; and files without any label are of no class, whoever reads them."""
+    top = np.arange(len(COUNTS)) % 3 == 0
+    none = {name: None for name in columns if name.startswith("label_")}
+    own = columns | none | {"is_top": top.astype(np.int32), "is_qcd": (~top).astype(np.int32)}
+    own = {name: array for name, array in own.items() if array is not None}
+    layout = layout_in(tmp_path, "label_Tbqq: is_top\nlabel_QCD: is_qcd")
+    files = {
+        jets_parquet: write(tmp_path / "a.parquet", own),
+        jetclass: jetclass_files.write(tmp_path / "a.root", own),
+    }
+    for reader, path in files.items():
+        (jets,) = reader.iterate(path, layout=layout)
+        np.testing.assert_array_equal(jets.label, np.where(top, 8, 0))
+        assert reader.count_classes(path, layout=layout)[[0, 8]].tolist() == [
+            (~top).sum(),
+            top.sum(),
+        ]
+        (jets,) = reader.iterate(path)
+        assert (np.asarray(jets.label) == -1).all()
+        assert reader.count_classes(path)[-1] == len(COUNTS)
