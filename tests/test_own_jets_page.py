@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import awkward as ak
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -94,6 +95,7 @@ def executed(tmp_path_factory):
         toys = (folder / "model", folder / "tokenizer", "toy")
         patch.setattr(cli.models, "pretrained", lambda *_: toys)
         patch.setattr(compare, "classifier_test", short)
+        patch.setattr(compare, "generation", lambda *_: plt.subplots()[0])  # takes seconds
         assert len(commands()) == 5
         for words in commands():
             patch.setattr(sys, "argv", ["jetfm", *words])

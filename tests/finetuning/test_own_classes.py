@@ -14,6 +14,7 @@ from jetfm import cli
 from jetfm.data.layout import read_layout
 from jetfm.data.own_jets import store_of
 from jetfm.data.token_store import TokenStore
+from jetfm.finetuning import own_jets
 from jetfm.finetuning.own_jets import METRICS, SCORES
 from jetfm.judging import compare
 from jetfm.settings import TokenizerSettings
@@ -58,7 +59,9 @@ def run(*words) -> str:
     return done.output
 
 
-def test_a_classifier_of_ones_own_classes(folder, tmp_path):
+def test_a_classifier_of_ones_own_classes(folder, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(own_jets.style, "save", lambda figure, data, *_: drawn.update(data))
     profile = tmp_path / "short.yaml"
     profile.write_text(
         "extends: smoke\nfinetuning: {max_steps: 30, validate_every: 10, n_bootstrap: 10,"
@@ -75,8 +78,7 @@ def test_a_classifier_of_ones_own_classes(folder, tmp_path):
     metrics = json.loads((tmp_path / "out" / METRICS).read_text())
     assert metrics["classes"] == ["narrow", "dark"] and metrics["auc"] > 0.9
     assert {"p_narrow", "p_dark"} <= set(scores)
-    curves = json.loads((tmp_path / "out" / "roc.json").read_text())["curves"]
-    assert [curve["class"] for curve in curves] == ["dark"]
+    assert [curve["class"] for curve in drawn["curves"]] == ["dark"]
 
 
 def test_own_files_beside_those_of_jetclass(folder, tmp_path, monkeypatch):
