@@ -302,4 +302,4 @@ def finetune(
     )
     text = f"accuracy {metrics['accuracy']:.4f} +- {metrics['accuracy_error']:.4f} (test jets)"
     typer.echo(f"{contender.text}, {metrics['n_train']} training jets: {text}")
-    typer.echo(f"scores, metrics and ROC figure in {out}")
+    typer.echo(f"scores, metrics, ROC figure and the classifier, for `jetfm score`, in {out}")

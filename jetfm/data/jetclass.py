@@ -7,7 +7,7 @@ A chunk of jets is an awkward record array with vector's behaviours::
     jets.jet              Momentum4D of the file: pt, eta, phi, energy
     jets.axis             Momentum4D, the vector sum of the constituents
     jets.sdmass, tau1 ... tau4   of the file (not in jets.jet: vector's tau2 is a squared mass)
-    jets.label            class index, 0 ... 9, or -1 in a file that says it has no labels
+    jets.label            class index, 0 ... 9, or -1 in a file without labels
 
 so ``jets.constituents.pt``, ``jets.axis.mass`` and the like work. Traps of the files:
 
@@ -113,12 +113,12 @@ def iterate(
     for path in map(Path, paths):
         opened = open_tree(path, branches)
         with opened as tree:
-            labelled = not opened.settings.get(UNLABELLED)
+            wanted = [name for name in branches if opened.labelled or name not in _LABELS]
             first, end = rows or (0, tree.num_entries)
             for start in range(first, min(end, tree.num_entries), step):
-                columns = _columns(path, tree, branches, start, min(step, end - start))
+                columns = _columns(path, tree, wanted, start, min(step, end - start))
                 n_since += len(columns["jet_pt"])
-                yield _jets(path, columns, start, pt_range, labelled)
+                yield _jets(path, columns, start, pt_range, opened.labelled)
                 del columns
                 if n_since >= max(step, _COLLECT_AFTER):
                     # uproot leaves cycles that hold arrays (uproot5#1528)
@@ -154,7 +154,7 @@ def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.n
     with opened as tree:
         first, end = rows or (0, tree.num_entries)
         end = min(end, tree.num_entries)
-        if opened.settings.get(UNLABELLED):
+        if not opened.labelled:
             found[-1] = end - first
             return found
         for start in range(first, end, _LABELS_AT_ONCE):
@@ -169,6 +169,8 @@ class open_tree:
     Attributes
     ----------
     settings : what jetfm wrote about a file of its own, else empty
+    labelled : whether it has labels: no, if its settings say so, or if not one of their branches
+        is there
     """
 
     def __init__(self, path: Path, branches: Sequence[str] = tuple(BRANCHES)):
@@ -201,7 +203,10 @@ class open_tree:
             found = ", ".join(f"{name} ({kind})" for name, kind in classes.items()) or "nothing"
             raise JetfmError(self.path, found, f"a tree named '{TREE_NAME}'")
         found = tree.keys(recursive=False)
-        missing = [name for name in self.branches if name not in found]
+        has_labels = any(name in found for name in _LABELS)
+        self.labelled = has_labels and not self.settings.get(UNLABELLED)
+        needed = (name for name in self.branches if has_labels or name not in _LABELS)
+        missing = [name for name in needed if name not in found]
         if missing:
             where = f"{self.path}: tree '{TREE_NAME}'"
             expected = f"also {_listed(missing, 'branch', 'branches')}"

@@ -1,0 +1,113 @@
+"""An encoder for analyses: the tokens of ``jetfm tokenize``, and the same from an ONNX file."""
+
+from __future__ import annotations
+
+import awkward as ak
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jetfm.cli import app
+from jetfm.tokenizers import load_tokenizer
+from jetfm.tokenizers.own_jets import tokenize_files
+from jetfm.tokenizers.physical_encoder import PhysicalEncoder, export_tokenizer
+from tests.data.jetclass_files import FLAGS, jetclass_file, random_jets
+from tests.tokenizers.test_interface import KINDS, made
+
+COUNTS = (3, 40, 1, 2, 131, 17, 25, 60, 9, 33)
+ROUNDING = 1e-5  # of a latent in float32, after a network
+
+
+@pytest.fixture(scope="module")
+def file_and_arrays(tmp_path_factory):
+    """A JetClass file, and what an analysis has of its constituents, zero-padded."""
+    path = jetclass_file(tmp_path_factory.mktemp("jets") / "jets.root", COUNTS)
+    of_file = random_jets(COUNTS)
+    dense = {
+        name.removeprefix("part_"): ak.to_numpy(
+            ak.fill_none(ak.pad_none(ak.values_astype(values, np.float64), max(COUNTS)), 0)
+        ).astype(np.float64)
+        for name, values in of_file.items()
+        if name.startswith("part_")
+    }
+    pt = np.hypot(dense["px"], dense["py"])
+    momentum2 = pt**2 + dense["pz"] ** 2
+    arrays = {
+        "pt": pt,
+        "eta": np.arcsinh(dense["pz"] / np.where(pt > 0, pt, 1)),
+        "phi": np.arctan2(dense["py"], dense["px"]),
+        "mass": np.sqrt(np.maximum(dense["energy"] ** 2 - momentum2, 0)),
+    }
+    names = ("charged_hadron", "neutral_hadron", "photon", "electron", "muon")
+    flags = [flag.removeprefix("part_") for flag in FLAGS]
+    arrays |= {f"is_{name}": dense[flag] for name, flag in zip(names, flags, strict=True)}
+    return path, dense | arrays
+
+
+def inputs(encoder, arrays, dtype=np.float64) -> dict[str, np.ndarray]:
+    return {name: arrays[name].astype(dtype) for name in encoder.input.names}
+
+
+def assert_equal_but_for_ties(encoder, some, found, expected):
+    """Where ids differ, rounding of the latents decides between the two."""
+    x, mask, _ = encoder.input(*map(torch.as_tensor, some.values()))
+    assert np.array_equal(found >= 0, mask.numpy()) and np.array_equal(expected >= 0, mask.numpy())
+    differ = found != expected
+    if differ.any():
+        latents = encoder.tokenizer._latents(x, mask)[torch.as_tensor(differ)]
+        torch.manual_seed(0)
+        near = latents + ROUNDING * torch.randn(200, *latents.shape)
+        possible = encoder.tokenizer._nearest(near.flatten(0, 1)).view(200, -1).numpy()
+        assert (possible == found[differ]).any(0).all()
+    assert differ.sum() <= 0.02 * mask.sum()
+    return int(differ.sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_those_of_tokenised_files(file_and_arrays, tmp_path, kind):
+    path, arrays = file_and_arrays
+    made(kind).save(tmp_path / "tokenizer")
+    encoder = PhysicalEncoder(load_tokenizer(tmp_path / "tokenizer"))
+    some = inputs(encoder, arrays)
+    found = encoder(*map(torch.as_tensor, some.values())).numpy()
+    tokens = tokenize_files(tmp_path / "tokenizer", path, tmp_path / "tokens", progress=False)
+    expected = np.full_like(found, -1)
+    for jet, (start, end) in enumerate(zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)):
+        expected[jet, tokens.positions[start:end]] = tokens.ids[start:end]
+    assert_equal_but_for_ties(encoder, some, found, expected)
+    n_real = (found >= 0).sum(1)
+    assert n_real[4] <= 128 and len(np.unique(found)) > 8
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "causal"])
+def test_onnx_gives_the_same_ids(file_and_arrays, tmp_path, kind, record_property):
+    made(kind).save(tmp_path / "tokenizer")
+    encoder = export_tokenizer(tmp_path / "tokenizer", tmp_path / "t.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(
+        tmp_path / "t.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    ties = 0
+    for n_jets, length in ((1, 1), (10, 2), (3, 17), (10, 131)):
+        some = inputs(encoder, file_and_arrays[1], np.float32)
+        some = {name: values[:n_jets, :length].copy() for name, values in some.items()}
+        some["pt"][n_jets // 2] = 0 if n_jets > 1 else some["pt"][0]  # a jet without constituents
+        found = session.run(None, some)[0]
+        with torch.no_grad():
+            expected = encoder(*map(torch.as_tensor, some.values())).numpy()
+        assert found.shape == (n_jets, length) and found.dtype == np.int64
+        ties += assert_equal_but_for_ties(encoder, some, found, expected)
+    record_property("ties", ties)
+
+
+def test_the_command(tmp_path):
+    made("binned").save(tmp_path / "tokenizer")
+    out = str(tmp_path / "t.onnx")
+    done = CliRunner().invoke(
+        app, ["export", "--tokenizer", str(tmp_path / "tokenizer"), "--onnx", out]
+    )
+    assert done.exit_code == 0, done.output
+    assert "takes pt, eta, phi (jets, constituents); gives ids below 1287" in done.output
