@@ -1,7 +1,8 @@
 """``python -m jetfm``: the stages of the notebooks as commands, for a terminal or a cluster job.
 
 A module a group of commands: jets, models, classifiers, figures; options that they share in
-``options``. Commands check what was typed, call the library and say what came out; nothing is computed here.
+``options``. Commands check what was typed, call the library and say what came out; nothing is
+computed here.
 """
 
 from __future__ import annotations

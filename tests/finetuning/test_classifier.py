@@ -23,7 +23,6 @@ from jetfm.finetuning.own_jets import SCORES, OwnJets, finetune_files
 from jetfm.finetuning.scoring import score_files
 from jetfm.models import onnx_file
 from jetfm.models.jet_model import JetModel
-from jetfm.schema import BRANCHES
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.tokenizers import make_tokenizer
 from tests.data.jetclass_files import jetclass_file, random_jets, write
@@ -132,8 +131,8 @@ def test_the_scores_of_the_test_jets_come_out_again(inputs, trained, complete, t
     before, again = columns(trained(kind) / SCORES), columns(tmp_path / "s.parquet")
     assert list(again) == list(before) == ["jet", "label", "class", "p_Tbqq", "p_QCD"]
     if "fixed" in kind:  # tested on jets that were encoded in other batches
-        found_p, expected = probabilities(tmp_path / "s.parquet"), probabilities(trained(kind) / SCORES)
-        np.testing.assert_allclose(found_p, expected, rtol=0, atol=2e-6)
+        paths = (tmp_path / "s.parquet", trained(kind) / SCORES)
+        np.testing.assert_allclose(*map(probabilities, paths), rtol=0, atol=2e-6)
     else:
         assert again == before
     assert {key: again[key] for key in ("jet", "label", "class")} == {
@@ -346,13 +345,15 @@ def run_onnx(path, arrays) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["finetuned", "tokens", "omnijet", "deepsets", "part"])
-def test_onnx_gives_the_same_probabilities(complete, file_and_arrays, tmp_path, kind, record_property):
+def test_onnx_gives_the_same_probabilities(
+    complete, file_and_arrays, tmp_path, kind, record_property
+):
     classifier = export_classifier(complete(kind), tmp_path / "c.onnx")
     arrays, largest = file_and_arrays[1], 0.0
     for n_jets, length in ((1, 1), (10, 2), (3, LONGEST), (10, 131), (2, 140)):
-        some = {name: values[:n_jets] for name, values in padded(arrays, length, np.float32).items()}
+        whole = padded(arrays, length, np.float32)
+        some = {name: values[:n_jets].copy() for name, values in whole.items()}
         if n_jets > 1:
-            some = {name: values.copy() for name, values in some.items()}
             some["pt"][1] = 0  # a jet without constituents
         expected = classifier.probabilities(**some, any_pt=True)
         found = run_onnx(tmp_path / "c.onnx", some)

@@ -30,7 +30,8 @@ def random_jets(counts, seed=0):
 def test_angles_are_those_that_files_get(counts, seed):
     pt, eta, phi = random_jets(counts, seed)
     there = pt > 0
-    momenta = vector.array({"pt": pt[there], "eta": eta[there], "phi": phi[there], "mass": 0.1})
+    kinematics = {"pt": pt[there], "eta": eta[there], "phi": phi[there]}
+    momenta = vector.array(kinematics | {"mass": np.full(there.sum(), 0.1)})
     parts = (momenta.px, momenta.py, momenta.pz, momenta.E)
     expected, _ = reference(*parts, np.array(counts))
     found = about_axis(*map(torch.as_tensor, (pt, eta, phi)))
