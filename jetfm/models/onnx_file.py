@@ -1,10 +1,16 @@
-"""Networks as ONNX files, for runtimes without Python."""
+"""Networks as ONNX files, for runtimes without Python.
+
+By the exporter that captures the network with symbols for its sizes (``dynamo=True``). The older
+one (``dynamo=False``), which records a run, fails in torch 2.13 at the first step of each network,
+for it has no sinh.
+"""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +38,7 @@ def write_onnx(
     Raises
     ------
     JetfmError
-        Packages that are not installed, or no room or permission at `path`.
+        Packages that are not installed, layers that ONNX has not, no room or permission at `path`.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -41,29 +47,32 @@ def write_onnx(
     sizes = {0: torch.export.Dim("jets"), 1: torch.export.Dim("constituents")}
     example = tuple(torch.rand(_EXAMPLE) for _ in inputs)
     with replacing(path) as aside:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                network,
-                example,
-                dynamo=True,
-                input_names=list(inputs),
-                output_names=[output],
-                dynamic_shapes=((sizes,) * len(inputs),),
-                verbose=False,
-            )
+        try:
+            with _quiet(), torch.no_grad():
+                program = torch.onnx.export(
+                    network,
+                    example,
+                    dynamo=True,
+                    input_names=list(inputs),
+                    output_names=[output],
+                    dynamic_shapes=((sizes,) * len(inputs),),
+                    verbose=False,
+                )
+        except torch.onnx.OnnxExporterError as error:
+            found = f"a network that torch {torch.__version__} cannot write"
+            raise JetfmError("--onnx", found, "one of layers that ONNX has") from error
         program.model.metadata_props.update(notes)
         program.save(aside)
 
 
-class _quiet(warnings.catch_warnings):
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Without what the exporter says of its own parts."""
-
-    def __enter__(self):
-        super().__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *error) -> None:
-        logging.disable(self._level)
-        super().__exit__(*error)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -70,8 +70,9 @@ def about_axis(pt: Tensor, eta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
     eta, phi = torch.where(real, eta, 0), torch.where(real, phi, 0)
     px, py, pz = (pt * part for part in (torch.cos(phi), torch.sin(phi), torch.sinh(eta)))
     px, py, pz = (part.sum(1, keepdim=True) for part in (px, py, pz))  # (B, 1)
+    sum_pt = (px.square() + py.square()).sqrt()  # ONNX has no hypot
     tiny = torch.finfo(torch.float32).tiny
-    eta_rel = eta - torch.asinh(pz / torch.hypot(px, py).clamp(min=tiny))
+    eta_rel = eta - torch.asinh(pz / sum_pt.clamp(min=tiny))
     phi_rel = phi - torch.atan2(py, px)
     phi_rel = phi_rel - 2 * math.pi * torch.round(phi_rel / (2 * math.pi))
     return torch.where(real, eta_rel, 0), torch.where(real, phi_rel, 0)

@@ -61,7 +61,8 @@ def inputs(tmp_path_factory):
     toy_store(folder / "train", 120, 1, labels=(0, 8))
     toy_store(folder / "test", 60, 3, labels=(0, 8), empty=1)
     toy_store(folder / "others", 60, 4, labels=(0, 8, 1, -1))
-    grid = make_tokenizer(TokenizerSettings(preset="binned", bins=(4, 4, 4)))
+    # odd: the only constituent of a jet lies on its axis, where no edge should be
+    grid = make_tokenizer(TokenizerSettings(preset="binned", bins=(5, 5, 5)))
     grid.fit(JetStore(folder / "train"))
     shuffled = randomise(make_tokenizer(small_tokenizer_settings(dim=16), seed=2))
     for name, tokenizer in (("grid", grid), ("shuffled", shuffled)):
@@ -316,15 +317,11 @@ def command(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return ended.value.code or 0, *capsys.readouterr()
 
 
-def test_the_commands(inputs, complete, tmp_path, monkeypatch, capsys):
+def test_the_command_scores(inputs, complete, tmp_path, monkeypatch, capsys):
     folder, out = complete("deepsets"), tmp_path / "scores.parquet"
     of_test = ("--jets", inputs / "test", "--out", out)
     code, said, _ = command(monkeypatch, capsys, "score", "--classifier", folder, *of_test)
     assert code == 0 and "60 jets, 2 classes" in said and "accuracy 0." in said
-    onnx = tmp_path / "c.onnx"
-    code, said, _ = command(monkeypatch, capsys, "export", "--classifier", folder, "--onnx", onnx)
-    assert code == 0 and onnx.exists()
-    assert "takes pt, eta, phi (jets, constituents); gives probabilities of Tbqq, QCD" in said
 
 
 def test_a_package_that_is_missing_is_named(complete, tmp_path, monkeypatch):
@@ -339,16 +336,25 @@ def test_a_package_that_is_missing_is_named(complete, tmp_path, monkeypatch):
 def run_onnx(path, arrays) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return session.run(None, {i.name: arrays[i.name] for i in session.get_inputs()})[0]
 
 
-@pytest.mark.parametrize("kind", ["finetuned", "tokens", "omnijet", "deepsets", "part"])
+# one kind takes seconds to write; of tokens, with cuts, in order, and of pairs
+FIRST = ("omnijet", "part")
+LONG = [pytest.param(kind, marks=pytest.mark.soak) for kind in KINDS if kind not in FIRST]
+
+
+@pytest.mark.parametrize("kind", [*FIRST, *LONG])
 def test_onnx_gives_the_same_probabilities(
-    complete, file_and_arrays, tmp_path, kind, record_property
+    complete, file_and_arrays, tmp_path, kind, monkeypatch, capsys, record_property
 ):
-    classifier = export_classifier(complete(kind), tmp_path / "c.onnx")
+    """Written by the command, run by ONNX Runtime."""
+    folder, out = complete(kind), tmp_path / "c.onnx"
+    code, said, _ = command(monkeypatch, capsys, "export", "--classifier", folder, "--onnx", out)
+    assert code == 0
+    assert "takes pt, eta, phi (jets, constituents); gives probabilities of Tbqq, QCD" in said
+    classifier = jetfm.load_classifier(folder)
     arrays, largest = file_and_arrays[1], 0.0
     for n_jets, length in ((1, 1), (10, 2), (3, LONGEST), (10, 131), (2, 140)):
         whole = padded(arrays, length, np.float32)
@@ -359,7 +365,7 @@ def test_onnx_gives_the_same_probabilities(
         found = run_onnx(tmp_path / "c.onnx", some)
         assert found.shape == (n_jets, 2) and found.dtype == np.float32
         largest = max(largest, float(np.abs(found - expected).max()))
-        if length > 100:
+        if (n_jets, length) == (10, 131):
             assert np.ptp(expected[:, 0]) > 1e-3
     record_property("largest difference", largest)
-    assert largest < 2e-5
+    assert largest < 2e-6
