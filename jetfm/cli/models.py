@@ -266,7 +266,8 @@ def finetune(
 ) -> None:
     """Fine-tune: every task of the profile, or one classifier on jets of your own.
 
-    With --train, --test and --out: one fit, scores of the test jets as parquet, and a ROC figure.
+    With --train, --test and --out: one fit, scores of the test jets as parquet, a ROC figure, and
+    the classifier, which `jetfm score` uses on other jets.
     Without: all tasks, contenders and training sizes of the profile.
     """
     given = {"--train": train, "--test": test, "--out": out}

@@ -15,7 +15,7 @@ from jetfm.errors import JetfmError
 from jetfm.finetuning.classifier import Classifier
 from jetfm.finetuning.scores_file import places_of, scores_table
 from jetfm.physics.statistics import Estimate
-from jetfm.storage.files import make_folder, naming, replacing
+from jetfm.storage.files import make_folder, replacing
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ def score_files(
     known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     folder, n_jets, n_labelled, n_right = make_folder(out.parent), 0, 0, 0
     with (
-        naming(out),
         TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=folder) as scratch,
         replacing(out) as aside,
     ):

@@ -217,6 +217,12 @@ def test_a_limit_per_class_ends_the_reading(tmp_path):
     assert list(store.labels) == [0] * 3 + [8] * 3
 
 
+def test_a_file_without_labels_has_jets_of_unknown_class(tmp_path):
+    path = toplandscape_file(tmp_path / "b.h5", (3, 4), is_signal_new=None)
+    assert read(path).label.tolist() == [-1, -1]
+    assert toplandscape.count_classes(path).tolist() == [0] * 10 + [2]
+
+
 # --- bad input: one clear error, naming file and cause ---
 
 

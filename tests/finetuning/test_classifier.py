@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -16,22 +18,29 @@ import jetfm
 from jetfm import cli
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.finetuning import Contender, own_jets
+from jetfm.finetuning import Contender, classifier, own_jets
 from jetfm.finetuning.classifier import Classifier
+from jetfm.finetuning.contenders import baseline
 from jetfm.finetuning.export import export_classifier
 from jetfm.finetuning.own_jets import SCORES, OwnJets, finetune_files
 from jetfm.finetuning.scoring import score_files
 from jetfm.models import onnx_file
 from jetfm.models.jet_model import JetModel
+from jetfm.physics.features import Preprocessing
+from jetfm.schema import CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
+from jetfm.storage import weights as weights_of
+from jetfm.storage.weights import load_weights
+from jetfm.tokenizers import kinds as kinds_of
 from jetfm.tokenizers import make_tokenizer
-from tests.data.jetclass_files import jetclass_file, random_jets, write
+from tests.data.jetclass_files import dense_arrays, jetclass_file, random_jets, write
 from tests.data.toplandscape_files import toplandscape_file
 from tests.finetuning.test_study import GPT, SHORT, SMALL, toy_store
 from tests.toys import randomise, small_tokenizer_settings
 
 CLASSES = ("Tbqq", "QCD")  # not in the schema's order
 LONGEST = 20  # of what is read; the toys have up to 29 constituents
+PROJECT = Path(__file__).parents[2]
 COUNTS = (3, 40, 1, 2, 131, 17, 25, 60, 9, 33)
 
 #: Kinds of classifiers: pre-trained model (or baseline) and weights.
@@ -145,6 +154,15 @@ def test_the_scores_of_the_test_jets_come_out_again(inputs, trained, complete, t
     assert list(tmp_path.iterdir()) == [tmp_path / "s.parquet"]
 
 
+def test_chunks_change_nothing(inputs, complete, tmp_path, monkeypatch):
+    classifier_of = jetfm.load_classifier(complete("tokens"))
+    whole = classifier_of.probabilities_of(inputs / "test")
+    monkeypatch.setattr(classifier, "_AT_ONCE", 7)
+    found = score_files(classifier_of, inputs / "test", tmp_path / "s.parquet", progress=False)
+    assert found.n_jets == 60 and columns(tmp_path / "s.parquet")["jet"] == list(range(60))
+    np.testing.assert_allclose(probabilities(tmp_path / "s.parquet"), whole, rtol=0, atol=1e-6)
+
+
 def test_jets_of_other_classes_and_of_none_are_scored(inputs, complete, tmp_path):
     found = score_files(complete("part"), inputs / "others", tmp_path / "s.parquet", progress=False)
     table, labels = columns(tmp_path / "s.parquet"), JetStore(inputs / "others").labels
@@ -210,6 +228,24 @@ def file_and_arrays(tmp_path_factory):
     return path, {name: values[order] for name, values in arrays.items()}
 
 
+def test_all_features_of_a_model_are_asked_for(file_and_arrays):
+    path, _ = file_and_arrays
+    preprocessing = Preprocessing(features=CONSTITUENT_FEATURES)
+    settings = {"kind": "deepsets", "settings": SHORT.baselines.model_dump(mode="json")}
+    network = baseline("deepsets", 2, preprocessing, SHORT.baselines)
+    classifier = Classifier(
+        randomise(network), settings, CLASSES, preprocessing, LONGEST, (500, 1000)
+    ).eval()
+    arrays = dense_arrays(random_jets(COUNTS))
+    assert classifier.input.names == tuple(arrays)
+    found = classifier.probabilities(**arrays)
+    np.testing.assert_allclose(found, classifier.probabilities_of(path), rtol=0, atol=1e-4)
+    assert np.ptp(found[:, 0]) > 1e-2
+    del arrays["d0val"]
+    with pytest.raises(JetfmError, match="expected pt, eta, phi, mass, .*d0val"):
+        classifier.probabilities(**arrays)
+
+
 def padded(arrays, length=None, dtype=np.float64):
     """Zero where there is no constituent."""
     length = length or max(COUNTS)
@@ -271,23 +307,23 @@ def test_jets_of_another_pt_are_refused_unless_asked_for(complete, file_and_arra
     assert len(columns_of := parquet.read_table(tmp_path / "s.parquet")) == len(COUNTS), columns_of
 
 
-@pytest.mark.parametrize("kind", ["finetuned", "deepsets"])
-def test_the_model_is_loaded_once(inputs, monkeypatch, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["omnijet", "fixed", "deepsets"])
+def test_model_and_tokenizer_are_loaded_once(inputs, monkeypatch, tmp_path, kind):
     loads = []
-    load = JetModel.load.__func__
 
-    def counted(cls, folder):
-        loads.append(folder)
-        return load(cls, folder)
+    def counted(folder, name):
+        loads.append(name)
+        return load_weights(folder, name)
 
-    monkeypatch.setattr(JetModel, "load", classmethod(counted))
+    for module in (weights_of, kinds_of):
+        monkeypatch.setattr(module, "load_weights", counted)
     monkeypatch.setattr(own_jets, "roc", lambda **_: None)
     monkeypatch.setattr(own_jets.style, "save", lambda *_: None)
     model, weights = KINDS[kind]
     own = OwnJets(inputs / "train", inputs / "test", classes=CLASSES, n_train=20)
     contender = Contender(model, weights, model, inputs / model if model in BACKBONES else None)
     finetune_files(own, contender, SHORT, tmp_path, 1, inputs / "grid", progress=False)
-    assert len(loads) == (model in BACKBONES)
+    assert sorted(loads) == (["model", "tokenizer"] if model in BACKBONES else [])
 
 
 def test_a_classifier_does_not_overwrite_a_model(inputs, tmp_path):
@@ -350,7 +386,7 @@ def test_onnx_gives_the_same_probabilities(
     complete, file_and_arrays, tmp_path, kind, monkeypatch, capsys, record_property
 ):
     """Written by the command, run by ONNX Runtime."""
-    folder, out = complete(kind), tmp_path / "c.onnx"
+    folder, out = complete(kind), tmp_path / "classifier.onnx"
     code, said, _ = command(monkeypatch, capsys, "export", "--classifier", folder, "--onnx", out)
     assert code == 0
     assert "takes pt, eta, phi (jets, constituents); gives probabilities of Tbqq, QCD" in said
@@ -362,10 +398,15 @@ def test_onnx_gives_the_same_probabilities(
         if n_jets > 1:
             some["pt"][1] = 0  # a jet without constituents
         expected = classifier.probabilities(**some, any_pt=True)
-        found = run_onnx(tmp_path / "c.onnx", some)
+        found = run_onnx(out, some)
         assert found.shape == (n_jets, 2) and found.dtype == np.float32
         largest = max(largest, float(np.abs(found - expected).max()))
         if (n_jets, length) == (10, 131):
             assert np.ptp(expected[:, 0]) > 1e-3
+    monkeypatch.chdir(tmp_path)
+    page = (PROJECT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], as_documented := {})
+    assert as_documented["classes"] == list(CLASSES)
+    assert as_documented["probabilities"].shape == (1, 2)
     record_property("largest difference", largest)
     assert largest < 2e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import awkward as ak
 import numpy as np
 import onnxruntime
 import pytest
@@ -13,7 +12,7 @@ from jetfm.cli import app
 from jetfm.tokenizers import load_tokenizer
 from jetfm.tokenizers.own_jets import tokenize_files
 from jetfm.tokenizers.physical_encoder import PhysicalEncoder
-from tests.data.jetclass_files import FLAGS, jetclass_file, random_jets
+from tests.data.jetclass_files import dense_arrays, jetclass_file, random_jets
 from tests.tokenizers.test_interface import KINDS, made
 
 COUNTS = (3, 40, 1, 2, 131, 17, 25, 60, 9, 33)
@@ -24,26 +23,7 @@ ROUNDING = 1e-5  # of a latent in float32, after a network
 def file_and_arrays(tmp_path_factory):
     """A JetClass file, and what an analysis has of its constituents, zero-padded."""
     path = jetclass_file(tmp_path_factory.mktemp("jets") / "jets.root", COUNTS)
-    of_file = random_jets(COUNTS)
-    dense = {
-        name.removeprefix("part_"): ak.to_numpy(
-            ak.fill_none(ak.pad_none(ak.values_astype(values, np.float64), max(COUNTS)), 0)
-        ).astype(np.float64)
-        for name, values in of_file.items()
-        if name.startswith("part_")
-    }
-    pt = np.hypot(dense["px"], dense["py"])
-    momentum2 = pt**2 + dense["pz"] ** 2
-    arrays = {
-        "pt": pt,
-        "eta": np.arcsinh(dense["pz"] / np.where(pt > 0, pt, 1)),
-        "phi": np.arctan2(dense["py"], dense["px"]),
-        "mass": np.sqrt(np.maximum(dense["energy"] ** 2 - momentum2, 0)),
-    }
-    names = ("charged_hadron", "neutral_hadron", "photon", "electron", "muon")
-    flags = [flag.removeprefix("part_") for flag in FLAGS]
-    arrays |= {f"is_{name}": dense[flag] for name, flag in zip(names, flags, strict=True)}
-    return path, dense | arrays
+    return path, dense_arrays(random_jets(COUNTS))
 
 
 def inputs(encoder, arrays, dtype=np.float64) -> dict[str, np.ndarray]:
