@@ -32,7 +32,7 @@ def jetfm(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
 OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = (
     "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
-    "stages", "budget", "compare",
+    "stages", "budget", "compare", "score", "export",
 )  # fmt: skip
 
 
@@ -91,6 +91,13 @@ def test_as_a_program(tmp_path):
         ),
         (("finetune", *OWN, "--model", "m"), "both"),
         (("finetune", *OWN, "--strategy", "best"), "one of main"),
+        (("score", "--classifier", "c", "--jets", "j"), "--out: found nothing"),
+        (("score", "--classifier", "c", "--jets", "j", "--out", "x"), "classifier.json"),
+        (("export", "--classifier", "c"), "--onnx: found nothing"),
+        (("export", "--onnx", "x"), "found neither; expected one of them"),
+        (("export", "--onnx", "x", "--classifier", "c"), "classifier.json"),
+        (("export", "--onnx", "x", "--tokenizer", "t"), "tokenizer.json"),
+        (("export", "--onnx", "x", "--tokenizer", "t", "--classifier", "c"), "found both"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(jetfm, arguments, expected, tmp_path):

@@ -274,7 +274,8 @@ def finetune(
 ) -> None:
     """Fine-tune: every task of the profile, or one classifier on jets of your own.
 
-    With --train, --test and --out: one fit, scores of the test jets as parquet, and a ROC figure.
+    With --train, --test and --out: one fit, scores of the test jets as parquet, a ROC figure, and
+    the classifier, which `jetfm score` uses on other jets.
     Without: all tasks, contenders and training sizes of the profile.
     """
     given = {"--train": train, "--test": test, "--out": out}
@@ -311,4 +312,4 @@ def finetune(
     )
     text = f"accuracy {metrics['accuracy']:.4f} +- {metrics['accuracy_error']:.4f} (test jets)"
     typer.echo(f"{contender.text}, {metrics['n_train']} training jets: {text}")
-    typer.echo(f"scores, metrics and ROC figure in {out}")
+    typer.echo(f"scores, metrics, ROC figure and the classifier, for `jetfm score`, in {out}")

@@ -110,20 +110,11 @@ class LabelledJets:
 
         'x' is (B, T, F) in network space, or ids (B, T) where the jets have `tokens`.
         """
-        if self.tokens is None:
-            physical, mask = self.store.dense(
-                indices, self.max_constituents, self.preprocessing.features
-            )
-            x = torch.as_tensor(self.preprocessing.forward(physical, mask), dtype=torch.float32)
-        else:
-            rows, mask = self.token_store.rows_of(indices, self.max_constituents)
-            x = torch.as_tensor(padded(self.token_store.ids[rows], mask, np.int64))
-        return {
-            "x": x,
-            "mask": torch.as_tensor(mask),
-            "n_constituents": torch.as_tensor(self.store.n_constituents[indices]),
-            "label": torch.as_tensor(self.labels[indices]).long(),
-        }
+        tokens = None if self.tokens is None else self.token_store
+        batch = network_batch(
+            self.store, indices, self.preprocessing, self.max_constituents, tokens
+        )
+        return batch | {"label": torch.as_tensor(self.labels[indices]).long()}
 
     def hashes(self, indices: np.ndarray) -> set[bytes]:
         """A hash of each jet's constituents: the same jet in two splits has the same one.
@@ -149,3 +140,27 @@ class LabelledJets:
         ]
         n = min(map(len, sides))
         return np.stack([side[:n] for side in sides], axis=1).ravel()
+
+
+def network_batch(
+    store: JetStore,
+    indices: np.ndarray,
+    preprocessing: Preprocessing,
+    max_constituents: int,
+    tokens: TokenStore | None = None,
+) -> dict[str, Tensor]:
+    """'x', 'mask' and 'n_constituents' of some jets of a store, labelled or not.
+
+    'x' is (B, T, F) in network space, or ids (B, T) where `tokens` are the jets' own.
+    """
+    if tokens is None:
+        physical, mask = store.dense(indices, max_constituents, preprocessing.features)
+        x = torch.as_tensor(preprocessing.forward(physical, mask), dtype=torch.float32)
+    else:
+        rows, mask = tokens.rows_of(indices, max_constituents)
+        x = torch.as_tensor(padded(tokens.ids[rows], mask, np.int64))
+    return {
+        "x": x,
+        "mask": torch.as_tensor(mask),
+        "n_constituents": torch.as_tensor(store.n_constituents[indices]),
+    }

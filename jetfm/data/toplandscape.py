@@ -7,7 +7,8 @@ The first and the last are all that is read.
 
 Chunks have the form of `jetfm.data.jetclass`, so the same store, features and batches serve, with
 the conventions of our JetClass: angles relative to the vector sum of the constituents, eta not
-flipped, falling pt. Signal is ``Tbqq``, background ``QCD``. The files know nothing of the jet but
+flipped, falling pt. Signal is ``Tbqq``, background ``QCD``; without the column of labels all are of
+unknown class. The files know nothing of the jet but
 its constituents, so ``jets.jet`` is their sum too, and soft-drop mass and N-subjettiness are
 computed from them, in JetClass's definitions. A jet without constituents is kept; all its momenta
 are 0 and its substructure is NaN.
@@ -66,7 +67,7 @@ def iterate(
     Raises
     ------
     JetfmError
-        A file that `PandasTable` refuses, a missing column, no jets, values that are not finite,
+        A file that `PandasTable` refuses, a missing momentum, no jets, values that are not finite,
         a constituent with energy but no transverse momentum, a label other than 0 and 1, momenta
         in the wrong unit. The message names the file and the cause.
     """
@@ -86,8 +87,11 @@ def iterate(
             end = min(end, len(table))
             for start in range(first, end, step):
                 stop = min(start + step, end)
-                *components, labels = table.read(start, stop, [*_MOMENTA, [_LABEL]])
-                yield _jets(path, components, labels[:, 0], start, pt_range, with_substructure)
+                labelled = _LABEL in table.columns
+                groups = [*_MOMENTA, [_LABEL]] if labelled else _MOMENTA
+                components = table.read(start, stop, groups)
+                labels = components.pop()[:, 0] if labelled else None
+                yield _jets(path, components, labels, start, pt_range, with_substructure)
                 del components, labels
 
 
@@ -105,6 +109,9 @@ def count_classes(
     found = np.zeros(len(layout.class_names) + 1, np.int64)
     with PandasTable(path) as table:
         first, end = rows or (0, len(table))
+        if _LABEL not in table.columns:
+            found[-1] = min(end, len(table)) - first
+            return found
         for start in range(first, min(end, len(table)), _LABELS_AT_ONCE):
             stop = min(start + _LABELS_AT_ONCE, end, len(table))
             (labels,) = table.read(start, stop, [[_LABEL]])
@@ -135,7 +142,8 @@ def build_toplandscape_store(
     def until_enough(path: Path, step: int, features: Sequence[str]) -> Iterator[ak.Array]:
         for jets in iterate(path, step, features, pt_range):
             yield jets
-            n_read[:] += np.bincount(ak.to_numpy(jets.label), minlength=len(CLASSES))
+            known = ak.to_numpy(jets.label[jets.label >= 0])
+            n_read[:] += np.bincount(known, minlength=len(CLASSES))
             if jets_per_class is not None and (n_read[_INDICES] >= jets_per_class).all():
                 return
 
@@ -145,12 +153,12 @@ def build_toplandscape_store(
 def _jets(
     path: Path,
     components: Sequence[np.ndarray],
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     start: int,
     pt_range: tuple[float, float] | None,
     with_substructure: bool,
 ) -> ak.Array:
-    """Jets from four (B, 200) arrays px, py, pz, energy and (B,) labels."""
+    """Jets from four (B, 200) arrays px, py, pz, energy and (B,) labels, or None without."""
     used = np.any([component != 0 for component in components], axis=0)  # true for NaN, too
     counts = used.sum(axis=1)
     jet_index = np.repeat(np.arange(len(counts)), counts)
@@ -175,7 +183,7 @@ def _jets(
         "constituents": ak.unflatten(constituents, counts),
         "jet": axis,
         "axis": axis,
-        "label": _class_index(path, labels, start),
+        "label": np.full(len(counts), -1) if labels is None else _class_index(path, labels, start),
     }
     return ak.zip(fields | shapes, depth_limit=1)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from jetfm.errors import JetfmError
 from jetfm.models.attention import attention, dropout, score_bias
 from jetfm.models.cache import KVCache
+from jetfm.models.exporting import exporting
 from jetfm.models.fast_block import attention_half, mlp_half
 
 
@@ -106,6 +107,8 @@ class Block(nn.Module):
         With dropout it takes up to a quarter less at the paper's size, and as long at the laptop's;
         without, the plain form takes 5 to 30 % less at the laptop's, and as long at the paper's.
         """
+        if exporting():
+            return False
         dropping = self.training and (self.p > 0 or self.attention.p > 0)
         return dropping or bias is not None or torch.is_autocast_enabled("cpu")
 
@@ -168,8 +171,8 @@ class Stack(nn.Module):
             for its gradient. With caches (B, H, S, T): of the newest S positions to all T so far.
         """
         causal = causal or caches is not None
-        if causal or (mask is not None and mask.device.type == "cpu" and bool(mask.all())):
-            mask = None  # on a GPU the question would cost more than the mask
+        if causal or _all_real(mask):
+            mask = None
         elif mask is not None:
             # a jet without constituents still needs one key: softmax over nothing is NaN
             empty = ~mask.any(1, keepdim=True)
@@ -184,6 +187,11 @@ class Stack(nn.Module):
     def new_caches(self) -> list[KVCache]:
         """Empty key-value caches for one batch of sequences."""
         return [KVCache() for _ in self.blocks]
+
+
+def _all_real(mask: Tensor | None) -> bool:
+    """Whether nothing is padded; not asked on a GPU, where it would cost more than the mask."""
+    return mask is not None and mask.device.type == "cpu" and not exporting() and bool(mask.all())
 
 
 class Transformer(Stack):

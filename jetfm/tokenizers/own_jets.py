@@ -14,11 +14,12 @@ from jetfm.runtime.device import current_device
 from jetfm.storage.files import make_folder
 from jetfm.storage.locks import exclusive
 from jetfm.tokenizers.encoding import tokenize
+from jetfm.tokenizers.interface import Tokenizer
 from jetfm.tokenizers.kinds import load_tokenizer
 
 
 def tokenize_files(
-    tokenizer_folder: str | Path,
+    tokenizer: str | Path | Tokenizer,
     jets: Paths,
     out: str | Path,
     seed: int = 1,
@@ -36,7 +37,7 @@ def tokenize_files(
 
     Parameters
     ----------
-    tokenizer_folder : of a trained tokenizer
+    tokenizer : a trained one, or its folder
     jets : a jets store, or files as `jetfm.data.own_jets.store_of` takes them, whose store is
         written to ``out/jets`` first
     out : folder of the token store; one that is complete already, by the same tokenizer from the
@@ -51,7 +52,9 @@ def tokenize_files(
     JetfmError
         Missing, damaged or mismatched files, or a complete token store of other jets.
     """
-    tokenizer, out = load_tokenizer(tokenizer_folder), make_folder(out)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = load_tokenizer(tokenizer)
+    out = make_folder(out)
     with exclusive(out, print, "tokenize."):
         features = tokenizer.preprocessing.features
         store = store_of(jets, out / "jets", progress, features, any_pt, layout)

@@ -106,3 +106,29 @@ def test_tokens_of_own_files(folder, tmp_path):
     assert len(tokens) == 130
     np.testing.assert_array_equal(tokens.n_constituents[: len(table)][narrow], counts[narrow])
     assert (np.asarray(tokens.labels) == -1).all()
+
+
+def test_a_classifier_scores_own_files_by_their_own_names(folder, tmp_path, monkeypatch):
+    """With and without labels: the same probabilities."""
+    monkeypatch.setattr(own_jets.style, "save", lambda *_: None)
+    profile = tmp_path / "short.yaml"
+    profile.write_text(
+        "extends: smoke\nfinetuning: {max_steps: 2, validate_every: 1, n_bootstrap: 2}\n"
+    )
+    (tmp_path / "map.yaml").write_text(MAP + "classes: {narrow: kind == 10, dark: kind == 21}\n")
+    run("finetune", "--profile", profile, "--train", folder / "train", "--test", folder / "test",
+        "--branches", tmp_path / "map.yaml", "--baseline", "deepsets",
+        "--out", tmp_path / "out")  # fmt: skip
+    tables = {}
+    for name, where in (("named", tmp_path / "map.yaml"), ("unnamed", folder / "map.yaml")):
+        said = run("score", "--classifier", tmp_path / "out", "--jets", folder / "test",
+                   "--branches", where, "--out", tmp_path / f"{name}.parquet")  # fmt: skip
+        assert ("accuracy" in said) == (name == "named")
+        tables[name] = parquet.read_table(tmp_path / f"{name}.parquet").to_pydict()
+    assert tables["named"]["p_dark"] == tables["unnamed"]["p_dark"]
+    assert set(tables["named"]["class"]) == {"narrow", "dark", None}
+    assert set(tables["unnamed"]["class"]) == {None} == set(tables["unnamed"]["label"])
+    of_fit = parquet.read_table(tmp_path / "out" / SCORES).to_pydict()
+    scored = np.array(tables["named"]["p_dark"])[of_fit["jet"]]
+    np.testing.assert_allclose(scored, of_fit["p_dark"], rtol=1e-5)
+    assert [one for one in tables["named"]["class"] if one] == of_fit["class"]
