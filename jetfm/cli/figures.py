@@ -9,10 +9,12 @@ import typer
 
 from jetfm.cli.options import (
     AnyPtOption,
+    BranchesOption,
     DataOption,
     DryRunOption,
     ProfileOption,
     SeedOption,
+    layout_of,
     pipeline_of,
     profile_of,
 )
@@ -102,14 +104,18 @@ def budget(
 def compare(
     jets: Annotated[
         list[Path],
-        typer.Option(help="A jets store, or ROOT or h5 files of jets or folders of them."),
+        typer.Option(help="A jets store, or ROOT, parquet or h5 files or folders of them."),
     ],
     other: Annotated[list[Path], typer.Option("--with", help="The jets to hold them against.")],
     out: Annotated[Path, typer.Option(help="Folder for the numbers and the figure.")] = Path(
         "compare"
     ),
     classes: Annotated[
-        str, typer.Option(help="Only jets of these classes, commas between, e.g. QCD.")
+        str,
+        typer.Option(
+            help="Only jets of these classes, commas between, e.g. QCD; or by expression, e.g. "
+            "'QCD: jet_label >= 161'."
+        ),
     ] = "",
     n_jets: Annotated[
         int | None, typer.Option(help="At most so many of each, at random; all by default.")
@@ -119,12 +125,14 @@ def compare(
     ] = 3,
     seed: SeedOption = None,
     any_pt: AnyPtOption = False,
+    branches: BranchesOption = None,
 ) -> None:
     """Compare two sets of jets: means, quantiles, KS distances, a classifier test, one figure."""
     from jetfm.judging.compare import as_text, compare_files
 
-    names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    options = {"n_jets": n_jets, "n_seeds": tests, "seed": seed or 0, "any_pt": any_pt}
+    layout, names = layout_of(branches, classes)
+    options = {"n_jets": n_jets, "n_seeds": tests, "seed": seed or 0}
+    options |= {"any_pt": any_pt, "layout": layout}
     result = compare_files(jets, other, out, names, **options)
     typer.echo(as_text(result, tuple(result["names"])))
     typer.echo(f"numbers and figure in {out}")

@@ -106,12 +106,13 @@ class Backbone(nn.Module):
         mask : (B, T+1), True there and at real constituents
         """
         self._check(x, mask, n_constituents)
-        embedded = torch.cat([self._start(len(x)), self._constituents(x)], 1)
+        n_jets = x.shape[0]  # len would fix it in an exported network
+        embedded = torch.cat([self._start(n_jets), self._constituents(x)], 1)
         embedded = self._conditioned(embedded, n_constituents)
         n_registers = self.settings.n_registers
         if n_registers:
-            embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
-        visible = torch.cat([mask.new_ones(len(x), n_registers + 1), mask], 1)
+            embedded = torch.cat([self.registers.expand(n_jets, -1, -1), embedded], 1)
+        visible = torch.cat([mask.new_ones(n_jets, n_registers + 1), mask], 1)
         bias = None
         if self.settings.pair_bias:  # of pairs of constituents alone
             bias = F.pad(self.pair_bias(x, mask), (n_registers + 1, 0, n_registers + 1, 0))

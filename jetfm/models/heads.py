@@ -280,7 +280,7 @@ class ClassAttentionBlock(nn.Module):
 
     def forward(self, token: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         """Update the token (B, 1, C) from x (B, T, C) where `mask` (B, T) is True."""
-        seen = torch.cat([mask.new_ones(len(x), 1), mask], 1)
+        seen = torch.cat([mask.new_ones(x.shape[0], 1), mask], 1)
         keys = self.norm(torch.cat([token, x], 1))
         (wq, wk, wv), (bq, bk, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         q, k, v = (
@@ -311,7 +311,7 @@ class ClassHead(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, n_classes) of the backbone's output (B, T, C) and its mask (B, T)."""
         x = self.project(hidden)
-        token = self.token.expand(len(x), -1, -1)
+        token = self.token.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             token = block(token, x, mask)
         return self.out(token.squeeze(1))

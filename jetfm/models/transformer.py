@@ -21,6 +21,7 @@ from jetfm.errors import JetfmError
 from jetfm.models.attention import attention, dropout, score_bias
 from jetfm.models.cache import KVCache
 from jetfm.models.compiled import compiled_form
+from jetfm.models.exporting import exporting
 from jetfm.models.fast_block import attention_half, mlp_half
 from jetfm.models.packing import Packing
 
@@ -140,9 +141,10 @@ class Block(AnyBlock):
 
         With dropout it takes up to a quarter less at the paper's size, and as long at the laptop's;
         without, the plain form takes 5 to 30 % less at the laptop's, and as long at the paper's.
+        It has no dropout of what the attention adds, and is nothing for another runtime.
         """
-        if self.training and self.p_residual > 0:
-            return False  # which it does not have
+        if exporting() or (self.training and self.p_residual > 0):
+            return False
         dropping = self.training and (self.p > 0 or self.attention.p > 0)
         return dropping or bias is not None or torch.is_autocast_enabled("cpu")
 
@@ -207,8 +209,8 @@ class Stack(nn.Module):
             for its gradient. With caches (B, H, S, T): of the newest S positions to all T so far.
         """
         causal = causal or caches is not None
-        if causal or (mask is not None and mask.device.type == "cpu" and bool(mask.all())):
-            mask = None  # on a GPU the question would cost more than the mask
+        if causal or _all_real(mask):
+            mask = None
         elif mask is not None:
             # a jet without constituents still needs one key: softmax over nothing is NaN
             empty = ~mask.any(1, keepdim=True)
@@ -223,6 +225,11 @@ class Stack(nn.Module):
     def new_caches(self) -> list[KVCache]:
         """Empty key-value caches for one batch of sequences."""
         return [KVCache() for _ in self.blocks]
+
+
+def _all_real(mask: Tensor | None) -> bool:
+    """Whether nothing is padded; not asked on a GPU, where it would cost more than the mask."""
+    return mask is not None and mask.device.type == "cpu" and not exporting() and bool(mask.all())
 
 
 class Transformer(Stack):
