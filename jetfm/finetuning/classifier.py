@@ -220,6 +220,13 @@ class Classifier(SavedModule):
         return config
 
     @classmethod
+    def load(cls, folder: str | Path) -> Classifier:
+        if not (Path(folder) / f"{cls.kind}.json").exists():
+            expected = "the folder that `jetfm finetune` left at --out"
+            raise JetfmError(folder, f"no {cls.kind}.json", expected)
+        return super().load(folder)
+
+    @classmethod
     def from_config(cls, config: dict[str, Any]) -> Classifier:
         preprocessing = Preprocessing.from_dict(config["preprocessing"])
         classes, architecture = config["classes"], config["architecture"]
