@@ -32,7 +32,7 @@ def jetfm(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
 OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = (
     "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
-    "stages", "budget", "compare", "score", "export",
+    "stages", "budget", "compare", "results", "paper-map", "score", "export",
 )  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def test_as_a_program(tmp_path):
         (("figures", "--profile", "desktop"), "laptop"),
         (("pretrain", "--profile", "absent.yaml"), "absent.yaml"),
         (("figures", "--data", "/nowhere"), "/nowhere"),
+        (("figures", "--only", "fig01", "fig99"), "--only: found 'fig99'"),
+        (("results", "--profile", "gpu", "--out", "x"), "make paper-figures PROFILE=gpu"),
         (("simulate", "--out", "x", "--classes", "QCD,Zqqq"), "Zqqq"),
         (("simulate", "--out", "x", "--jets-per-class", "0"), "0"),
         (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),

@@ -1,6 +1,6 @@
 """``python -m jetfm``: the stages of the notebooks as commands, for a terminal or a cluster job.
 
-A module a group of commands: jets, models, classifiers, figures; options that they share in
+A module a group of commands: jets, models, classifiers, figures, results; shared options in
 ``options``. Commands check what was typed, call the library and say what came out; nothing is
 computed here.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jetfm.cli import classifiers, figures, jets, models
+from jetfm.cli import classifiers, figures, jets, models, results
 from jetfm.errors import JetfmError
 from jetfm.storage.paths import expanded
 from jetfm.version import __version__
@@ -37,6 +37,8 @@ for command in (
     figures.stages,
     figures.budget,
     figures.compare,
+    results.results,
+    results.paper_map,
 ):
     app.command()(command)
 
@@ -50,7 +52,7 @@ def _version(
         raise typer.Exit
 
 
-LISTS = ("--jets", "--with", "--train", "--test", "--val")  # options that take several paths
+LISTS = ("--jets", "--with", "--train", "--test", "--val", "--only")  # options that take several
 
 
 def _one_by_one(arguments: list[str]) -> list[str]:

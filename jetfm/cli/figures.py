@@ -16,6 +16,7 @@ from jetfm.cli.options import (
     pipeline_of,
     profile_of,
 )
+from jetfm.settings.profiles import Profile
 
 
 def figures(
@@ -23,10 +24,25 @@ def figures(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Draw these figures alone, from the stages that they read: names "
+            "(fig05_finetuning), beginnings (fig04), patterns ('fig02_class_*'), or a paper's "
+            "figure (2403.05618:7, or fig07 where no notebook has that number)."
+        ),
+    ] = None,
 ) -> None:
-    """Execute the notebooks in order and make every figure. Up-to-date ones are left alone."""
+    """Execute the notebooks in order and make every figure. Up-to-date ones are left alone.
+
+    Ends with a page of all figures and claims, index.html in the figures' folder.
+    """
+    if only:
+        _alone(profile_of(profile, data, seed, dry_run), only)
+        return
     from jetfm import ledger
     from jetfm.notebooks import run_all
+    from jetfm.results.state import PAGE, is_up_to_date
     from jetfm.storage.paths import figures_folder
 
     settings = profile_of(profile, data, seed, dry_run)
@@ -37,6 +53,19 @@ def figures(
     entries = ledger.load(folder / "ledger.json")
     typer.echo(f"\n{ledger.as_text(entries)}\n{ledger.summary(entries)}")
     typer.echo(f"{len(list(folder.glob('*.png')))} figures in {folder}")
+    if not is_up_to_date(settings.name):
+        # seconds of imports, which a second call does without
+        from jetfm.results.page import make_page
+
+        make_page(settings)
+    typer.echo(f"all of it on one page: {folder / PAGE}")
+
+
+def _alone(settings: Profile, patterns: list[str]) -> None:
+    from jetfm.results.alone import draw_alone, figures_named
+
+    for path in draw_alone(settings, figures_named(patterns)):
+        typer.echo(path)
 
 
 def stages(
