@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jetfm.cli.options import AnyPtOption, BranchesOption, layout_of
+from jetfm.cli.options import BranchesOption, layout_of
 from jetfm.errors import JetfmError
 
 
@@ -22,7 +22,14 @@ def score(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file for the scores.")] = None,
-    any_pt: AnyPtOption = False,
+    any_pt: Annotated[
+        bool,
+        typer.Option(
+            "--any-pt",
+            help="Take jets of any pT, known to be in GeV; by default those near the pT of the "
+            "classifier's training jets alone.",
+        ),
+    ] = False,
     branches: BranchesOption = None,
 ) -> None:
     """Score jets with a classifier that `jetfm finetune` made, which needs nothing else.

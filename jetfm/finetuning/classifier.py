@@ -31,7 +31,7 @@ from jetfm.finetuning.contenders import Contender, baseline
 from jetfm.finetuning.study import EVALUATION_BATCH, log_probabilities
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import BatchClassifier, JetClassifier
-from jetfm.models.physical_input import PhysicalInput, sorted_by
+from jetfm.models.physical_input import PhysicalInput, falling_rank, sorted_by
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.jagged import padded
 from jetfm.runtime.device import current_device
@@ -44,6 +44,7 @@ from jetfm.tokenizers.kinds import tokenizer_of
 from jetfm.tokenizers.own_jets import tokenize_files
 
 _AT_ONCE = 50_000  # jets in memory
+_WINDOWS = 1024  # random orders that jets share
 _FOR_THE_RANGE = 10_000  # jets whose pt is looked at
 _CENTRAL = (0.01, 0.99)  # quantiles: the range of pt of the training jets
 
@@ -83,6 +84,8 @@ class Classifier(SavedModule):
         self.pt_range, self.seed = pt_range, seed
         half_width = None if tokenizer is None else tokenizer.settings.half_width
         self.input = PhysicalInput(preprocessing, max_constituents, half_width)
+        shuffle = np.random.default_rng(seed).permutation(max(_WINDOWS, max_constituents))
+        self.register_buffer("shuffle", torch.as_tensor(shuffle), persistent=False)
 
     # Use -----------------------------------------------------------------------------------------
 
@@ -106,8 +109,8 @@ class Classifier(SavedModule):
 
         Notes
         -----
-        Constituents of a tokenizer that wants them in random order come in falling pt; that makes a
-        difference to causal networks alone.
+        A causal network of a tokenizer that wants constituents in random order gets them in one, as
+        it was trained, which the jet itself decides; files get another one, as test jets do.
         """
         arrays = _dense(self.input.names, {"pt": pt, "eta": eta, "phi": phi, **others})
         pt = arrays[0]
@@ -200,9 +203,24 @@ class Classifier(SavedModule):
         if self.tokenizer is not None:
             x = self.tokenizer.encode_known(x, mask).clamp(min=0)
         if getattr(self.network, "causal", False):  # it needs them in order, padding last
-            x, mask = sorted_by(torch.where(mask, arrays[0], 0), x, mask)
+            key = torch.where(mask, arrays[0], 0)
+            if self.tokenizer is not None and self.tokenizer.settings.order == "random":
+                key = self._random_key(key, x, mask)
+            x, mask = sorted_by(key, x, mask)
         batch = {"x": x, "mask": mask, "n_constituents": n_constituents}
         return self.network(batch).softmax(1)
+
+    def _random_key(self, pt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, T) keys of a random order of each jet's constituents, 0 where padded.
+
+        In integers, so that it is the same wherever it runs: the constituents, in falling pt, take
+        places in a row from one permutation of all classifiers of this seed, and their tokens say
+        from where on.
+        """
+        start = torch.where(mask, ids, 0).sum(1, keepdim=True)
+        return torch.where(
+            mask, 1 + self.shuffle[(start + falling_rank(pt)) % len(self.shuffle)], 0
+        )
 
     # Files ---------------------------------------------------------------------------------------
 
@@ -218,6 +236,13 @@ class Classifier(SavedModule):
         if self.tokenizer is not None:
             config |= {"tokenizer": self.tokenizer.config, "seed": self.seed}
         return config
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Classifier:
+        if not (Path(folder) / f"{cls.kind}.json").exists():
+            expected = "the folder that `jetfm finetune` left at --out"
+            raise JetfmError(folder, f"no {cls.kind}.json", expected)
+        return super().load(folder)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Classifier:

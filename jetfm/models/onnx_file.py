@@ -42,7 +42,7 @@ def write_onnx(
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        expected = "them installed: python -m pip install 'jetfm[onnx]'"
+        expected = f"it installed: python -m pip install {' '.join(PACKAGES)}"
         raise JetfmError("--onnx", f"no package {' or '.join(missing)}", expected)
     sizes = {0: torch.export.Dim("jets"), 1: torch.export.Dim("constituents")}
     example = tuple(torch.rand(_EXAMPLE) for _ in inputs)

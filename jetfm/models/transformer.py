@@ -141,10 +141,9 @@ class Block(AnyBlock):
 
         With dropout it takes up to a quarter less at the paper's size, and as long at the laptop's;
         without, the plain form takes 5 to 30 % less at the laptop's, and as long at the paper's.
-        It has no dropout of what the attention adds, and is nothing for another runtime.
         """
         if exporting() or (self.training and self.p_residual > 0):
-            return False
+            return False  # no form to write down, and none with that dropout
         dropping = self.training and (self.p > 0 or self.attention.p > 0)
         return dropping or bias is not None or torch.is_autocast_enabled("cpu")
 

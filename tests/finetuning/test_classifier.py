@@ -51,6 +51,7 @@ KINDS = {
     "tokens": ("tokens", "finetuned"),
     "omnijet": ("omnijet", "finetuned"),
     "omnijet-fixed": ("omnijet", "fixed"),
+    "omnijet-shuffled": ("omnijet-shuffled", "finetuned"),
     "deepsets": ("deepsets", "scratch"),
     "transformer": ("transformer", "scratch"),
     "part": ("part", "scratch"),
@@ -60,7 +61,10 @@ BACKBONES = {
     "pairs": SMALL.model_copy(update={"pair_bias": True}),
     "tokens": BackboneSettings.model_validate(SMALL.model_dump() | {"input": "token-id"}),
     "omnijet": GPT,
+    "omnijet-shuffled": GPT,
 }
+
+SHUFFLED = ("tokens", "omnijet-shuffled")  # tokens in random order
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def inputs(tmp_path_factory):
         tokenizer.save(folder / name)
     torch.manual_seed(5)
     for name, backbone in BACKBONES.items():
-        tokenizer = shuffled if name == "tokens" else grid
+        tokenizer = shuffled if name in SHUFFLED else grid
         settings = PretrainingSettings(backbone=backbone, head={"n_blocks": 0})
         model = JetModel(settings, tokenizer.n_codes, 3, tokenizer.hash, tokenizer.preprocessing)
         randomise(model).save(folder / name)
@@ -98,7 +102,7 @@ def trained(inputs, tmp_path_factory):
             tokenizer = None
             if model in BACKBONES:
                 contender = Contender(model, weights, model, inputs / model)
-                tokenizer = inputs / ("shuffled" if model == "tokens" else "grid")
+                tokenizer = inputs / ("shuffled" if model in SHUFFLED else "grid")
             own = OwnJets(inputs / "train", inputs / "test", classes=CLASSES)
             with pytest.MonkeyPatch.context() as patched:  # the figure takes longer than the fit
                 patched.setattr(own_jets, "roc", lambda **_: None)
@@ -255,7 +259,29 @@ def padded(arrays, length=None, dtype=np.float64):
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_a_causal_network_of_shuffled_tokens_gets_them_shuffled(complete, file_and_arrays):
+    """In an order that depends on the jet, and not on how its constituents come."""
+    path, arrays = file_and_arrays
+    known = jetfm.load_classifier(complete("omnijet-shuffled"))
+    expected = known.probabilities(**arrays)
+    order = ak.argsort(ak.unflatten(np.random.default_rng(2).random(sum(COUNTS)), COUNTS))
+    again = {name: values[order] for name, values in arrays.items()}
+    np.testing.assert_allclose(known.probabilities(**again), expected, rtol=0, atol=1e-6)
+    few = np.array(COUNTS) == 1  # there the order of files is the same
+    files = known.probabilities_of(path)
+    np.testing.assert_allclose(files[few], expected[few], rtol=0, atol=1e-6)
+    assert np.abs(files - expected).max() > 1e-4  # else this test shows nothing
+    pt = torch.arange(20.0).flip(0).expand(2000, -1) + 1
+    ids = torch.randint(0, 64, pt.shape, generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(20) < 18
+    keys = known._random_key(torch.where(mask, pt, 0), ids, mask.expand_as(pt))
+    assert not keys[:, 18:].any() and keys[:, :18].min() > 0
+    assert all(len(row.unique()) == 18 for row in keys[:, :18])
+    first = keys.argmax(1).bincount(minlength=18)[:18]  # uniform, from a thousand orders
+    assert first.sum() == 2000 and 30 < first.min() and first.max() < 250
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "omnijet-shuffled"])
 def test_arrays_of_an_analysis_score_as_its_files(complete, file_and_arrays, kind):
     path, arrays = file_and_arrays
     classifier = jetfm.load_classifier(complete(kind))
@@ -362,7 +388,7 @@ def test_the_command_scores(inputs, complete, tmp_path, monkeypatch, capsys):
 
 def test_a_package_that_is_missing_is_named(complete, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(JetfmError, match=r"no package onnx;.*pip install 'jetfm\[onnx\]'"):
+    with pytest.raises(JetfmError, match="no package onnx;.*pip install onnx onnxscript"):
         export_classifier(complete("deepsets"), tmp_path / "c.onnx")
 
 
