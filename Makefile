@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env paper-figures test bench soak gpu-check lab notebooks lock clean
+.PHONY: help env paper-figures redraw test bench soak gpu-check lab notebooks lock clean
 
 PROFILE ?= laptop
 DATA ?=
@@ -26,6 +26,7 @@ ENV := .venv/.complete
 
 help:
 	@echo "make paper-figures [PROFILE=$(PROFILE)] [DATA=folder] [DRY_RUN=1]  every figure, in figures/<profile>/"
+	@echo "make redraw [PROFILE=$(PROFILE)]  every figure and the page from results/<profile>, in a minute"
 	@echo "make test           physics, mathematics and notebook tests"
 	@echo "make bench          each fast path against its plain reference, one JSON object a line"
 	@echo "make soak           long checks: ten thousand damaged files, the papers' networks through every stage"
@@ -60,6 +61,9 @@ $(ENV): pyproject.toml requirements.lock
 
 paper-figures: $(ENV)
 	@$(PY) -m jetfm figures --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0 no false,$(DRY_RUN)),--dry-run)
+
+redraw: $(ENV)
+	@$(PY) -m jetfm redraw "results/$(PROFILE)"
 
 test: $(ENV)
 	@$(PY) -m ruff check jetfm tests benchmarks soak conftest.py

@@ -38,6 +38,7 @@ for command in (
     figures.budget,
     figures.compare,
     results.results,
+    results.redraw,
     results.paper_map,
 ):
     app.command()(command)

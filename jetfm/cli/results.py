@@ -18,12 +18,29 @@ def results(
     out: Annotated[Path, typer.Option(help="Folder for RESULTS.md and its pictures.")] = Path(
         "docs"
     ),
+    keep: Annotated[
+        Path, typer.Option(help="Folder for the numbers behind the figures, by profile.")
+    ] = Path("results"),
 ) -> None:
-    """Write pictures and ledger of a finished profile as Markdown, for readers of a repository."""
+    """Write pictures and ledger of a finished profile as Markdown, for readers of a repository.
+
+    The numbers behind the figures are kept, too: `jetfm redraw` draws all of it from them again.
+    """
     settings = profile_of(profile, data, seed, dry_run)
+    from jetfm.results.redrawn import keep_results
     from jetfm.results.repository import write_results
 
-    typer.echo(f"written to {write_results(settings.name, out)}")
+    numbers = keep_results(settings.name, keep / settings.name)
+    typer.echo(f"written to {write_results(settings.name, out)}, numbers kept in {numbers}")
+
+
+def redraw(
+    kept: Annotated[Path, typer.Argument(help="Folder of kept results.")] = Path("results/laptop"),
+) -> None:
+    """Draw every figure and the page of kept results; nothing is trained, no notebook run."""
+    from jetfm.results.redrawn import redraw as draw_again
+
+    typer.echo(f"all of it on one page: {draw_again(kept)}")
 
 
 def paper_map(

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from jetfm import ledger
 from jetfm.errors import JetfmError
 from jetfm.figures import CAPTIONS, LEDGER, style
+from jetfm.figures.drawings import draw_and_save
 from jetfm.ledger.measurements import measure
 from jetfm.pipeline.finetuning import FinetuningStages
 from jetfm.pipeline.generation import GenerationStages
@@ -123,7 +124,7 @@ class Pipeline:
         """
         if self.only and name not in self.only:
             return None
-        figure, picture = _draw(draw, name, as_json(data), self.figures)
+        figure, picture = draw_and_save(draw, name, as_json(data), self.figures)
         style.show(picture, figure)
         return figure
 
@@ -132,7 +133,7 @@ class Pipeline:
         series = {n: data for n, data in series.items() if not self.only or n in self.only}
         tasks = [(draw, name, as_json(data), self.figures) for name, data in series.items()]
         # on all cores beside a GPU, too, which drawing does not use
-        run_fits(_draw_in_worker, tasks, n_cores(), "figures", self.run.progress, "figure")
+        run_fits(draw_in_worker, tasks, n_cores(), "figures", self.run.progress, "figure")
         for name in series:
             style.show(self.figures / f"{name}.png")
 
@@ -155,17 +156,10 @@ class Pipeline:
         return pictures
 
 
-def _draw(
-    draw: Callable[..., Figure], name: str, data: Mapping, folder: Path
-) -> tuple[Figure, Path]:
-    """A figure, and the path of its picture."""
-    figure = draw(**data)
-    return figure, style.save(figure, data, name, folder)
-
-
-def _draw_in_worker(draw: Callable[..., Figure], name: str, data: Mapping, folder: Path) -> None:
+def draw_in_worker(draw: Callable[..., Figure], name: str, data: Mapping, folder: Path) -> None:
+    """In a process of its own, where nobody looks at it."""
     style.use_style()
-    figure, _ = _draw(draw, name, data, folder)
+    figure, _ = draw_and_save(draw, name, data, folder)
     plt.close(figure)
 
 

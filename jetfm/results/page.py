@@ -37,17 +37,23 @@ def make_page(profile: Profile, say: Callable[[str], None] = print) -> Path:
     JetfmError
         A figure or the ledger is missing.
     """
-    folder = figures_folder(profile.name)
-    with exclusive(folder, say):
+    with exclusive(figures_folder(profile.name), say):
         record_run(profile)
-        results, notebooks = shown.load_results(profile.name), executed(profile.name)
+    return write_page(profile.name, say)
+
+
+def write_page(profile: str, say: Callable[[str], None] = print) -> Path:
+    """The same of figures that say themselves where they come from (``run.json``)."""
+    folder = figures_folder(profile)
+    with exclusive(folder, say):
+        results, notebooks = shown.load_results(profile), executed(profile)
         environment = _environment()
         for name, path in notebooks.items():
             text = environment.get_template("notebook.html.jinja").render(
                 title=shown.title_of(path),
                 name=name,
                 cells=cells_as_html(path, folder),
-                profile=profile.name,
+                profile=profile,
                 code_style=CODE_STYLE,
             )
             write_text(folder / f"{name}.html", text)
@@ -57,7 +63,7 @@ def make_page(profile: Profile, say: Callable[[str], None] = print) -> Path:
             summary=ledger.summary(results.entries),
             facts=shown.facts(results),
             size_of=lambda name: _size(folder / f"{name}.png"),
-            state=state_of(profile.name),
+            state=state_of(profile),
         )
         page = write_text(folder / PAGE, text)
         say(f"{page}: {len(results.figures)} figures, {len(results.entries)} claims")

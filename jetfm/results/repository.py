@@ -19,13 +19,16 @@ from jetfm.results.shown import (
     statement,
 )
 from jetfm.storage.files import replacing, write_text
+from jetfm.storage.paths import project_folder
 
 TEXT = "RESULTS.md"
+RESULTS = project_folder() / "results"  # kept numbers, by profile
 _WIDTH = 1000  # pixels of the copies
 
 
 def write_results(profile: str, out: Path) -> Path:
-    """Write ``RESULTS.md`` and, in ``results/<profile>/``, small copies of its pictures.
+    """Write ``RESULTS.md`` and, in ``results/<profile>/``, small copies of its pictures, and the
+    numbers behind each, from which `jetfm.results.redrawn` makes all of it again.
 
     The same figures give the same bytes; copies of figures that are no more are removed.
 
