@@ -1,0 +1,180 @@
+"""Single jets in the (eta, phi) plane, and what a classifier says of them.
+
+A *panel* is a dictionary with 'title' and 'constituents', (n, 3) pt [GeV], eta_rel, phi_rel; and,
+where there is more to show, 'kinds', (n,) places in `KINDS`; 'numbers', the jet's observables by
+name; 'origins', (n, 2) angles from which constituents have moved; 'ids', (n,) tokens; 'removed',
+(n,) bool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+
+from jetfm.figures.jets import CLASS_COLORS
+from jetfm.figures.style import COLORS, LABELS
+from jetfm.schema import class_by_name
+
+#: Name and colour of each kind of constituents, in the order of the schema's flags.
+KINDS = (
+    ("charged hadron", "#D55E00"),
+    ("neutral hadron", "#0072B2"),
+    ("photon", "#E69F00"),
+    ("electron", "#009E73"),
+    ("muon", "#CC79A7"),
+)
+UNKNOWN = ("constituent", "#56789A")
+
+_REACH = 0.9  # of both angles that is drawn
+_RADIUS = 0.8  # of the jets
+_AREA = 4.0  # square points a GeV
+_NAMED_TOKENS = 5  # the leading ones: more would hide each other
+_NAMED_CLASSES = 5
+_COLORS = CLASS_COLORS | {
+    "Hcc": "#56B4E9",
+    "Hgg": "#E69F00",
+    "H4q": "#882255",
+    "Hqql": "#44AA99",
+    "Zqq": "#999933",
+}
+
+
+def event_display(panels: Sequence[Mapping]) -> Figure:
+    """Jets side by side; the area of a constituent is proportional to its pt."""
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.7 * columns, 3.9 * rows + 0.5), squeeze=False
+    )
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        draw_jet(axis, panel)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 1:].flat:
+        axis.set_ylabel("")
+    figure.legend(
+        handles=_legend(panels), loc="outside lower center", ncols=4 * columns, handletextpad=0.1,
+        columnspacing=1.0, fontsize=8.5,
+    )  # fmt: skip
+    return figure
+
+
+def removal(
+    panel: Mapping,
+    kept: Sequence[int],
+    pt: Sequence[float],
+    probabilities: Sequence[Sequence[float]],
+    classes: Sequence[str],
+    truth: str,
+    n_kept: int,
+) -> Figure:
+    """A jet of which some constituents are gone, and class scores against the number kept.
+
+    Parameters
+    ----------
+    panel : the jet, with 'removed'
+    kept, pt, probabilities : as of `jetfm.explore.removal.Removal`; pt [GeV]
+    classes : of the columns of `probabilities`
+    truth : the jet's class; empty where it is not known or not one of `classes`
+    n_kept : of the jet as it is drawn
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6), width_ratios=(4.2, 5))
+    draw_jet(left, panel)
+    scores = np.asarray(probabilities)
+    highest = np.argsort(-scores.max(0), kind="stable")
+    named = {classes[place] for place in highest[:_NAMED_CLASSES]} | {truth}
+    style = {"marker": ".", "ms": 3} if len(kept) < 40 else {}
+    for place, name in enumerate(classes):
+        color, text = _COLORS[name], class_by_name(name).latex
+        if name not in named:
+            color, text = "0.85", None
+        right.plot(
+            kept, scores[:, place], color=color, label=text, lw=2.6 if name == truth else 1.3,
+            zorder=3 if name in named else 1, **style,
+        )  # fmt: skip
+    share = np.asarray(pt) / max(pt[-1], np.finfo(float).tiny)
+    right.plot(kept, share, color=COLORS["truth"], ls=":", lw=1.2, label=r"share of $p_\mathrm{T}$")
+    right.axvline(n_kept, color="0.4", lw=0.8)
+    right.set_xlim(0, max(kept[-1], 1) + 0.5)
+    right.set_ylim(0, 1.02)
+    right.set_xlabel("Constituents kept")
+    right.set_ylabel("Class score")
+    right.legend(
+        title=f"truth: {class_by_name(truth).latex}" if truth else None,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )
+    return figure
+
+
+def draw_jet(axis: plt.Axes, panel: Mapping) -> None:
+    """One panel; what lies beyond the frame is counted below."""
+    x = np.asarray(panel["constituents"], float).reshape(-1, 3)
+    kinds = panel.get("kinds")
+    looks = [UNKNOWN] * len(x) if kinds is None else [(*KINDS, UNKNOWN)[kind] for kind in kinds]
+    colors = np.array([color for _, color in looks], dtype=object)
+    removed = np.asarray(panel.get("removed", np.zeros(len(x))), bool)
+    axis.add_patch(Circle((0, 0), _RADIUS, fill=False, ls="--", lw=0.8, color="0.6"))
+    if panel.get("origins") is not None:
+        ways = np.stack([np.asarray(panel["origins"], float).reshape(-1, 2), x[:, 1:]], axis=1)
+        axis.add_collection(LineCollection(ways, colors=list(colors), lw=0.7, alpha=0.6))
+    for gone, look in ((True, {"c": "none", "edgecolors": "0.8"}), (False, {"alpha": 0.55})):
+        some = removed == gone
+        if not gone:
+            look = look | {"c": list(colors[some])}
+        axis.scatter(x[some, 1], x[some, 2], s=_AREA * x[some, 0], lw=0.7, zorder=2, **look)
+    for place in np.argsort(-x[:, 0], kind="stable")[:_NAMED_TOKENS]:
+        if panel.get("ids") is not None:
+            axis.annotate(
+                str(panel["ids"][place]), x[place, 1:], xytext=(4, 4), textcoords="offset points",
+                fontsize=7, annotation_clip=True,
+            )  # fmt: skip
+    axis.set_xlim(-_REACH, _REACH)
+    axis.set_ylim(-_REACH, _REACH)
+    axis.set_aspect("equal")
+    axis.set_xlabel(LABELS["eta_rel"])
+    axis.set_ylabel(LABELS["phi_rel"])
+    outside = int((np.abs(x[:, 1:]) > _REACH).any(1).sum())
+    if outside:
+        axis.text(0.03, 0.03, f"{outside} outside", transform=axis.transAxes, fontsize=7)
+    axis.set_title("\n".join([panel["title"], *_numbers(panel)]), loc="left", fontsize=9.5)
+
+
+def _numbers(panel: Mapping) -> list[str]:
+    """A line of observables, or none."""
+    numbers = panel.get("numbers")
+    if numbers is None:
+        return []
+    return [
+        f"{numbers['n_constituents']:.0f} constituents, "
+        rf"$p_\mathrm{{T}}$ = {_number(numbers['jet_pt'], 0)} GeV, "
+        f"$m$ = {_number(numbers['jet_mass'], 1)} GeV, "
+        rf"$\tau_{{32}}$ = {_number(numbers['tau32'], 2)}"
+    ]
+
+
+def _number(value: float, digits: int) -> str:
+    return "?" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _legend(panels: Sequence[Mapping]) -> list[Line2D]:
+    """Kinds that occur, and three sizes."""
+    some = [set(panel["kinds"]) for panel in panels if panel.get("kinds") is not None]
+    places = sorted(place for place in set().union(*some) if place >= 0)
+    looks = [KINDS[place] for place in places]
+    point = {"marker": "o", "ls": "", "alpha": 0.55}
+    handles = [Line2D([], [], color=color, label=name, ms=6, **point) for name, color in looks]
+    return handles + [
+        Line2D(
+            [], [], color="none", mec="0.4", mfc="none", marker="o", ls="",
+            ms=math.sqrt(_AREA * pt), label=f"{pt} GeV",
+        )
+        for pt in (1, 10, 50)
+    ]  # fmt: skip
