@@ -15,6 +15,7 @@ from typing import Any
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jetfm.data.store import JetStore
@@ -235,10 +236,10 @@ def _latex(class_name: str) -> str:
 
 
 def _png(figure: Figure) -> bytes:
+    """Drawn once, and not cut to what is drawn: the picture would jump from jet to jet."""
     content = io.BytesIO()
-    # not cut to what is drawn: the picture would jump from jet to jet
-    with plt.rc_context({"savefig.bbox": "standard"}):
-        figure.savefig(content, format="png", dpi=_DPI)
+    figure.set_dpi(_DPI)
+    FigureCanvasAgg(figure).print_png(content)
     plt.close(figure)
     return content.getvalue()
 

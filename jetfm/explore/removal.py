@@ -70,9 +70,7 @@ def kept_rows(n_constituents: int, n_kept: int, first: str) -> slice:
     return slice(start, start + n_kept)
 
 
-def removal(
-    classifier: Classifier, store: JetStore, index: int, first: str = "softest"
-) -> Removal:
+def removal(classifier: Classifier, store: JetStore, index: int, first: str = "softest") -> Removal:
     """Score what is left of a jet, for every number of constituents kept.
 
     The classifier sees a jet that never had the others, and is told so where it is told their

@@ -34,6 +34,7 @@ UNKNOWN = ("constituent", "#56789A")
 
 _REACH = 0.9  # of both angles that is drawn
 _RADIUS = 0.8  # of the jets
+_TICKS = (-0.8, -0.4, 0.0, 0.4, 0.8)
 _AREA = 4.0  # square points a GeV
 _NAMED_TOKENS = 5  # the leading ones: more would hide each other
 _NAMED_CLASSES = 5
@@ -50,19 +51,14 @@ def event_display(panels: Sequence[Mapping]) -> Figure:
     """Jets side by side; the area of a constituent is proportional to its pt."""
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.7 * columns, 3.9 * rows + 0.5), squeeze=False
-    )
+    figure, axes = _placed(rows, columns, (3.7 * columns, 4.2 * rows + 0.4), bottom=0.95, top=0.8)
     for axis, panel in zip(axes.flat, panels, strict=False):
         draw_jet(axis, panel)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[:, 1:].flat:
         axis.set_ylabel("")
-    figure.legend(
-        handles=_legend(panels), loc="outside lower center", ncols=4 * columns, handletextpad=0.1,
-        columnspacing=1.0, fontsize=8.5,
-    )  # fmt: skip
+    _draw_legend(figure, panels)
     return figure
 
 
@@ -85,7 +81,8 @@ def removal(
     truth : the jet's class; empty where it is not known or not one of `classes`
     n_kept : of the jet as it is drawn
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6), width_ratios=(4.2, 5))
+    figure, axes = _placed(1, 2, (10.8, 5.2), bottom=0.95, top=0.8, right=1.5)
+    left, right = axes[0]
     draw_jet(left, panel)
     scores = np.asarray(probabilities)
     highest = np.argsort(-scores.max(0), kind="stable")
@@ -102,6 +99,7 @@ def removal(
     share = np.asarray(pt) / max(pt[-1], np.finfo(float).tiny)
     right.plot(kept, share, color=COLORS["truth"], ls=":", lw=1.2, label=r"share of $p_\mathrm{T}$")
     right.axvline(n_kept, color="0.4", lw=0.8)
+    right.minorticks_off()
     right.set_xlim(0, max(kept[-1], 1) + 0.5)
     right.set_ylim(0, 1.02)
     right.set_xlabel("Constituents kept")
@@ -111,6 +109,7 @@ def removal(
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
     )
+    _draw_legend(figure, [panel])
     return figure
 
 
@@ -139,6 +138,9 @@ def draw_jet(axis: plt.Axes, panel: Mapping) -> None:
     axis.set_xlim(-_REACH, _REACH)
     axis.set_ylim(-_REACH, _REACH)
     axis.set_aspect("equal")
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_ticks(_TICKS)
+    axis.minorticks_off()
     axis.set_xlabel(LABELS["eta_rel"])
     axis.set_ylabel(LABELS["phi_rel"])
     outside = int((np.abs(x[:, 1:]) > _REACH).any(1).sum())
@@ -147,16 +149,33 @@ def draw_jet(axis: plt.Axes, panel: Mapping) -> None:
     axis.set_title("\n".join([panel["title"], *_numbers(panel)]), loc="left", fontsize=9.5)
 
 
+def _placed(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    bottom: float,
+    top: float,
+    right: float = 0.1,
+) -> tuple[Figure, np.ndarray]:
+    """Panels with margins in inches: to compute a layout would take longer than to draw."""
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="none")
+    width, height = size
+    figure.subplots_adjust(
+        left=0.75 / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height,
+        wspace=0.28, hspace=0.55,
+    )  # fmt: skip
+    return figure, axes
+
+
 def _numbers(panel: Mapping) -> list[str]:
-    """A line of observables, or none."""
+    """Two lines of observables, or none."""
     numbers = panel.get("numbers")
     if numbers is None:
         return []
+    pt, mass = (_number(numbers[name], 1) for name in ("jet_pt", "jet_mass"))
     return [
-        f"{numbers['n_constituents']:.0f} constituents, "
-        rf"$p_\mathrm{{T}}$ = {_number(numbers['jet_pt'], 0)} GeV, "
-        f"$m$ = {_number(numbers['jet_mass'], 1)} GeV, "
-        rf"$\tau_{{32}}$ = {_number(numbers['tau32'], 2)}"
+        rf"{numbers['n_constituents']:.0f} constituents, $p_\mathrm{{T}}$ = {pt} GeV",
+        rf"$m$ = {mass} GeV, $\tau_{{32}}$ = {_number(numbers['tau32'], 2)}",
     ]
 
 
@@ -164,17 +183,20 @@ def _number(value: float, digits: int) -> str:
     return "?" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _legend(panels: Sequence[Mapping]) -> list[Line2D]:
-    """Kinds that occur, and three sizes."""
+def _draw_legend(figure: Figure, panels: Sequence[Mapping]) -> None:
+    """Kinds that occur, and three sizes, below all panels."""
     some = [set(panel["kinds"]) for panel in panels if panel.get("kinds") is not None]
     places = sorted(place for place in set().union(*some) if place >= 0)
-    looks = [KINDS[place] for place in places]
-    point = {"marker": "o", "ls": "", "alpha": 0.55}
-    handles = [Line2D([], [], color=color, label=name, ms=6, **point) for name, color in looks]
-    return handles + [
-        Line2D(
-            [], [], color="none", mec="0.4", mfc="none", marker="o", ls="",
-            ms=math.sqrt(_AREA * pt), label=f"{pt} GeV",
-        )
+    point = {"marker": "o", "ls": ""}
+    handles = [
+        Line2D([], [], color=color, label=name, ms=6, alpha=0.55, **point)
+        for name, color in (KINDS[place] for place in places)
+    ]
+    handles += [
+        Line2D([], [], mec="0.4", mfc="none", ms=math.sqrt(_AREA * pt), label=f"{pt} GeV", **point)
         for pt in (1, 10, 50)
-    ]  # fmt: skip
+    ]
+    figure.legend(
+        handles=handles, loc="lower center", ncols=len(handles), handletextpad=0.1,
+        columnspacing=1.0, fontsize=8.5,
+    )  # fmt: skip

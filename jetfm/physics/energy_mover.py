@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 import ot
+from scipy.spatial.distance import cdist
 
 
 def energy_mover_distance(jet: np.ndarray, other: np.ndarray) -> float:
@@ -31,7 +32,7 @@ def energy_mover_distance(jet: np.ndarray, other: np.ndarray) -> float:
     if not (len(jet) and len(other)):
         return math.nan
     weights, points = zip(*map(_normalised, (jet, other)), strict=True)
-    return float(ot.emd2(*weights, ot.dist(*points, metric="euclidean")))
+    return float(ot.emd2(*weights, cdist(*points)))
 
 
 def _normalised(jet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

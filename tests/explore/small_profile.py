@@ -6,13 +6,16 @@ from jetfm.settings.profiles import Profile, dry_run, load_profile
 
 
 def small_profile() -> Profile:
-    smoke = load_profile("smoke")
-    quality, tasks = smoke.token_quality, smoke.finetuning.tasks
-    some = {"binned-64": quality.tokenizers["binned-64"]}
-    task = tasks["ten-classes"].model_copy(update={"contenders": {"main": ("finetuned",)}})
+    smoke = dry_run(load_profile("smoke"))
+    quality, finetuning = smoke.token_quality, smoke.finetuning
+    some = {"conditional-512": quality.tokenizers["conditional-512"]}
+    fewer = {"tokenizers": some, "classified": tuple(some)}
+    task = finetuning.tasks["ten-classes"].model_copy(
+        update={"contenders": {"main": ("finetuned",)}}
+    )
     changed = {
-        "token_quality": quality.model_copy(update={"tokenizers": some}),
+        "token_quality": quality.model_copy(update=fewer),
         "strategies": {},
-        "finetuning": smoke.finetuning.model_copy(update={"tasks": {"ten-classes": task}}),
+        "finetuning": finetuning.model_copy(update={"tasks": {"ten-classes": task}}),
     }
-    return dry_run(smoke.model_copy(update=changed))
+    return smoke.model_copy(update=changed)

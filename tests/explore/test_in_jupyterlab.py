@@ -1,4 +1,4 @@
-"""``notebooks/explore.ipynb`` in JupyterLab, in a real browser: its displays follow their controls."""
+"""``notebooks/explore.ipynb`` in JupyterLab, in a real browser: displays follow their controls."""
 
 from __future__ import annotations
 

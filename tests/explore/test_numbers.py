@@ -64,6 +64,8 @@ def test_jets_of_other_detectors_have_no_kinds(tmp_path):
 def test_a_decoded_jet_is_that_of_the_tokenizers_interface(store, tmp_path, name):
     """Ids, constituents and observables, for jets of 0 to 130 constituents."""
     tokenizer = tokenizer_of(**TOKENIZERS[name])
+    if name == "binned":
+        tokenizer.fit(store, store, tmp_path / "fit", 1, progress=False)
     tokens = tokenize(tokenizer, store, tmp_path, (1,), progress=False, batch_size=1)
     sample = decoded_sample(tokens, tokenizer.preprocessing)
     for index in range(len(store)):

@@ -40,7 +40,7 @@ def test_the_classifier_is_that_of_the_study(pipeline):
 
 def test_every_display_shows_the_stages(pipeline):
     tokenizers = stages.tokenizers(pipeline)
-    assert list(tokenizers) == ["main", "binned-64"]
+    assert list(tokenizers) == ["main", "conditional-512"]
     store = pipeline.jets.store("test")
     generators = stages.generated(pipeline)
     for one in (
@@ -63,5 +63,5 @@ def test_generators_that_are_not_there_are_not_made(pipeline):
 
 
 def test_a_task_that_is_not_there_is_named(pipeline):
-    with pytest.raises(JetfmError, match="'tagging'; expected one of ten-classes"):
-        stages.classifier(pipeline, "tagging")
+    with pytest.raises(JetfmError, match="'of-mine'; expected one of ten-classes"):
+        stages.classifier(pipeline, "of-mine")

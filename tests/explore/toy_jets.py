@@ -36,6 +36,7 @@ def store_of(folder, counts=COUNTS, seed=0, features=CONSTITUENT_FEATURES) -> Je
 
 def tokenizer_of(**more):
     small = {"n_codes": 32, "dim": 8, "n_blocks": 1, "n_heads": 2}
+    small = {} if more.get("preset") == "binned" else small
     return randomise(make_tokenizer(TokenizerSettings.model_validate(small | more), seed=1)).eval()
 
 
