@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -22,7 +23,7 @@ from tests.explore.small_profile import small_profile
 from tests.loopback import talking
 
 PROJECT = Path(__file__).parents[2]
-STARTED, RUN, REDRAWN = 60, 240, 60  # seconds, at most
+STARTED, RUN, REDRAWN = 60, 120, 60  # seconds, at most
 SETTINGS = "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
 PIXELS = """image => {
     const canvas = document.createElement("canvas");
@@ -93,15 +94,28 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"JupyterLab does not answer: {log.read_text(errors='replace')[-3000:]}")
 
 
+def _wait_for_kernel(lab: str) -> None:
+    address, end = lab.replace("lab/tree/explore.ipynb", "api/kernels"), time.monotonic() + STARTED
+    while time.monotonic() < end:
+        with urlopen(address) as answer:
+            found = [(one["execution_state"], one["connections"]) for one in json.load(answer)]
+        if found == [("idle", 1)]:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"no kernel that is ready: {found}")
+
+
 def test_every_display_follows_its_slider(lab, browser):  # noqa: F811
     page, errors = browser.new_page(viewport={"width": 1400, "height": 1000}), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     page.goto(lab)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=1000 * STARTED)
+    _wait_for_kernel(lab)
+    page.wait_for_timeout(1000)  # the page hears of it, and asks for no kernel
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    displays = page.locator(".jp-OutputArea-output .widget-vbox")
+    displays = page.locator(".jp-OutputArea .widget-vbox")
     for number in range(3):
         picture = displays.nth(number).locator("img.widget-image")
         picture.wait_for(timeout=1000 * RUN)
