@@ -102,8 +102,8 @@ def removal(
     right.minorticks_off()
     right.set_xlim(0, max(kept[-1], 1) + 0.5)
     right.set_ylim(0, 1.02)
-    right.set_xlabel("Constituents kept")
-    right.set_ylabel("Class score")
+    right.set_xlabel("Constituents kept", fontsize=10)
+    right.set_ylabel("Class score", fontsize=10)
     right.legend(
         title=f"truth: {class_by_name(truth).latex}" if truth else None,
         loc="center left",
@@ -141,8 +141,8 @@ def draw_jet(axis: plt.Axes, panel: Mapping) -> None:
     for one in (axis.xaxis, axis.yaxis):
         one.set_ticks(_TICKS)
     axis.minorticks_off()
-    axis.set_xlabel(LABELS["eta_rel"])
-    axis.set_ylabel(LABELS["phi_rel"])
+    axis.set_xlabel(LABELS["eta_rel"], fontsize=10)
+    axis.set_ylabel(LABELS["phi_rel"], fontsize=10)
     outside = int((np.abs(x[:, 1:]) > _REACH).any(1).sum())
     if outside:
         axis.text(0.03, 0.03, f"{outside} outside", transform=axis.transAxes, fontsize=7)

@@ -27,19 +27,6 @@ def style():
     use_style()
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made, but no pixels, which take longest: a picture is its data."""
-
-    def made(figure) -> bytes:
-        plt.close(figure)
-        return repr(
-            [one.get_offsets() for axis in figure.axes for one in axis.collections]
-        ).encode()
-
-    monkeypatch.setattr(displays, "_png", made)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return store_of(tmp_path_factory.mktemp("identified"))
@@ -58,7 +45,21 @@ def pixels(display) -> np.ndarray:
     return plt.imread(io.BytesIO(display.picture.value))
 
 
-def test_tokens_follow_the_slider(store, tokenizers):
+@pytest.mark.parametrize("kind", ["tokens", "removal"])
+def test_pictures_are_drawn_of_the_smallest_and_the_longest_jets(store, tokenizers, kind):
+    display = {
+        "tokens": lambda: displays.tokens(store, tokenizers),
+        "removal": lambda: displays.removal(store, classifier_of()),
+    }[kind]()
+    empty = pixels(display)
+    display.controls["jet"].value = len(COUNTS) - 1
+    longest = pixels(display)
+    assert empty.shape == longest.shape and min(empty.shape[:2]) > 400
+    assert (longest[..., :3] != 1).any(-1).sum() > (empty[..., :3] != 1).any(-1).sum() > 0
+    assert not plt.get_fignums(), "no figure is left open"
+
+
+def test_tokens_follow_the_slider(store, tokenizers, undrawn):
     display = displays.tokens(store, tokenizers)
     slider, first = display.controls["jet"], display.picture.value
     assert display.controls["class_name"].value == "Tbqq" and slider.max == len(COUNTS) - 1
@@ -74,7 +75,6 @@ def test_tokens_follow_the_slider(store, tokenizers):
             assert np.array_equal(panel["ids"], found.ids)
             expected = observables_of(found.constituents)
             assert panel["numbers"] == pytest.approx(expected, nan_ok=True)
-        assert pixels(display).ndim == 3
         assert all(str(token) in display.below.value for token in found.ids[:10])
     assert display.picture.value == first and not display.message.value
     assert not plt.get_fignums(), "no figure is left open"

@@ -20,7 +20,10 @@ def pipeline(tmp_path_factory):
         folder = tmp_path_factory.mktemp("explore")
         patch.setenv("JETFM_WORK", str(folder / "work"))
         patch.setenv("JETFM_FIGURES", str(folder / "figures"))
-        yield Pipeline(small_profile(), progress=False, say=silent)
+        pipeline = Pipeline(small_profile(), progress=False, say=silent)
+        for name in pipeline.tokenizers.settings:  # here: workers would take longer to start
+            pipeline.tokenizers.trained(name).artifact  # noqa: B018, made
+        yield pipeline
 
 
 def test_the_classifier_is_that_of_the_study(pipeline):
@@ -38,7 +41,7 @@ def test_the_classifier_is_that_of_the_study(pipeline):
     assert "classifier ten-classes" in done
 
 
-def test_every_display_shows_the_stages(pipeline):
+def test_every_display_shows_the_stages(pipeline, undrawn):
     tokenizers = stages.tokenizers(pipeline)
     assert list(tokenizers) == ["main", "conditional-512"]
     store = pipeline.jets.store("test")
