@@ -72,11 +72,16 @@ class Display(widgets.VBox):
         try:
             shown = self._numbers(**{name: one.value for name, one in self.controls.items()})
         except JetfmError as error:  # an exception would end in the server's log, unseen
-            self.message.value = f"<pre>{escape(str(error))}</pre>"
+            self._say(f"<pre>{escape(str(error))}</pre>")
             return
-        self.shown, self.message.value = shown, ""
+        self.shown = shown
+        self._say("")
         self.picture.value = _png(self._draw(**shown))
         self.below.value = self._table(**shown)
+
+    def _say(self, text: str) -> None:
+        self.message.value = text
+        self.message.layout.display = None if text else "none"
 
 
 def tokens(
@@ -262,6 +267,6 @@ def _table_of_tokens(panels: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(cells: Sequence[str], tag: str) -> str:
-    style = "padding: 0 0.8em; text-align: right"
+    style = "padding: 0 0.8em; text-align: right; line-height: 1.5"
     inside = "".join(f'<{tag} style="{style}">{escape(cell)}</{tag}>' for cell in cells)
     return f"<tr>{inside}</tr>"

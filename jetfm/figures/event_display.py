@@ -36,7 +36,7 @@ _REACH = 0.9  # of both angles that is drawn
 _RADIUS = 0.8  # of the jets
 _TICKS = (-0.8, -0.4, 0.0, 0.4, 0.8)
 _AREA = 4.0  # square points a GeV
-_NAMED_TOKENS = 5  # the leading ones: more would hide each other
+_NAMED_TOKENS, _APART = 6, 0.12  # of leading constituents, so far from each other in either angle
 _NAMED_CLASSES = 5
 _COLORS = CLASS_COLORS | {
     "Hcc": "#56B4E9",
@@ -129,11 +129,11 @@ def draw_jet(axis: plt.Axes, panel: Mapping) -> None:
         if not gone:
             look = look | {"c": list(colors[some])}
         axis.scatter(x[some, 1], x[some, 2], s=_AREA * x[some, 0], lw=0.7, zorder=2, **look)
-    for place in np.argsort(-x[:, 0], kind="stable")[:_NAMED_TOKENS]:
-        if panel.get("ids") is not None:
+    if panel.get("ids") is not None:
+        for place in _apart(x):
             axis.annotate(
                 str(panel["ids"][place]), x[place, 1:], xytext=(4, 4), textcoords="offset points",
-                fontsize=7, annotation_clip=True,
+                fontsize=7,
             )  # fmt: skip
     axis.set_xlim(-_REACH, _REACH)
     axis.set_ylim(-_REACH, _REACH)
@@ -147,6 +147,16 @@ def draw_jet(axis: plt.Axes, panel: Mapping) -> None:
     if outside:
         axis.text(0.03, 0.03, f"{outside} outside", transform=axis.transAxes, fontsize=7)
     axis.set_title("\n".join([panel["title"], *_numbers(panel)]), loc="left", fontsize=9.5)
+
+
+def _apart(x: np.ndarray) -> list[int]:
+    """The leading constituents whose names do not hide each other."""
+    chosen: list[int] = []
+    for place in np.argsort(-x[:, 0], kind="stable"):
+        away = np.abs(x[chosen, 1:] - x[place, 1:]).max(1, initial=0)
+        if len(chosen) < _NAMED_TOKENS and (away > _APART).all():
+            chosen.append(int(place))
+    return chosen
 
 
 def _placed(

@@ -185,3 +185,11 @@ def test_constituents_beyond_the_frame_are_counted():
     figure = event_display.event_display([{"title": "", "constituents": rows}])
     assert [text.get_text() for text in figure.axes[0].texts] == ["2 outside"]
     plt.close(figure)
+
+
+def test_tokens_are_named_where_their_names_do_not_hide_each_other():
+    rows = np.array([[9.0, 0, 0], [8.0, 0.05, 0.05], [7.0, 0.3, 0], [6.0, 0.3, 0.1], [5.0, 0, 0.3]])
+    panel = {"title": "", "constituents": rows, "ids": [4, 5, 6, 7, 8]}
+    figure = event_display.event_display([panel])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["4", "6", "8"]
+    plt.close(figure)
