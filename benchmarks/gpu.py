@@ -21,6 +21,7 @@ from benchmarks._rows import row
 from jetfm.generation.autoregressive import generate
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier
+from jetfm.models.compiled import compiled
 from jetfm.models.jet_model import JetModel
 from jetfm.settings import (
     BackboneSettings,
@@ -73,15 +74,19 @@ def rows(device: str, sizes: Sizes) -> Iterator[dict]:
     """Rates on a device, one row a time, so that what was measured stays when a later one fails."""
     matmul = _matmul_rate(device, sizes.matrix)
     yield _row("matmul rate, bf16", matmul / 1e12, "TFLOP/s")
-    for objective, optimizer in (
-        ("joint", "adamw"), ("joint", "muon"), ("joint", "ranger"), ("ntp", "adamw"),
-        ("mpm", "adamw"),
+    for objective, optimizer, form in (
+        ("joint", "adamw", ""), ("joint", "adamw", "compiled"), ("joint", "adamw", "packed"),
+        ("joint", "adamw", "packed, compiled"), ("joint", "muon", ""), ("joint", "ranger", ""),
+        ("ntp", "adamw", ""), ("ntp", "adamw", "compiled"), ("mpm", "adamw", ""),
     ):  # fmt: skip
-        model = _model(sizes, objective).to(device)
+        compiles = "compiled" in form and device == "cuda"
+        model = _model(sizes, objective, packed="packed" in form).to(device)
         batch = _on(device, model.plan(tokens(sizes.batch, sizes.n_constituents, sizes.n_codes)))
         _forget_peak(device)
-        rate, flops = _steps_rate(model, batch, optimizer, sizes, device, "bf16")
-        found = _row(f"{objective} step, bf16, {optimizer}", rate, "jets/s")
+        with compiled(model, compiles):
+            rate, flops = _steps_rate(model, batch, optimizer, sizes, device, "bf16")
+        name = ", ".join(filter(None, (f"{objective} step, bf16, {optimizer}", form)))
+        found = _row(name, rate, "jets/s")
         yield found | {"share of matmul rate": round(flops * rate / sizes.batch / matmul, 4),
                      "peak memory": _peak(device)}  # fmt: skip
     tokenizer = VQVAE(sizes.tokenizer).to(device)
@@ -172,9 +177,12 @@ def _matmul_rate(device: str, size: int) -> float:
     return 2 * size**3 / _seconds(lambda: a @ a, 5, device)
 
 
-def _model(sizes: Sizes, objective: str) -> JetModel:
-    settings = PretrainingSettings(objective=objective, backbone=sizes.backbone)
-    return JetModel(settings, sizes.n_codes, 3)
+def _model(sizes: Sizes, objective: str, packed: bool = False) -> JetModel:
+    settings = {"objective": objective, "backbone": sizes.backbone.model_dump()}
+    if packed:
+        settings |= {"layout": "packed"}
+        settings["backbone"] |= {"dropout_on": "residual"}
+    return JetModel(PretrainingSettings.model_validate(settings), sizes.n_codes, 3)
 
 
 def _on(device: str, batch: dict) -> dict:

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks._batches import jets, labelled, tokens
 from benchmarks._rows import row
@@ -33,7 +34,7 @@ OPTIMIZERS = ("adamw", "ranger", "muon")
 
 
 class Launches(TorchDispatchMode):
-    """Counts operations that write something."""
+    """Counts operations that write something on the device; counters of steps are the host's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,9 +44,13 @@ class Launches(TorchDispatchMode):
         name = function._schema.name.removeprefix("aten::")
         result = function._schema.returns
         is_view = any(one.alias_info and not one.alias_info.is_write for one in result)
-        if not is_view and not name.startswith(_FREE) and result:
+        found = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, found)) if isinstance(x, torch.Tensor)]
+        there = any(x.device.type == "meta" for x in tensors)
+        writes = result or name.startswith("_f")  # on lists of tensors, in place
+        if there and not is_view and not name.startswith(_FREE) and writes:
             self.n += 1
-        return function(*args, **(kwargs or {}))
+        return found
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from benchmarks.loader import N_CODES, _in_fresh_process, _row
 from jetfm.data import jetclass
 from jetfm.data.batches import BlockShuffledBatches
 from jetfm.data.conversion import convert
+from jetfm.data.layout import FEATURE_BRANCHES, LABELS
 from jetfm.data.ragged import PARTS, join_parts
 from jetfm.data.token_store import TokenStore, TokenStoreWriter
 from jetfm.pretraining.train import TokenBatches
@@ -99,8 +100,8 @@ def _write_jets(path: Path) -> None:
 def _convert(path: Path, folder: Path) -> dict[str, float]:
     """Seconds, the best of a few: imports and warm-up are not the converter's."""
     torch.set_num_threads(1)
-    extra = [jetclass.FEATURE_BRANCHES.get(name) for name in CONSTITUENT_FEATURES]
-    wanted = [*jetclass._MOMENTA, *filter(None, extra), *jetclass._LABELS]
+    extra = [FEATURE_BRANCHES.get(name) for name in CONSTITUENT_FEATURES]
+    wanted = [*jetclass._MOMENTA, *filter(None, extra), *LABELS]
     wanted += [f"jet_{name}" for name in jetclass._JET_BRANCHES]
     from jetfm.storage.files import sha256
 

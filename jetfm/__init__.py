@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jetfm.version import __version__
 
-__all__ = ["__version__", "load_backbone", "load_tokenizer"]
+__all__ = ["__version__", "load_backbone", "load_classifier", "load_tokenizer"]
 
 # Imports inside the functions save the seconds that torch takes to load.
 
@@ -14,6 +14,14 @@ def load_backbone(folder, tokenizer_hash: str | None = None):
     from jetfm.models.jet_model import load_backbone as load
 
     return load(folder, tokenizer_hash)
+
+
+def load_classifier(folder):
+    """A classifier from the folder that ``jetfm finetune`` left, complete; see
+    `jetfm.finetuning.classifier.Classifier`."""
+    from jetfm.finetuning.classifier import Classifier
+
+    return Classifier.load(folder)
 
 
 def load_tokenizer(folder):

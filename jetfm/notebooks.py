@@ -61,7 +61,7 @@ def _run_all(sources: list[Path], profile: Profile, say) -> list[str]:
         request = {
             "notebook": sha256(source),
             "profile": as_json(profile),
-            "code": _code_digest(),
+            "code": code_digest(),
         }
         record_path = work_folder() / "notebooks" / profile.name / f"{source.stem}.json"
         if _up_to_date(record_path, request, profile):
@@ -84,7 +84,7 @@ def _times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """Hash of the library: after a change of it notebooks run again, and find what still holds."""
     package = Path(__file__).parent
     files = sorted(p for p in package.rglob("*") if p.suffix in (".py", ".yaml"))

@@ -48,6 +48,9 @@ CLASSES: tuple[JetClassLabel, ...] = tuple(
     )
 )
 
+#: Names of the labels 0, 1, ... of jets; jets of a user's own classes have others after them.
+CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
+
 TREE_NAME = "tree"
 
 SETTINGS_KEY = "jetfm"  # name of the JSON text that jetfm writes beside the tree
@@ -122,6 +125,11 @@ JET_COLUMNS: tuple[str, ...] = (
 def is_jagged(branch: str) -> bool:
     """Whether a branch holds one value per constituent, not per jet."""
     return branch.startswith("part_")
+
+
+def latex_of(name: str) -> str:
+    """Decay of a class, for plots; a class that JetClass does not have keeps its name."""
+    return next((c.latex for c in CLASSES if c.name == name), name)
 
 
 def class_by_name(name: str) -> JetClassLabel:

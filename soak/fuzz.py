@@ -31,7 +31,10 @@ from jetfm.errors import JetfmError
 from jetfm.runtime.cores import n_cores
 
 SEED = 20
-INPUTS = {"root": 3000, "h5": 3000, "yaml": 3000, "jets store": 1500, "token store": 1500}
+INPUTS = {
+    "root": 3000, "parquet": 3000, "h5": 3000, "yaml": 3000, "map": 1500, "jets store": 1500,
+    "token store": 1500,
+}  # fmt: skip
 BATCH = 50  # inputs of one process, so that a dead one costs little
 SECONDS, MEMORY = 30, 2 * 2**30  # of one input; bytes above what the process starts with
 
@@ -260,10 +263,26 @@ def _h5_file(path: Path) -> Path:
     return toplandscape_file(path.with_suffix(".h5"), [0, 1, 2, 30, 50, 200, 40, 12])
 
 
+def _parquet_file(path: Path) -> Path:
+    """80 jets in two row groups, uncompressed: more numbers than footer."""
+    from tests.data.parquet_files import parquet_file
+
+    counts = np.tile([3, 40, 1, 2, 131, 17, 25, 60, 9, 33], 8)
+    options = {"row_group_size": 40, "compression": "NONE"}
+    return parquet_file(path.with_suffix(".parquet"), counts, options=options)
+
+
 def _yaml_file(path: Path) -> Path:
     from jetfm.settings.profiles import PROFILES_DIR
 
     return Path(shutil.copyfile(PROFILES_DIR / "laptop.yaml", path.with_suffix(".yaml")))
+
+
+def _map_file(path: Path) -> Path:
+    from jetfm.storage.paths import project_folder
+
+    example = project_folder() / "examples" / "jetclass2.yaml"
+    return Path(shutil.copyfile(example, path.with_suffix(".map.yaml")))
 
 
 def _jets_store(path: Path) -> Path:
@@ -300,10 +319,23 @@ def _read_h5(path: Path) -> None:
         pass
 
 
+def _read_parquet(path: Path) -> None:
+    from jetfm.data import jets_parquet
+
+    for _ in jets_parquet.iterate(path, 4):
+        pass
+
+
 def _read_yaml(path: Path) -> None:
     from jetfm.settings.profiles import load_profile
 
     load_profile(path)
+
+
+def _read_map(path: Path) -> None:
+    from jetfm.data.layout import read_layout
+
+    read_layout(path)
 
 
 def _read_store(kind: Any) -> Callable[[Path], None]:
@@ -320,15 +352,19 @@ def _read_store(kind: Any) -> Callable[[Path], None]:
 
 _ORIGINALS: dict[str, Callable[[Path], Path]] = {
     "root": _root_file,
+    "parquet": _parquet_file,
     "h5": _h5_file,
     "yaml": _yaml_file,
+    "map": _map_file,
     "jets store": _jets_store,
     "token store": _token_store,
 }
 _READERS: dict[str, Callable[[Path], None]] = {
     "root": _read_root,
+    "parquet": _read_parquet,
     "h5": _read_h5,
     "yaml": _read_yaml,
+    "map": _read_map,
     "jets store": _read_store("jets"),
     "token store": _read_store("tokens"),
 }

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 import torch
 
+from tests.browser import browser  # noqa: F401, the fixture
+
 torch.set_num_threads(1)

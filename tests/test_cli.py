@@ -32,7 +32,7 @@ def jetfm(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
 OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = (
     "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
-    "stages", "budget", "compare",
+    "stages", "budget", "compare", "results", "paper-map", "score", "export",
 )  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def test_as_a_program(tmp_path):
         (("figures", "--profile", "desktop"), "laptop"),
         (("pretrain", "--profile", "absent.yaml"), "absent.yaml"),
         (("figures", "--data", "/nowhere"), "/nowhere"),
+        (("figures", "--only", "fig01", "fig99"), "--only: found 'fig99'"),
+        (("results", "--profile", "gpu", "--out", "x"), "make paper-figures PROFILE=gpu"),
         (("simulate", "--out", "x", "--classes", "QCD,Zqqq"), "Zqqq"),
         (("simulate", "--out", "x", "--jets-per-class", "0"), "0"),
         (("simulate", "--out", "x", "--campaign", "lhcb"), "lhcb"),
@@ -68,6 +70,9 @@ def test_as_a_program(tmp_path):
         (("download", "toplandscape", "--part", "val", "--class", "Tbqq"), "jetclass only"),
         (("download", "toplandscape", "--part", "val", "--dest", "/dev/null/a"), "/dev/null/a"),
         (("convert", "--jets", "absent", "--out", "x"), "absent"),
+        (("convert", "--jets", "a", "--out", "x", "--branches", "no.yaml"), "no.yaml"),
+        (("finetune", *OWN, "--classes", "QCD: jet_label >"), "class QCD: found 'jet_label >'"),
+        (("compare", "--jets", "a", "--with", "b", "--classes", "a: exit()"), "'exit()'"),
         (("generate", "--n-jets", "5"), "--out"),
         (("generate", "--out", "x.root", "--n-jets", "0"), "n_jets: found 0"),
         (("generate", "--out", "x.root", "--n-jets", "-1"), "n_jets: found -1"),
@@ -84,10 +89,17 @@ def test_as_a_program(tmp_path):
         (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part"),
         (
             ("finetune", *OWN, "--baseline", "deepsets"),
-            "t: found no such file; expected a ROOT or h5 file",
+            "t: found no such file; expected a ROOT, parquet or h5 file",
         ),
         (("finetune", *OWN, "--model", "m"), "both"),
         (("finetune", *OWN, "--strategy", "best"), "one of main"),
+        (("score", "--classifier", "c", "--jets", "j"), "--out: found nothing"),
+        (("score", "--classifier", "c", "--jets", "j", "--out", "x"), "classifier.json"),
+        (("export", "--classifier", "c"), "--onnx: found nothing"),
+        (("export", "--onnx", "x"), "found neither; expected one of them"),
+        (("export", "--onnx", "x", "--classifier", "c"), "classifier.json"),
+        (("export", "--onnx", "x", "--tokenizer", "t"), "tokenizer.json"),
+        (("export", "--onnx", "x", "--tokenizer", "t", "--classifier", "c"), "found both"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(jetfm, arguments, expected, tmp_path):

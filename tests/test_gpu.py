@@ -14,6 +14,7 @@ from benchmarks import gpu
 from benchmarks.gpu import Sizes, rows
 from jetfm.generation import autoregressive
 from jetfm.generation.autoregressive import generate
+from jetfm.models.compiled import compiled
 from jetfm.models.jet_model import JetModel
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.tokenizers.vqvae import VQVAE
@@ -77,6 +78,40 @@ def test_pretraining_loss_and_gradients(name, tokenizer):
     model = model_of(name)
     batch = model.plan(token_batch_of(tokenizer.cpu(), COUNTS), torch.Generator().manual_seed(5))
     assert_same_step(model, batch)
+
+
+@pytest.mark.parametrize("name", ["token-id", "joint"])
+def test_packed_jets_give_the_loss_and_gradients_of_padded_ones(name, tokenizer):
+    """In bfloat16, the kernel's type: within two in a hundred of the largest gradient."""
+    batch, found = token_batch_of(tokenizer.cpu(), COUNTS), []
+    for layout in ("padded", "packed"):
+        model = model_of(name, layout=layout).to(DEVICE)
+        planned = on(DEVICE, model.plan(batch, torch.Generator().manual_seed(5)))
+        with torch.autocast(DEVICE, torch.bfloat16):
+            loss, _ = model.loss(planned)
+        loss.backward()
+        found.append((loss.item(), {n: p.grad for n, p in model.named_parameters()}))
+    (expected, padded), (loss, packed) = found
+    assert loss == pytest.approx(expected, rel=2e-3)
+    largest = max(float(grad.abs().max()) for grad in padded.values())
+    for weight, grad in padded.items():
+        torch.testing.assert_close(packed[weight], grad, rtol=0, atol=0.02 * largest, msg=weight)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="compiled on CPUs by tests/models/test_compiled.py")
+@pytest.mark.parametrize("name", ["omnijet", "joint"])
+def test_a_compiled_step_is_the_plain_one(name, tokenizer):
+    model = model_of(name).to(DEVICE)
+    batch = model.plan(token_batch_of(tokenizer.cpu(), COUNTS), torch.Generator().manual_seed(5))
+    expected, _ = model.loss(on(DEVICE, batch))
+    plain = torch.autograd.grad(expected, list(model.parameters()))
+    with compiled(model):
+        loss, _ = model.loss(on(DEVICE, batch))
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    largest = max(float(grad.abs().max()) for grad in plain)
+    for grad, of_plain in zip(grads, plain, strict=True):
+        torch.testing.assert_close(grad, of_plain, rtol=1e-3, atol=1e-4 * largest)
 
 
 @pytest.mark.parametrize("name", ["backbone", "DeepSets", "transformer", "ParT"])

@@ -1,7 +1,8 @@
 """``python -m jetfm``: the stages of the notebooks as commands, for a terminal or a cluster job.
 
-A module a group of commands: jets, models, figures; options that they share in ``options``.
-Commands check what was typed, call the library and say what came out; nothing is computed here.
+A module a group of commands: jets, models, classifiers, figures, results; shared options in
+``options``. Commands check what was typed, call the library and say what came out; nothing is
+computed here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jetfm.cli import figures, jets, models
+from jetfm.cli import classifiers, figures, jets, models, results
 from jetfm.errors import JetfmError
 from jetfm.storage.paths import expanded
 from jetfm.version import __version__
@@ -30,10 +31,14 @@ for command in (
     models.pretrain,
     models.generate,
     models.finetune,
+    classifiers.score,
+    classifiers.export,
     figures.figures,
     figures.stages,
     figures.budget,
     figures.compare,
+    results.results,
+    results.paper_map,
 ):
     app.command()(command)
 
@@ -47,7 +52,7 @@ def _version(
         raise typer.Exit
 
 
-LISTS = ("--jets", "--with", "--train", "--test", "--val")  # options that take several paths
+LISTS = ("--jets", "--with", "--train", "--test", "--val", "--only")  # options that take several
 
 
 def _one_by_one(arguments: list[str]) -> list[str]:

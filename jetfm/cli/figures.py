@@ -9,13 +9,16 @@ import typer
 
 from jetfm.cli.options import (
     AnyPtOption,
+    BranchesOption,
     DataOption,
     DryRunOption,
     ProfileOption,
     SeedOption,
+    layout_of,
     pipeline_of,
     profile_of,
 )
+from jetfm.settings.profiles import Profile
 
 
 def figures(
@@ -23,10 +26,25 @@ def figures(
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Draw these figures alone, from the stages that they read: names "
+            "(fig05_finetuning), beginnings (fig04), patterns ('fig02_class_*'), or a paper's "
+            "figure (2403.05618:7, or fig07 where no notebook has that number)."
+        ),
+    ] = None,
 ) -> None:
-    """Execute the notebooks in order and make every figure. Up-to-date ones are left alone."""
+    """Execute the notebooks in order and make every figure. Up-to-date ones are left alone.
+
+    Ends with a page of all figures and claims, index.html in the figures' folder.
+    """
+    if only:
+        _alone(profile_of(profile, data, seed, dry_run), only)
+        return
     from jetfm import ledger
     from jetfm.notebooks import run_all
+    from jetfm.results.state import PAGE, is_up_to_date
     from jetfm.storage.paths import figures_folder
 
     settings = profile_of(profile, data, seed, dry_run)
@@ -37,6 +55,19 @@ def figures(
     entries = ledger.load(folder / "ledger.json")
     typer.echo(f"\n{ledger.as_text(entries)}\n{ledger.summary(entries)}")
     typer.echo(f"{len(list(folder.glob('*.png')))} figures in {folder}")
+    if not is_up_to_date(settings.name):
+        # seconds of imports, which a second call does without
+        from jetfm.results.page import make_page
+
+        make_page(settings)
+    typer.echo(f"all of it on one page: {folder / PAGE}")
+
+
+def _alone(settings: Profile, patterns: list[str]) -> None:
+    from jetfm.results.alone import draw_alone, figures_named
+
+    for path in draw_alone(settings, figures_named(patterns)):
+        typer.echo(path)
 
 
 def stages(
@@ -73,14 +104,18 @@ def budget(
 def compare(
     jets: Annotated[
         list[Path],
-        typer.Option(help="A jets store, or ROOT or h5 files of jets or folders of them."),
+        typer.Option(help="A jets store, or ROOT, parquet or h5 files or folders of them."),
     ],
     other: Annotated[list[Path], typer.Option("--with", help="The jets to hold them against.")],
     out: Annotated[Path, typer.Option(help="Folder for the numbers and the figure.")] = Path(
         "compare"
     ),
     classes: Annotated[
-        str, typer.Option(help="Only jets of these classes, commas between, e.g. QCD.")
+        str,
+        typer.Option(
+            help="Only jets of these classes, commas between, e.g. QCD; or by expression, e.g. "
+            "'QCD: jet_label >= 161'."
+        ),
     ] = "",
     n_jets: Annotated[
         int | None, typer.Option(help="At most so many of each, at random; all by default.")
@@ -90,12 +125,14 @@ def compare(
     ] = 3,
     seed: SeedOption = None,
     any_pt: AnyPtOption = False,
+    branches: BranchesOption = None,
 ) -> None:
     """Compare two sets of jets: means, quantiles, KS distances, a classifier test, one figure."""
     from jetfm.judging.compare import as_text, compare_files
 
-    names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    options = {"n_jets": n_jets, "n_seeds": tests, "seed": seed or 0, "any_pt": any_pt}
+    layout, names = layout_of(branches, classes)
+    options = {"n_jets": n_jets, "n_seeds": tests, "seed": seed or 0}
+    options |= {"any_pt": any_pt, "layout": layout}
     result = compare_files(jets, other, out, names, **options)
     typer.echo(as_text(result, tuple(result["names"])))
     typer.echo(f"numbers and figure in {out}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jetfm.cli.options import AnyPtOption
+from jetfm.cli.options import AnyPtOption, BranchesOption, layout_of
 from jetfm.errors import JetfmError
 from jetfm.settings.base import MAX_SEED
 
@@ -122,7 +122,7 @@ def download(
 def convert(
     jets: Annotated[
         list[Path],
-        typer.Option(help="ROOT or h5 files, or folders of them."),
+        typer.Option(help="ROOT, parquet or h5 files, or folders of them."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the jets store.")],
     workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
@@ -130,7 +130,10 @@ def convert(
         str | None, typer.Option(help="Address of a Dask scheduler, to run on its workers.")
     ] = None,
     features: Annotated[
-        str | None, typer.Option(help="Constituent features, with commas between; all by default.")
+        str | None,
+        typer.Option(
+            help="Constituent features, with commas between; by default all that the files have."
+        ),
     ] = None,
     jets_per_class: Annotated[
         int | None, typer.Option(help="Keep the first so many of each class.")
@@ -142,8 +145,9 @@ def convert(
         bool, typer.Option("--verify", help="Check finished parts; make damaged ones anew.")
     ] = False,
     any_pt: AnyPtOption = False,
+    branches: BranchesOption = None,
 ) -> None:
-    """Convert JetClass ROOT or Top Landscape h5 files to one jets store, in parallel.
+    """Convert JetClass ROOT, parquet or Top Landscape h5 files to one jets store, in parallel.
 
     A file is a part of the store; finished parts are kept, and an interrupted command continues
     where it was.
@@ -151,7 +155,7 @@ def convert(
     from jetfm.data.conversion import convert as run
 
     names = [name.strip() for name in features.split(",")] if features else None
-    store = run(
-        jets, out, workers, dask_address, names, jets_per_class, append, verify, any_pt=any_pt
-    )
+    layout, _ = layout_of(branches)
+    options = {"any_pt": any_pt, "layout": layout}
+    store = run(jets, out, workers, dask_address, names, jets_per_class, append, verify, **options)
     typer.echo(f"{len(store)} jets in {len(store.parts)} parts, {out}")

@@ -10,12 +10,14 @@ import typer
 
 from jetfm.cli.options import (
     AnyPtOption,
+    BranchesOption,
     DataOption,
     DryRunOption,
     ProfileOption,
     SeedOption,
     StrategyOption,
     known_strategy,
+    layout_of,
     pipeline_of,
     pretrained,
     profile_of,
@@ -38,7 +40,7 @@ def tokenize(
     jets: Annotated[
         list[Path] | None,
         typer.Option(
-            help="With --tokenizer: a jets store, or ROOT or h5 files or folders of them."
+            help="With --tokenizer: a jets store, or ROOT, parquet or h5 files or folders of them."
         ),
     ] = None,
     out: Annotated[
@@ -58,6 +60,7 @@ def tokenize(
         ),
     ] = False,
     any_pt: AnyPtOption = False,
+    branches: BranchesOption = None,
 ) -> None:
     """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
 
@@ -83,6 +86,7 @@ def tokenize(
         dask_address=dask_address,
         verify=verify,
         any_pt=any_pt,
+        layout=layout_of(branches)[0],
     )
     typer.echo(f"{len(tokens)} jets, {len(tokens.ids)} tokens in {out}")
 
@@ -229,8 +233,8 @@ def finetune(
     train: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Jets of your own to train on: JetClass ROOT or Top Landscape h5 files, folders "
-            "of them, or a jets store."
+            help="Jets of your own to train on: JetClass ROOT, parquet or Top Landscape h5 "
+            "files, folders of them, or a jets store."
         ),
     ] = None,
     test: Annotated[list[Path] | None, typer.Option(help="With --train: jets to score.")] = None,
@@ -243,7 +247,10 @@ def finetune(
     ] = None,
     classes: Annotated[
         str,
-        typer.Option(help="With --train: classes to tell apart, e.g. QCD,Tbqq, the signal last."),
+        typer.Option(
+            help="With --train: classes to tell apart, e.g. QCD,Tbqq, the signal last; or by "
+            "expression, e.g. 'QCD: jet_label >= 161, Hbb: jet_label == 0'."
+        ),
     ] = "",
     n_train: Annotated[
         int | None, typer.Option(help="With --train: so many of its jets, balanced.")
@@ -263,10 +270,12 @@ def finetune(
         typer.Option(help="With --train: deepsets, transformer or part, without pre-training."),
     ] = None,
     any_pt: AnyPtOption = False,
+    branches: BranchesOption = None,
 ) -> None:
     """Fine-tune: every task of the profile, or one classifier on jets of your own.
 
-    With --train, --test and --out: one fit, scores of the test jets as parquet, and a ROC figure.
+    With --train, --test and --out: one fit, scores of the test jets as parquet, a ROC figure, and
+    the classifier, which `jetfm score` uses on other jets.
     Without: all tasks, contenders and training sizes of the profile.
     """
     given = {"--train": train, "--test": test, "--out": out}
@@ -286,6 +295,8 @@ def finetune(
 
     if weights not in STARTS:
         raise JetfmError("--weights", repr(weights), f"one of {', '.join(STARTS)}")
+    layout, names = layout_of(branches, classes)
+    names = names or tuple(name for name, _ in layout.classes)
     settings = profile_of(profile, data, seed, dry_run)
     if baseline is not None:
         if baseline not in BASELINES:
@@ -294,12 +305,11 @@ def finetune(
     else:
         model, tokenizer, label = pretrained(settings, strategy, model, tokenizer)
         contender = Contender(strategy, weights, label, model)
-    names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    own = OwnJets(train, test, val or None, names, n_train, any_pt)
+    own = OwnJets(train, test, val or None, names, n_train, any_pt, layout)
     limit = settings.data.max_constituents
     metrics = finetune_files(
         own, contender, settings.finetuning, out, settings.seed, tokenizer, limit
     )
     text = f"accuracy {metrics['accuracy']:.4f} +- {metrics['accuracy_error']:.4f} (test jets)"
     typer.echo(f"{contender.text}, {metrics['n_train']} training jets: {text}")
-    typer.echo(f"scores, metrics and ROC figure in {out}")
+    typer.echo(f"scores, metrics, ROC figure and the classifier, for `jetfm score`, in {out}")

@@ -18,6 +18,7 @@ from jetfm.settings.base import MAX_SEED
 from jetfm.settings.profiles import Profile, available_profiles, dry_run, load_profile, with_folder
 
 if TYPE_CHECKING:
+    from jetfm.data.layout import Layout
     from jetfm.pipeline import Pipeline
 
 ProfileOption = Annotated[
@@ -52,9 +53,26 @@ AnyPtOption = Annotated[
     ),
 ]
 
+BranchesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--branches",
+        help="YAML file for jets of your own: what ROOT and parquet files call the "
+        "branches of JetClass, e.g. part_px: constituents.px, and classes by expression.",
+    ),
+]
+
 StrategyOption = Annotated[
     str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
 ]
+
+
+def layout_of(branches: Path | None, classes: str = "") -> tuple[Layout, tuple[str, ...]]:
+    """What files of jets call things and which jets make which class; the classes asked for."""
+    from jetfm.data.layout import JETCLASS, read_layout, with_classes
+
+    layout = JETCLASS if branches is None else read_layout(branches)
+    return with_classes(layout, classes)
 
 
 def profile_of(name: str, data: Path | None, seed: int | None, short: bool) -> Profile:

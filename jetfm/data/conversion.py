@@ -7,7 +7,7 @@ a crash too, and makes anew the parts whose source changed. The store holds the 
 of the files, whoever converted them: its bytes depend on the files and the request alone.
 
 What is read of a jet, and that its constituents fall in pt (`jetfm.data.constituent_order`), is
-the readers': `jetfm.data.jetclass` and `jetfm.data.toplandscape`.
+the readers': `jetfm.data.jetclass`, `jetfm.data.jets_parquet` and `jetfm.data.toplandscape`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetfm.data import jetclass, toplandscape
+from jetfm.data import jetclass, jets_parquet, toplandscape
 from jetfm.data.jet_files import Paths, jet_files
+from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.ragged import MANIFEST, PARTS, join_parts, manifest
 from jetfm.data.store import JetStore, JetStoreWriter, jet_rows
 from jetfm.errors import JetfmError
 from jetfm.runtime.workers import run_tasks
-from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, KINEMATICS
+from jetfm.schema import CLASSES, CONSTITUENT_FEATURES
 from jetfm.storage.files import (
     made_aside,
     make_folder,
@@ -43,9 +44,9 @@ _LONG_FILE = 2**29  # bytes; ROOT files below are one part, and not opened to pl
 _MUCH = 2**28  # bytes of sources; a minute or so of work on one core
 _STEP = 20_000  # jets in a worker's memory
 _STAMP = ".source.json"  # path, size and time of the source: beside a part's data, not among it
-_CLASS_NAMES = (*(c.name for c in CLASSES), "unknown")  # the last: label -1
 
-_READERS = {".root": jetclass, ".h5": toplandscape}
+#: What reads a kind of file.
+READERS = {".root": jetclass, ".parquet": jets_parquet, ".h5": toplandscape}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Part:
     at_most: tuple[tuple[str, int], ...] = ()  # the first so many of a class; others all
     verify: bool = False
     any_pt: bool = False
+    layout: Layout = JETCLASS
 
     @property
     def path(self) -> Path:
@@ -77,8 +79,9 @@ def convert(
     verify: bool = False,
     progress: bool = True,
     any_pt: bool = False,
+    layout: Layout = JETCLASS,
 ) -> JetStore:
-    """Convert JetClass ROOT and Top Landscape h5 files to a jets store in parts.
+    """Convert JetClass ROOT, parquet and Top Landscape h5 files to a jets store in parts.
 
     Parameters
     ----------
@@ -87,13 +90,13 @@ def convert(
     workers : local processes; 0 for one per core; 1 works in this process
     dask_address : scheduler of a running Dask cluster, used instead of local processes; its workers
         must share the file system
-    features : constituent features; all by default, the kinematic ones where an h5 file is among
-        the sources
+    features : constituent features; by default all that every file has
     jets_per_class : keep the first so many of each class, in the order of the files
     append : the store keeps the parts that it has; new ones follow
     verify : check the checksums of finished parts, and make damaged ones anew
     progress : show a progress bar, counted in parts
     any_pt : take jets of another selection than the data sets'; MeV for GeV is not noticed then
+    layout : what ROOT and parquet files call their branches, and which jets make which class
 
     Raises
     ------
@@ -103,10 +106,9 @@ def convert(
     """
     files, folder = jet_files(paths, say=print if progress else None), make_folder(folder)
     if features is None:
-        h5 = any(path.suffix == ".h5" for path in files)
-        features = KINEMATICS if h5 else CONSTITUENT_FEATURES
+        features = _features_in_all(files, layout)
     with exclusive(folder, None, "convert."):
-        parts = plan(files, folder, tuple(features), jets_per_class)
+        parts = plan(files, folder, tuple(features), jets_per_class, layout)
         parts = [_named_apart(replace(part, any_pt=any_pt), append) for part in parts]
         before = _listed(folder, append)
         made_before = set(before)
@@ -124,7 +126,7 @@ def convert(
         names = [part.name for part in parts]
         if append:
             names = before + [name for name in names if name not in made_before]
-        return join_parts(folder, JetStore, names)
+        return join_parts(folder, JetStore, names, **layout.recorded())
 
 
 def in_parts(files: Sequence[Path]) -> bool:
@@ -133,49 +135,67 @@ def in_parts(files: Sequence[Path]) -> bool:
 
 
 def plan(
-    files: Sequence[Path], folder: Path, features: tuple[str, ...], jets_per_class: int | None
+    files: Sequence[Path],
+    folder: Path,
+    features: tuple[str, ...],
+    jets_per_class: int | None,
+    layout: Layout = JETCLASS,
 ) -> list[Part]:
     """The parts of a store, in order; see `convert` for the arguments."""
     stems = [path.stem for path in files]
     parts = []
     for path in files:
         name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}-{path.stem}"
-        for rows in _ranges(path):
+        for rows in _ranges(path, layout):
             of_rows = name if rows is None else f"{name}-{rows[0]:08d}"
-            parts.append(Part(str(path), str(folder), of_rows, features, rows))
+            parts.append(Part(str(path), str(folder), of_rows, features, rows, layout=layout))
     names = [part.name for part in parts]
     twice = next((part for part in parts if names.count(part.name) > 1), None)
     if twice is not None:
         raise JetfmError(twice.source, f"a second file for part {twice.name!r}", "another name")
-    return parts if jets_per_class is None else _limited(parts, jets_per_class)
+    return parts if jets_per_class is None else _limited(parts, jets_per_class, layout)
 
 
-def _ranges(path: Path) -> list[tuple[int, int] | None]:
+def _ranges(path: Path, layout: Layout) -> list[tuple[int, int] | None]:
     if path.suffix == ".root" and path.stat().st_size < _LONG_FILE:
         return [None]
-    n_jets = _READERS[path.suffix].count_jets(path)
+    n_jets = READERS[path.suffix].count_jets(path, layout)
     if n_jets <= PART_JETS:
         return [None]
     return [(a, min(a + PART_JETS, n_jets)) for a in range(0, n_jets, PART_JETS)]
 
 
-def _limited(parts: list[Part], jets_per_class: int) -> list[Part]:
+def _limited(parts: list[Part], jets_per_class: int, layout: Layout) -> list[Part]:
     """Those parts, or what of them is needed, that fill every class in order."""
-    left = np.full(len(_CLASS_NAMES), jets_per_class)
+    names = _label_names(layout)
+    left = np.full(len(names), jets_per_class)
     kept = []
     for part in parts:
         path = Path(part.source)
         label = next((c for c in CLASSES if c.prefix == path.stem.rsplit("_", 1)[0]), None)
-        if label is not None and not left[label.index]:
+        if label is not None and not left[label.index] and not layout.classes:
             continue  # named after a class that is complete
-        found = _READERS[path.suffix].count_classes(path, part.rows)
+        found = READERS[path.suffix].count_classes(path, part.rows, layout)
         taken = np.minimum(found, left)
         left -= taken
         if taken.any():
             cut = np.flatnonzero(taken < found)
-            at_most = tuple((_CLASS_NAMES[i], int(taken[i])) for i in cut)
+            at_most = tuple((names[i], int(taken[i])) for i in cut)
             kept.append(replace(part, at_most=at_most))
     return kept
+
+
+def _label_names(layout: Layout) -> tuple[str, ...]:
+    return (*layout.class_names, "unknown")  # the last: label -1
+
+
+def _features_in_all(files: Sequence[Path], layout: Layout) -> tuple[str, ...]:
+    found = [
+        READERS[path.suffix].features_in(path, layout)
+        for path in files
+        if path.suffix != ".root" or not layout.is_jetclass
+    ]  # JetClass's have all
+    return tuple(name for name in CONSTITUENT_FEATURES if all(name in some for some in found))
 
 
 def _named_apart(part: Part, append: bool) -> Part:
@@ -249,7 +269,8 @@ def is_made(part: Part) -> bool:
 def _request(part: Part) -> dict:
     """What the part's manifest says beside its features, as JSON has it."""
     rows = None if part.rows is None else list(part.rows)
-    return {"at_most": dict(part.at_most), "rows": rows}
+    layout = part.layout.recorded().get("layout")
+    return {"at_most": dict(part.at_most), "rows": rows, "layout": layout}
 
 
 def _stamp_of(path: Path) -> dict:
@@ -289,13 +310,19 @@ def _is_sound(part: Part) -> bool:
 
 
 def _write(part: Part, folder: Path) -> None:
-    source, reader = Path(part.source), _READERS[Path(part.source).suffix]
+    source, reader = Path(part.source), READERS[Path(part.source).suffix]
     stamp, sources = _stamp_of(source), []
-    left = {_CLASS_NAMES.index(name): n for name, n in part.at_most}
-    with JetStoreWriter(folder, part.features, True, sources=sources, **_request(part)) as writer:
+    names = _label_names(part.layout)
+    left = {names.index(name): n for name, n in part.at_most}
+    info = {"sources": sources, **_request(part)}
+    if info["layout"] is None:  # as is a part's that says nothing of it
+        del info["layout"]
+    classes = part.layout.class_names
+    with JetStoreWriter(folder, part.features, True, classes, **info) as writer:
         pt_range = None if part.any_pt else reader.JET_PT_RANGE
-        for jets in reader.iterate(source, _STEP, part.features, pt_range, rows=part.rows):
-            jets = jets[_first_of_each(ak.to_numpy(jets.label), left)]
+        options = {"rows": part.rows, "layout": part.layout}
+        for jets in reader.iterate(source, _STEP, part.features, pt_range, **options):
+            jets = jets[_first_of_each(ak.to_numpy(jets.label), left, len(names))]
             constituents, offsets = jetclass.features_of(jets, part.features)
             writer.append(constituents, np.diff(offsets), jet_rows(jets))
         entry = {"name": source.name, "n_jets": writer.n_jets, "sha256": sha256(source)}
@@ -305,11 +332,11 @@ def _write(part: Part, folder: Path) -> None:
     write_json(folder / _STAMP, stamp)
 
 
-def _first_of_each(labels: np.ndarray, left: dict[int, int]) -> np.ndarray:
+def _first_of_each(labels: np.ndarray, left: dict[int, int], n_names: int) -> np.ndarray:
     """(B,) bool: jets within what is left of their class, which is counted down."""
     keep = np.ones(len(labels), bool)
     for index, n in left.items():
-        of_class = labels % len(_CLASS_NAMES) == index
+        of_class = labels % n_names == index
         keep[of_class] = np.arange(of_class.sum()) < n
         left[index] = max(n - int(of_class.sum()), 0)
     return keep

@@ -1,9 +1,9 @@
 """Which files of jets paths stand for: one way of looking for every command.
 
-A folder stands for all ROOT and h5 files inside, at any depth. Links are followed, each folder and
-file is taken once. What a folder holds beside is left out, and what looks like jets among it is
-said: files hidden by a dot, as file systems and archives of other systems leave them beside the
-real ones, links to nothing, second ways to the same file, endings in capitals.
+A folder stands for all ROOT, parquet and h5 files inside, at any depth. Links are followed, each
+folder and file is taken once. What a folder holds beside is left out, and what looks like jets
+among it is said: files hidden by a dot, as file systems and archives of other systems leave them
+beside the real ones, links to nothing, second ways to the same file, endings in capitals.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jetfm.errors import JetfmError
 
-SUFFIXES = (".root", ".h5")
+SUFFIXES = (".root", ".parquet", ".h5")
 _LITTER = ("__MACOSX", "lost+found", "@eaDir")  # folders of archives and of file systems
 
 Paths = str | Path | Iterable[str | Path]
@@ -38,7 +38,8 @@ def jet_files(
         There are none, a path does not exist, a file is of another kind, or a folder cannot be
         read.
     """
-    kinds = " or ".join(suffix[1:].replace("root", "ROOT") for suffix in suffixes)
+    names = [suffix[1:].replace("root", "ROOT") for suffix in suffixes]
+    kinds = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     expected = f"a {kinds} file, or a folder of them"
     found: list[Path] = []
     left_out: dict[str, list[Path]] = {}

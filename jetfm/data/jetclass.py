@@ -7,7 +7,7 @@ A chunk of jets is an awkward record array with vector's behaviours::
     jets.jet              Momentum4D of the file: pt, eta, phi, energy
     jets.axis             Momentum4D, the vector sum of the constituents
     jets.sdmass, tau1 ... tau4   of the file (not in jets.jet: vector's tau2 is a squared mass)
-    jets.label            class index, 0 ... 9, or -1 in a file that says it has no labels
+    jets.label            class index, 0 ... 9, or -1 in a file without labels
 
 so ``jets.constituents.pt``, ``jets.axis.mass`` and the like work. Traps of the files:
 
@@ -25,20 +25,18 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import awkward as ak
 import numpy as np
 import uproot
-import vector
 
-from jetfm.data.constituent_order import by_falling_pt
+from jetfm.data.jet_columns import Source, jets_of, labels_in
+from jetfm.data.layout import FEATURE_BRANCHES, JETCLASS, LABELS, Layout
 from jetfm.errors import JetfmError
-from jetfm.physics.jagged import segment_sum
 from jetfm.schema import (
     BRANCHES,
-    CLASSES,
     CONSTITUENT_FEATURES,
     SETTINGS_KEY,
     TREE_NAME,
@@ -48,9 +46,6 @@ from jetfm.schema import (
 from jetfm.storage.files import naming
 from jetfm.storage.root_files import open_root
 
-vector.register_awkward()
-
-MOST_CONSTITUENTS = 10_000  # our choice, far above any jet's
 JET_PT_RANGE = (500.0, 1000.0)  # GeV, JetClass's selection (jetclass_generation, mergeTrees.C)
 
 _LABELS_AT_ONCE = 1_000_000  # jets
@@ -59,20 +54,6 @@ _MOST_BYTES, _SLACK = 2000, 2**25  # a branch: 500 constituents a jet on average
 
 _MOMENTA = ("part_px", "part_py", "part_pz", "part_energy")
 _JET_BRANCHES = ("pt", "eta", "phi", "energy", "nparticles", "sdmass", *map("tau{}".format, "1234"))
-_LABELS = tuple(f"label_{c.name}" for c in CLASSES)
-#: Constituent features that are a branch of the file.
-FEATURE_BRANCHES = {
-    "charge": "part_charge",
-    "is_charged_hadron": "part_isChargedHadron",
-    "is_neutral_hadron": "part_isNeutralHadron",
-    "is_photon": "part_isPhoton",
-    "is_electron": "part_isElectron",
-    "is_muon": "part_isMuon",
-    "d0val": "part_d0val",
-    "d0err": "part_d0err",
-    "dzval": "part_dzval",
-    "dzerr": "part_dzerr",
-}
 
 
 def iterate(
@@ -81,6 +62,7 @@ def iterate(
     features: Sequence[str] = CONSTITUENT_FEATURES,
     pt_range: tuple[float, float] | None = JET_PT_RANGE,
     rows: tuple[int, int] | None = None,
+    layout: Layout = JETCLASS,
 ) -> Iterator[ak.Array]:
     """Yield the jets of JetClass files in chunks of at most `step`, file by file, in order.
 
@@ -90,8 +72,9 @@ def iterate(
     step : jets in memory at a time; 20 000 with all features take about 0.5 GB
     features : constituent features to have; only their branches are read
     pt_range : GeV; the median jet pt of a chunk must lie within, which tells MeV from GeV.
-        None skips this check.
+        That of `layout` comes first; None skips this check.
     rows : first jet and the one after the last, of each file; all by default
+    layout : what other files call these branches, and which of their jets make which class
 
     Raises
     ------
@@ -108,17 +91,30 @@ def iterate(
         raise JetfmError("step", str(step), "a positive number of jets")
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     extra = [FEATURE_BRANCHES[name] for name in features if name in FEATURE_BRANCHES]
-    branches = [*_MOMENTA, *extra, *_LABELS, *(f"jet_{name}" for name in _JET_BRANCHES)]
+    branches = [*_MOMENTA, *extra, *LABELS, *(f"jet_{name}" for name in _JET_BRANCHES)]
     n_since = 0
     for path in map(Path, paths):
-        opened = open_tree(path, branches)
+        opened = open_tree(path, (), layout.tree)
         with opened as tree:
-            labelled = not opened.settings.get(UNLABELLED)
+            applied = layout.of_file(opened.found, path)
+            if applied.is_jetclass:
+                some = any(name in opened.found for name in LABELS)
+                needed = [name for name in branches if some or name not in LABELS]
+                opened.require(needed)
+                names = {name: name for name in needed}
+            else:
+                names = applied.columns(opened.found, features, opened.place)
+                names |= applied.columns_of_classes()
+            source, labelled = Source(path, "branch", names), not opened.settings.get(UNLABELLED)
+            unit = None if pt_range is None else applied.pt_range or pt_range
             first, end = rows or (0, tree.num_entries)
             for start in range(first, min(end, tree.num_entries), step):
-                columns = _columns(path, tree, branches, start, min(step, end - start))
-                n_since += len(columns["jet_pt"])
-                yield _jets(path, columns, start, pt_range, labelled)
+                columns = _columns(path, tree, names, start, min(step, end - start))
+                if applied.is_jetclass:
+                    _check_stated(path, columns, start)
+                labels = labels_in(source, applied, columns, start, labelled)
+                n_since += len(labels)
+                yield jets_of(source, columns, start, unit, labels, filled=applied.is_jetclass)
                 del columns
                 if n_since >= max(step, _COLLECT_AFTER):
                     # uproot leaves cycles that hold arrays (uproot5#1528)
@@ -128,7 +124,7 @@ def iterate(
 
 def read(path: str | Path, start: int = 0, stop: int | None = None, **options) -> ak.Array:
     """Jets `start` to `stop` of one file, in memory at once; options as for `iterate`."""
-    n_jets = count_jets(path)
+    n_jets = count_jets(path, options.get("layout", JETCLASS))
     start, stop, _ = slice(start, stop).indices(n_jets)
     if stop <= start:
         raise JetfmError(path, f"no jets from {start} to {stop}", f"a range within 0 to {n_jets}")
@@ -142,44 +138,72 @@ def read(path: str | Path, start: int = 0, stop: int | None = None, **options) -
     return ak.concatenate(chunks) if len(chunks) > 1 else chunks[0]
 
 
-def count_jets(path: str | Path) -> int:
+def count_jets(path: str | Path, layout: Layout = JETCLASS) -> int:
     """Number of jets in a file, at least one, without reading any."""
-    with open_tree(Path(path), ()) as tree:
+    with open_tree(Path(path), (), layout.tree) as tree:
         return tree.num_entries
 
 
-def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """(11,) int64, jets of each class of a file or of a range of it; the last: unknown class."""
-    found, opened = np.zeros(len(CLASSES) + 1, np.int64), open_tree(Path(path), _LABELS)
+def count_classes(
+    path: str | Path, rows: tuple[int, int] | None = None, layout: Layout = JETCLASS
+) -> np.ndarray:
+    """(classes + 1,) int64, jets of each class of a file or of a range; the last: of none."""
+    found = np.zeros(len(layout.class_names) + 1, np.int64)
+    opened = open_tree(Path(path), (), layout.tree)
     with opened as tree:
+        applied = layout.of_file(opened.found, path)
         first, end = rows or (0, tree.num_entries)
         end = min(end, tree.num_entries)
-        if opened.settings.get(UNLABELLED):
+        names = {name: applied.name(name) for name in LABELS if applied.name(name) in opened.found}
+        if applied.classes:
+            names = applied.columns_of_classes()
+        elif names and applied.is_jetclass:
+            opened.require(LABELS)
+        if not names or (opened.settings.get(UNLABELLED) and not applied.classes):
             found[-1] = end - first
             return found
+        source = Source(Path(path), "branch", names)
         for start in range(first, end, _LABELS_AT_ONCE):
-            columns = _columns(path, tree, _LABELS, start, min(_LABELS_AT_ONCE, end - start))
-            found += np.bincount(_class_index(path, columns, start), minlength=len(found))
+            columns = _columns(path, tree, names, start, min(_LABELS_AT_ONCE, end - start))
+            labels = labels_in(source, applied, columns, start)
+            found += np.bincount(labels % len(found), minlength=len(found))
     return found
+
+
+def features_in(path: str | Path, layout: Layout = JETCLASS) -> tuple[str, ...]:
+    """Constituent features that a file has."""
+    opened = open_tree(Path(path), (), layout.tree)
+    with opened:
+        return layout.of_file(opened.found, path).features(opened.found)
 
 
 class open_tree:
     """Context manager: the tree of a JetClass file, with its branches checked.
 
+    Parameters
+    ----------
+    branches : that are needed
+    tree : its name; a file without such a tree is one of JetClass's
+
     Attributes
     ----------
+    found : names of the branches
     settings : what jetfm wrote about a file of its own, else empty
     """
 
-    def __init__(self, path: Path, branches: Sequence[str] = tuple(BRANCHES)):
-        self.path, self.branches = Path(path), branches
+    def __init__(
+        self, path: Path, branches: Sequence[str] = tuple(BRANCHES), tree: str = TREE_NAME
+    ):
+        self.path, self.branches, self.name = Path(path), branches, tree
 
     def __enter__(self) -> uproot.TTree:
         check_root_file(self.path)
         try:
             self._file = open_root(self.path)
             classes = self._file.classnames(cycle=False)
-            tree = self._file[TREE_NAME] if TREE_NAME in classes else None
+            if self.name not in classes:
+                self.name = TREE_NAME
+            tree = self._file[self.name] if self.name in classes else None
             text = str(self._file[SETTINGS_KEY]) if SETTINGS_KEY in classes else "{}"
             self.settings = json.loads(text)
             if not isinstance(self.settings, dict):
@@ -196,18 +220,26 @@ class open_tree:
     def __exit__(self, *error) -> None:
         self._file.close()
 
+    @property
+    def place(self) -> str:
+        """Where an error is."""
+        return f"{self.path}: tree '{self.name}'"
+
+    def require(self, branches: Sequence[str]) -> None:
+        """Refuse a tree that lacks one of these."""
+        missing = [name for name in branches if name not in self.found]
+        if missing:
+            expected = f"also {_listed(missing, 'branch', 'branches')}"
+            raise JetfmError(self.place, f"{', '.join(self.found) or 'no branches'}", expected)
+
     def _check(self, tree, classes: dict[str, str]) -> None:
         if tree is None or not hasattr(tree, "num_entries"):
             found = ", ".join(f"{name} ({kind})" for name, kind in classes.items()) or "nothing"
             raise JetfmError(self.path, found, f"a tree named '{TREE_NAME}'")
-        found = tree.keys(recursive=False)
-        missing = [name for name in self.branches if name not in found]
-        if missing:
-            where = f"{self.path}: tree '{TREE_NAME}'"
-            expected = f"also {_listed(missing, 'branch', 'branches')}"
-            raise JetfmError(where, f"{', '.join(found) or 'no branches'}", expected)
+        self.found = tree.keys(recursive=False)
+        self.require(self.branches)
         if tree.num_entries == 0:
-            raise JetfmError(self.path, "zero jets", f"at least one entry in '{TREE_NAME}'")
+            raise JetfmError(self.path, "zero jets", f"at least one entry in '{self.name}'")
         size = self.path.stat().st_size
         if tree.num_entries > size:
             found = f"{tree.num_entries} jets in {size} bytes"
@@ -262,49 +294,6 @@ def file_dphi(jets: ak.Array) -> ak.Array:
     return jets.constituents.deltaphi(jets.jet)
 
 
-def about_axis(px, py, pz, energy, counts: np.ndarray) -> tuple[ak.Array, ak.Array]:
-    """Constituents with their angles relative to the vector sum of each jet, and that sum.
-
-    Parameters
-    ----------
-    px, py, pz, energy : (n,) float64, GeV, jet after jet
-    counts : (jets,) constituents of each; one without any has a sum of 0
-
-    Returns
-    -------
-    (n,) Momentum4D with eta_rel and phi_rel (wrapped), and (jets,) Momentum4D
-    """
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    momenta = {"px": px, "py": py, "pz": pz, "energy": energy}
-    axis = vector.zip({name: segment_sum(values, offsets) for name, values in momenta.items()})
-    constituents = vector.zip(momenta)
-    of_axis = axis[np.repeat(np.arange(len(counts)), counts)]
-    constituents["eta_rel"] = constituents.eta - of_axis.eta
-    constituents["phi_rel"] = constituents.deltaphi(of_axis)
-    return constituents, axis
-
-
-def check_unit(
-    path: Path, what: str, pt: np.ndarray, pt_range: tuple[float, float], slack: float = 1.0
-) -> None:
-    """Refuse jets whose median pt lies outside the selection: MeV instead of GeV, mostly.
-
-    Parameters
-    ----------
-    what : the name of this pt
-    pt : (jets,) GeV
-    pt_range : of the selection; it applies to the detector's jet pt
-    slack : factor by which another pt, e.g. the constituents' sum, may lie outside
-    """
-    low, high = pt_range
-    median = float(np.median(pt))
-    if not low / slack <= median <= high * slack:
-        in_mev = low / slack <= median / 1000 <= high * slack
-        hint = "; it looks like MeV, divide by 1000" if in_mev else "; --any-pt takes any other"
-        expected = f"{low:g} to {high:g} GeV, the selection{hint}"
-        raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
-
-
 def _check_announced(path: Path, tree, branches: Sequence[str], start: int, stop: int) -> None:
     """Refuse baskets that announce absurd lengths, before anything is made as large as they say."""
     for name in branches:
@@ -325,102 +314,41 @@ def _check_announced(path: Path, tree, branches: Sequence[str], start: int, stop
             raise JetfmError(f"{path}: branch '{name}'", found, expected)
 
 
-def _columns(path: Path, tree, branches: Sequence[str], start: int, step: int) -> dict:
-    """Read branches; jagged ones as (flat values, counts), all checked for length and type."""
+def _columns(path: Path, tree, names: Mapping, start: int, step: int) -> dict:
+    """Read branches, given as names of ours and the tree's; jagged ones as (flat values, counts),
+    all checked for length and type."""
     stop = min(start + step, tree.num_entries)
+    branches = list(dict.fromkeys(names.values()))
     try:
         _check_announced(path, tree, branches, start, stop)
         arrays = tree.arrays(branches, entry_start=start, entry_stop=stop, library="ak", how=dict)
     except Exception as error:  # truncated baskets, bad compression, wrong checksums ...
         raise _damaged(path, error) from error
     columns = {}
-    for name, array in arrays.items():
-        where = f"{path}: branch '{name}'"
-        if array.ndim != 1 + is_jagged(name):
+    for key, name in names.items():
+        array, where = arrays[name], f"{path}: branch '{name}'"
+        jagged = isinstance(key, str) and is_jagged(key)
+        if array.ndim != 1 + jagged:
             kinds = ("one value per jet", "one value per constituent")
-            raise JetfmError(where, f"type {array.type.content}", kinds[is_jagged(name)])
+            raise JetfmError(where, f"type {array.type.content}", kinds[jagged])
         if len(array) != stop - start:
             found = f"{len(array)} entries from {start} on"
             raise JetfmError(where, found, f"{stop - start}, as the tree has")
-        if is_jagged(name):
-            columns["counts", name] = ak.to_numpy(ak.num(array)).astype(np.int64)
+        if jagged:
+            columns["counts", key] = ak.to_numpy(ak.num(array)).astype(np.int64)
             array = ak.flatten(array)
-        columns[name] = ak.to_numpy(array)
+        columns[key] = ak.to_numpy(array)
+        if columns[key].dtype.kind not in "biuf":
+            raise JetfmError(where, f"type {arrays[name].type.content}", "numbers")
     return columns
 
 
-def _jets(path: Path, columns: dict, start: int, pt_range, labelled: bool) -> ak.Array:
-    counts = _checked_counts(path, columns, start)
-    jet_index = np.repeat(np.arange(len(counts)), counts)
-    for name in columns:
-        if isinstance(name, str) and (is_jagged(name) or name in ("jet_pt", "jet_eta", "jet_phi")):
-            _check_finite(path, name, columns[name], jet_index, start)
-    label = _class_index(path, columns, start) if labelled else np.full(len(counts), -1)
-
-    # float64: eta and the sum's mass lose digits in float32
-    px, py, pz, energy = (columns[name].astype(np.float64) for name in _MOMENTA)
-    pt = np.hypot(px, py)
-    if not pt.all():
-        jet = start + jet_index[np.argmin(pt)]
-        raise JetfmError(path, f"a constituent without transverse momentum in jet {jet}", "pt > 0")
-    order = by_falling_pt(pt, counts)
-    if order is not None:  # real files are sorted, up to rounding
-        columns |= {name: columns[name][order] for name in columns if str(name).startswith("part_")}
-        px, py, pz, energy = px[order], py[order], pz[order], energy[order]
-
-    constituents, axis = about_axis(px, py, pz, energy, counts)
-    jet = vector.zip({name: columns[f"jet_{name}"] for name in ("pt", "eta", "phi", "energy")})
-    if pt_range is not None:
-        check_unit(path, "jet_pt", ak.to_numpy(jet.pt), pt_range)
-        check_unit(path, "summed constituent pt", ak.to_numpy(axis.pt), pt_range, slack=2.0)
-
-    for feature, branch in FEATURE_BRANCHES.items():
-        if branch in columns:
-            constituents[feature] = columns[branch]
-    constituents = ak.unflatten(constituents, counts)
-    fields = {"constituents": constituents, "jet": jet, "axis": axis, "label": label}
-    fields |= {name: columns[f"jet_{name}"] for name in _JET_BRANCHES[5:]}
-    return ak.zip(fields, depth_limit=1)
-
-
-def _checked_counts(path: Path, columns: dict, start: int) -> np.ndarray:
-    counts = columns["counts", "part_px"]
-    for key, other in columns.items():
-        if isinstance(key, tuple) and not np.array_equal(other, counts):
-            jet = int(np.flatnonzero(other != counts)[0])
-            found = f"{other[jet]} values in jet {start + jet}"
-            expected = f"{counts[jet]}, as many as in 'part_px'"
-            raise JetfmError(f"{path}: branch '{key[1]}'", found, expected)
-    if counts.max(initial=0) > MOST_CONSTITUENTS:
-        found = f"{counts.max()} constituents in jet {start + int(np.argmax(counts))}"
-        raise JetfmError(path, found, f"at most {MOST_CONSTITUENTS}; damaged?")
-    if not counts.all():
-        jet = start + int(np.argmin(counts))
-        raise JetfmError(path, f"no constituents in jet {jet}", "at least one in every jet")
-    stated = columns["jet_nparticles"]
+def _check_stated(path: Path, columns: dict, start: int) -> None:
+    counts, stated = columns["counts", "part_px"], columns["jet_nparticles"]
     if not np.array_equal(stated, counts):
         jet = int(np.flatnonzero(stated != counts)[0])
         found = f"{counts[jet]} constituents in jet {start + jet}"
         raise JetfmError(path, found, f"{stated[jet]:g}, as 'jet_nparticles' says")
-    return counts
-
-
-def _check_finite(path: Path, name: str, values, jet_index, start: int) -> None:
-    if not np.isfinite(values).all():
-        at = int(np.flatnonzero(~np.isfinite(values))[0])
-        jet = start + int(jet_index[at] if is_jagged(name) else at)
-        raise JetfmError(f"{path}: branch '{name}'", f"{values[at]} in jet {jet}", "finite values")
-
-
-def _class_index(path: Path, columns: dict, start: int) -> np.ndarray:
-    labels = np.stack([columns[name].astype(np.float32) for name in _LABELS], axis=1)  # (B, 10)
-    wrong = ((labels != 0) & (labels != 1)).any(axis=1) | (labels.sum(axis=1) != 1)
-    if wrong.any():
-        jet = int(np.argmax(wrong))
-        set_ = ", ".join(f"{n}={v:g}" for n, v in zip(_LABELS, labels[jet], strict=True) if v != 0)
-        found = f"{set_ or 'no label set'} in jet {start + jet}"
-        raise JetfmError(path, found, "exactly one label of 1, the others 0")
-    return labels.argmax(axis=1)
 
 
 def _damaged(path: Path, error: Exception) -> JetfmError:

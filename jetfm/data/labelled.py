@@ -21,7 +21,7 @@ from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.jagged import padded
-from jetfm.schema import CLASSES, class_by_name
+from jetfm.schema import CLASS_NAMES
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LabelledJets:
     Parameters
     ----------
     folder : of a jets store; jets of other classes are ignored
-    classes : names as in the schema, in the order of the labels; empty means all ten
+    classes : names as in the store, in the order of the labels; empty means JetClass's ten
     preprocessing : network space of the constituents
     max_constituents : longer jets keep their leading ones in pt
     tokens : folder of the token store of the same jets, for models that read ids
@@ -81,13 +81,15 @@ class LabelledJets:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names in the order of the labels."""
-        return self.classes or tuple(c.name for c in CLASSES)
+        return self.classes or CLASS_NAMES
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(n_jets of the store,) int8, 100 MB for JetClass; -1 for classes not of the task."""
-        of_class = np.full(len(CLASSES) + 1, -1, np.int8)  # the last: unknown, -1 in the store
-        of_class[[class_by_name(n).index for n in self.class_names]] = range(len(self.class_names))
+        """(n_jets of the store,) small int, 100 MB for JetClass; -1 for classes not of the task."""
+        names = self.class_names
+        small = np.int8 if len(names) < 128 else np.int16
+        of_class = np.full(len(self.store.class_names) + 1, -1, small)  # the last: -1 in the store
+        of_class[[self.store.class_index(name) for name in names]] = range(len(names))
         return of_class[np.asarray(self.store.labels)]
 
     @cached_property
@@ -108,20 +110,11 @@ class LabelledJets:
 
         'x' is (B, T, F) in network space, or ids (B, T) where the jets have `tokens`.
         """
-        if self.tokens is None:
-            physical, mask = self.store.dense(
-                indices, self.max_constituents, self.preprocessing.features
-            )
-            x = torch.as_tensor(self.preprocessing.forward(physical, mask), dtype=torch.float32)
-        else:
-            rows, mask = self.token_store.rows_of(indices, self.max_constituents)
-            x = torch.as_tensor(padded(self.token_store.ids[rows], mask, np.int64))
-        return {
-            "x": x,
-            "mask": torch.as_tensor(mask),
-            "n_constituents": torch.as_tensor(self.store.n_constituents[indices]),
-            "label": torch.as_tensor(self.labels[indices]).long(),
-        }
+        tokens = None if self.tokens is None else self.token_store
+        batch = network_batch(
+            self.store, indices, self.preprocessing, self.max_constituents, tokens
+        )
+        return batch | {"label": torch.as_tensor(self.labels[indices]).long()}
 
     def hashes(self, indices: np.ndarray) -> set[bytes]:
         """A hash of each jet's constituents: the same jet in two splits has the same one.
@@ -147,3 +140,27 @@ class LabelledJets:
         ]
         n = min(map(len, sides))
         return np.stack([side[:n] for side in sides], axis=1).ravel()
+
+
+def network_batch(
+    store: JetStore,
+    indices: np.ndarray,
+    preprocessing: Preprocessing,
+    max_constituents: int,
+    tokens: TokenStore | None = None,
+) -> dict[str, Tensor]:
+    """'x', 'mask' and 'n_constituents' of some jets of a store, labelled or not.
+
+    'x' is (B, T, F) in network space, or ids (B, T) where `tokens` are the jets' own.
+    """
+    if tokens is None:
+        physical, mask = store.dense(indices, max_constituents, preprocessing.features)
+        x = torch.as_tensor(preprocessing.forward(physical, mask), dtype=torch.float32)
+    else:
+        rows, mask = tokens.rows_of(indices, max_constituents)
+        x = torch.as_tensor(padded(tokens.ids[rows], mask, np.int64))
+    return {
+        "x": x,
+        "mask": torch.as_tensor(mask),
+        "n_constituents": torch.as_tensor(store.n_constituents[indices]),
+    }

@@ -16,7 +16,7 @@ import numpy as np
 
 from jetfm.data.joined import JoinedArray, blocks
 from jetfm.errors import JetfmError
-from jetfm.schema import class_by_name
+from jetfm.schema import CLASS_NAMES, class_by_name
 from jetfm.storage.files import NpyReader, map_npy, naming, read_json, sha256, write_json
 
 MANIFEST, PARTS = "store.json", "parts"
@@ -29,7 +29,7 @@ _COUNTS = dict.fromkeys(_COUNTED, int)
 _SUMMED = (
     *_COUNTED, "jets_of_unknown_class", "n_truncated", "jets_per_class", "out_of_range", "removed",
 )  # fmt: skip
-_OF_A_PART = ("sha256", "at_most", "rows", "part", "source")
+_OF_A_PART = ("sha256", "at_most", "rows", "part", "source", "layout")
 
 
 class RaggedFolder:
@@ -131,9 +131,27 @@ class RaggedFolder:
         lengths = blocks(self.n_constituents)
         return sum(int((some > max_constituents).sum()) for _, some in lengths)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, ...: those of JetClass, then a user's own."""
+        counted = self.info.get("jets_per_class")
+        return tuple(counted) if isinstance(counted, dict) else CLASS_NAMES
+
+    def class_index(self, name: str) -> int:
+        """Label of a class, named as here or as in the schema; no such class is a JetfmError."""
+        names = self.class_names
+        if name in names:
+            return names.index(name)
+        try:
+            return class_by_name(name).index
+        except JetfmError as error:
+            raise JetfmError(
+                f"{self.folder}: class", repr(name), f"one of {', '.join(names)}"
+            ) from error
+
     def indices_of(self, *classes: str) -> np.ndarray:
-        """Ascending indices (int64) of the jets of these classes, named as in the schema."""
-        wanted = [class_by_name(name).index for name in classes]
+        """Ascending indices (int64) of the jets of these classes, see `class_index`."""
+        wanted = [self.class_index(name) for name in classes]
         labels = blocks(self.labels)
         found = [start + np.flatnonzero(np.isin(some, wanted)) for start, some in labels]
         return np.concatenate([np.arange(0), *found])
@@ -364,7 +382,7 @@ def join_parts(
             elif key == "sources":
                 joined[key] += value
             elif key in _SUMMED:
-                joined[key] = _sum(joined[key], value)
+                joined[key] = _sum(joined[key], value, path)
             elif joined[key] != value:
                 raise JetfmError(path, f"{key} {value}", f"{joined[key]}, as in {paths[0].name}")
     joined["parts"] = [
@@ -377,5 +395,9 @@ def join_parts(
     return kind(folder)
 
 
-def _sum(one, other):
-    return {key: one[key] + other[key] for key in one} if isinstance(one, dict) else one + other
+def _sum(one, other, where: Path):
+    if not isinstance(one, dict):
+        return one + other
+    if list(one) != list(other):
+        raise JetfmError(where, f"counts of {', '.join(other)}", f"of {', '.join(one)}")
+    return {key: one[key] + other[key] for key in one}

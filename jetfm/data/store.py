@@ -30,11 +30,12 @@ import numpy as np
 
 from jetfm.data import jetclass
 from jetfm.data.constituent_order import by_falling_pt
+from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.ragged import MANIFEST, RaggedFolder, write_manifest
 from jetfm.errors import JetfmError
 from jetfm.physics.jagged import padded
 from jetfm.runtime.progress import Progress
-from jetfm.schema import CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
+from jetfm.schema import CLASS_NAMES, CLASSES, CONSTITUENT_FEATURES, JET_COLUMNS, KINEMATICS
 from jetfm.storage.files import NpyWriter, make_folder, remove_leftovers, sha256
 
 JET_DTYPE = np.dtype([(name, "i4" if name == "label" else "f4") for name in JET_COLUMNS])
@@ -104,6 +105,7 @@ class JetStoreWriter:
     folder : created if missing; a store already there is invalid from the start of writing
     features : names of the constituents' columns
     may_be_empty : a part of a store may have no jets, a store of its own may not
+    classes : names of the labels 0, 1, ...
     info : more entries for ``store.json``, e.g. the hashes of the sources
 
     Examples
@@ -117,10 +119,11 @@ class JetStoreWriter:
         folder: str | Path,
         features: Sequence[str] = CONSTITUENT_FEATURES,
         may_be_empty: bool = False,
+        classes: Sequence[str] = CLASS_NAMES,
         **info,
     ):
         self.folder, self.features, self.info = make_folder(folder), tuple(features), info
-        self.may_be_empty = may_be_empty
+        self.may_be_empty, self.classes = may_be_empty, tuple(classes)
         (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on not a store
         remove_leftovers(self.folder)
         self._constituents = NpyWriter(
@@ -129,7 +132,7 @@ class JetStoreWriter:
         self._offsets = NpyWriter(self.folder / "offsets.npy", "i8")
         self._jets = NpyWriter(self.folder / "jets.npy", JET_DTYPE)
         self._offsets.append(np.zeros(1, np.int64))
-        self._per_class = np.zeros(len(CLASSES) + 1, np.int64)  # the last: unknown, label -1
+        self._per_class = np.zeros(len(self.classes) + 1, np.int64)  # the last: unknown, -1
 
     def append(self, constituents, n_constituents, jets) -> None:
         """Add jets.
@@ -156,7 +159,8 @@ class JetStoreWriter:
         self._constituents.append(constituents)
         self._offsets.append(self._constituents.n_rows - len(constituents) + np.cumsum(counts))
         self._jets.append(rows)
-        self._per_class += np.bincount(rows["label"] % 11, minlength=11)
+        n_labels = len(self._per_class)
+        self._per_class += np.bincount(rows["label"] % n_labels, minlength=n_labels)
 
     @property
     def n_jets(self) -> int:
@@ -199,7 +203,7 @@ class JetStoreWriter:
             n_jets=self._jets.n_rows,
             n_constituents=self._constituents.n_rows,
             features=self.features,
-            jets_per_class={c.name: int(self._per_class[c.index]) for c in CLASSES},
+            jets_per_class={n: int(self._per_class[i]) for i, n in enumerate(self.classes)},
             jets_of_unknown_class=int(self._per_class[-1]),
             **self.info,
         )
@@ -213,6 +217,7 @@ def build_store(
     step: int = 20_000,
     jets_per_class: int | None = None,
     iterate: Callable[..., Iterator[ak.Array]] = jetclass.iterate,
+    layout: Layout = JETCLASS,
 ) -> JetStore:
     """Convert JetClass ROOT files to a store, in chunks of `step` jets.
 
@@ -223,7 +228,8 @@ def build_store(
     ----------
     jets_per_class : keep the first so many of each class; files named after a class that is
         complete are not opened
-    iterate : reader of (path, step, features), for files of another kind
+    iterate : reader of (path, step, features), for files of another kind or layout
+    layout : that it reads by; its classes are the store's
 
     Raises
     ------
@@ -234,7 +240,8 @@ def build_store(
     if not paths:
         raise JetfmError(folder, "no source files", "at least one file of jets")
     sources, bar = [], Progress("jets store", len(paths), unit="file", show=progress)
-    with bar, JetStoreWriter(folder, features, sources=sources) as writer:
+    info = {"classes": layout.class_names, "sources": sources, **layout.recorded()}
+    with bar, JetStoreWriter(folder, features, **info) as writer:
         for path in paths:
             n_before = writer.n_jets
             if writer.is_complete(path.name, jets_per_class):

@@ -7,7 +7,8 @@ The first and the last are all that is read.
 
 Chunks have the form of `jetfm.data.jetclass`, so the same store, features and batches serve, with
 the conventions of our JetClass: angles relative to the vector sum of the constituents, eta not
-flipped, falling pt. Signal is ``Tbqq``, background ``QCD``. The files know nothing of the jet but
+flipped, falling pt. Signal is ``Tbqq``, background ``QCD``; without the column of labels all are of
+unknown class. The files know nothing of the jet but
 its constituents, so ``jets.jet`` is their sum too, and soft-drop mass and N-subjettiness are
 computed from them, in JetClass's definitions. A jet without constituents is kept; all its momenta
 are 0 and its substructure is NaN.
@@ -22,7 +23,8 @@ import awkward as ak
 import numpy as np
 
 from jetfm.data.constituent_order import by_falling_pt
-from jetfm.data.jetclass import about_axis, check_unit
+from jetfm.data.jet_columns import about_axis, check_unit
+from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.pandas_table import PandasTable
 from jetfm.data.store import JetStore, build_store
 from jetfm.errors import JetfmError
@@ -47,6 +49,7 @@ def iterate(
     pt_range: tuple[float, float] | None = JET_PT_RANGE,
     with_substructure: bool = True,
     rows: tuple[int, int] | None = None,
+    layout: Layout = JETCLASS,
 ) -> Iterator[ak.Array]:
     """Yield the jets of Top Landscape files in chunks of at most `step`, file by file, in order.
 
@@ -59,11 +62,12 @@ def iterate(
         skips this check.
     with_substructure : compute soft-drop mass and tau_N, 1 ms a jet; else they are NaN
     rows : first jet and the one after the last, of each file; all by default
+    layout : one of other files, which these are not
 
     Raises
     ------
     JetfmError
-        A file that `PandasTable` refuses, a missing column, no jets, values that are not finite,
+        A file that `PandasTable` refuses, a missing momentum, no jets, values that are not finite,
         a constituent with energy but no transverse momentum, a label other than 0 and 1, momenta
         in the wrong unit. The message names the file and the cause.
     """
@@ -75,6 +79,7 @@ def iterate(
         raise JetfmError("step", str(step), "a positive number of jets")
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     for path in map(Path, paths):
+        layout.of_file((), path)
         with PandasTable(path) as table:
             if not len(table):
                 raise JetfmError(path, "zero jets", "at least one row in 'table'")
@@ -82,27 +87,41 @@ def iterate(
             end = min(end, len(table))
             for start in range(first, end, step):
                 stop = min(start + step, end)
-                *components, labels = table.read(start, stop, [*_MOMENTA, [_LABEL]])
-                yield _jets(path, components, labels[:, 0], start, pt_range, with_substructure)
+                labelled = _LABEL in table.columns
+                groups = [*_MOMENTA, [_LABEL]] if labelled else _MOMENTA
+                components = table.read(start, stop, groups)
+                labels = components.pop()[:, 0] if labelled else None
+                yield _jets(path, components, labels, start, pt_range, with_substructure)
                 del components, labels
 
 
-def count_jets(path: str | Path) -> int:
+def count_jets(path: str | Path, layout: Layout = JETCLASS) -> int:
     """Number of jets in a file, without reading any."""
     with PandasTable(path) as table:
         return len(table)
 
 
-def count_classes(path: str | Path, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """(11,) int64, jets of each class of a file or of a range; as for JetClass."""
-    found = np.zeros(len(CLASSES) + 1, np.int64)
+def count_classes(
+    path: str | Path, rows: tuple[int, int] | None = None, layout: Layout = JETCLASS
+) -> np.ndarray:
+    """(classes + 1,) int64, jets of each class of a file or of a range; as for JetClass."""
+    layout.of_file((), path)
+    found = np.zeros(len(layout.class_names) + 1, np.int64)
     with PandasTable(path) as table:
         first, end = rows or (0, len(table))
+        if _LABEL not in table.columns:
+            found[-1] = min(end, len(table)) - first
+            return found
         for start in range(first, min(end, len(table)), _LABELS_AT_ONCE):
             stop = min(start + _LABELS_AT_ONCE, end, len(table))
             (labels,) = table.read(start, stop, [[_LABEL]])
             found += np.bincount(_class_index(path, labels[:, 0], start), minlength=len(found))
     return found
+
+
+def features_in(path: str | Path, layout: Layout = JETCLASS) -> tuple[str, ...]:
+    """Constituent features that a file has."""
+    return KINEMATICS
 
 
 def build_toplandscape_store(
@@ -123,7 +142,8 @@ def build_toplandscape_store(
     def until_enough(path: Path, step: int, features: Sequence[str]) -> Iterator[ak.Array]:
         for jets in iterate(path, step, features, pt_range):
             yield jets
-            n_read[:] += np.bincount(ak.to_numpy(jets.label), minlength=len(CLASSES))
+            known = ak.to_numpy(jets.label[jets.label >= 0])
+            n_read[:] += np.bincount(known, minlength=len(CLASSES))
             if jets_per_class is not None and (n_read[_INDICES] >= jets_per_class).all():
                 return
 
@@ -133,12 +153,12 @@ def build_toplandscape_store(
 def _jets(
     path: Path,
     components: Sequence[np.ndarray],
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     start: int,
     pt_range: tuple[float, float] | None,
     with_substructure: bool,
 ) -> ak.Array:
-    """Jets from four (B, 200) arrays px, py, pz, energy and (B,) labels."""
+    """Jets from four (B, 200) arrays px, py, pz, energy and (B,) labels, or None without."""
     used = np.any([component != 0 for component in components], axis=0)  # true for NaN, too
     counts = used.sum(axis=1)
     jet_index = np.repeat(np.arange(len(counts)), counts)
@@ -163,7 +183,7 @@ def _jets(
         "constituents": ak.unflatten(constituents, counts),
         "jet": axis,
         "axis": axis,
-        "label": _class_index(path, labels, start),
+        "label": np.full(len(counts), -1) if labels is None else _class_index(path, labels, start),
     }
     return ak.zip(fields | shapes, depth_limit=1)
 

@@ -22,10 +22,11 @@ from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.explore import removal as removing
 from jetfm.explore.jet import jet_in, jet_of, observables_of
-from jetfm.explore.removal import ORDERS, Classifier, kept_rows
+from jetfm.explore.removal import ORDERS, kept_rows
 from jetfm.explore.stages import GeneratedJets
 from jetfm.explore.tokens import tokenised
 from jetfm.figures import event_display as drawing
+from jetfm.finetuning.classifier import Classifier
 from jetfm.schema import CLASSES
 from jetfm.tokenizers import Tokenizer
 
@@ -157,6 +158,7 @@ def removal(store: JetStore, classifier: Classifier) -> Display:
     Parameters
     ----------
     store : jets to choose from, with the classifier's features
+    classifier : of constituents, such as `jetfm.load_classifier` reads
     """
     known = [name for name in classifier.classes if len(store.indices_of(name))]
     controls, index_of = _jets_of(store, known)

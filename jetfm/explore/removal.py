@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
-from jetfm.physics.features import Preprocessing
+from jetfm.finetuning.classifier import Classifier
 
 #: Which constituents go first.
 ORDERS = ("softest", "hardest")
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A trained classifier of constituents.
-
-    Parameters
-    ----------
-    module : from a batch with 'x', 'mask' and 'n_constituents' to logits (B, K), in evaluation
-        mode on the CPU
-    classes : (K,) names as in the schema
-    preprocessing : the map to the network space of its constituents
-    max_constituents : longer jets keep their leading ones in pt
-    """
-
-    module: nn.Module
-    classes: Sequence[str]
-    preprocessing: Preprocessing
-    max_constituents: int = 128
-
-    @torch.no_grad()
-    def probabilities(
-        self, physical: np.ndarray, mask: np.ndarray, n_constituents: np.ndarray
-    ) -> np.ndarray:
-        """(B, K) float64 of physical constituents (B, T, F), their mask and uncapped number."""
-        x = torch.as_tensor(self.preprocessing.forward(physical, mask), dtype=torch.float32)
-        numbers = torch.as_tensor(n_constituents)
-        batch: dict[str, Tensor] = {"x": x, "mask": torch.as_tensor(mask)}
-        return self.module(batch | {"n_constituents": numbers}).double().softmax(1).numpy()
 
 
 @dataclass(frozen=True)
@@ -74,17 +43,22 @@ def removal(classifier: Classifier, store: JetStore, index: int, first: str = "s
     """Score what is left of a jet, for every number of constituents kept.
 
     The classifier sees a jet that never had the others, and is told so where it is told their
-    number. With all of them, its score is that of the whole jet.
+    number; angles stay those about the axis of the whole jet. With all constituents, the score is
+    that of the whole jet.
 
     Parameters
     ----------
+    classifier : of constituents
     first : 'softest' or 'hardest', which constituents go first
 
     Raises
     ------
     JetfmError
-        Another order, or a store without the classifier's features.
+        Another order, a store without the classifier's features, or a classifier of tokens.
     """
+    if classifier.tokenizer is not None:  # without a constituent, all tokens may be others
+        expected = "one that reads constituents, to take some away"
+        raise JetfmError("classifier", "one that reads tokens", expected)
     jet = store.dense([index], classifier.max_constituents, classifier.preprocessing.features)[0][0]
     n = len(jet)
     kept = np.arange(min(n, 1), n + 1)
@@ -92,5 +66,16 @@ def removal(classifier: Classifier, store: JetStore, index: int, first: str = "s
     for row, n_kept in zip(physical, kept, strict=True):
         row[:n_kept] = jet[kept_rows(n, n_kept, first)]
     numbers = store.n_constituents[index] - n + kept
-    probabilities = classifier.probabilities(physical, mask, numbers)
+    probabilities = _scores(classifier, physical, mask, numbers)
     return Removal(kept, physical[..., 0].sum(1, dtype=np.float64), probabilities)
+
+
+@torch.no_grad()
+def _scores(
+    classifier: Classifier, physical: np.ndarray, mask: np.ndarray, n_constituents: np.ndarray
+) -> np.ndarray:
+    """(B, K) float64 of constituents (B, T, F), their mask and number, on the CPU."""
+    x = torch.as_tensor(classifier.preprocessing.forward(physical, mask), dtype=torch.float32)
+    batch = {"x": x, "mask": torch.as_tensor(mask)}
+    batch["n_constituents"] = torch.as_tensor(n_constituents)
+    return classifier.network(batch).double().softmax(1).numpy()

@@ -10,7 +10,7 @@ from pathlib import Path
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.explore.nearest import RealJets
-from jetfm.explore.removal import Classifier
+from jetfm.finetuning.classifier import Classifier, architecture_of, pt_range_of
 from jetfm.finetuning.study import trained
 from jetfm.judging.jet_sample import JetSample
 from jetfm.judging.samples import original_sample
@@ -19,12 +19,11 @@ from jetfm.pipeline.finetuning import FITS_VERSION
 from jetfm.pipeline.stage import Stage
 from jetfm.pipeline.tokenizers import MAIN
 from jetfm.schema import SPLITS
-from jetfm.storage.weights import fill, load_weights, save_weights
 from jetfm.tokenizers import Tokenizer
 
 N_REAL = 10_000  # training jets among which neighbours are looked for, at most; our choice
 N_LABELS = 10_000  # the classifier's, at most: more would be hours of training; our choice
-_NAME, _WEIGHTS = "classifier", "finetuned"
+_WEIGHTS = "finetuned"
 
 
 @dataclass(frozen=True)
@@ -70,22 +69,14 @@ def classifier(pipeline: Pipeline, task: str = "ten-classes") -> Classifier:
     """The main model, fine-tuned for a task with the most labels of the study up to `N_LABELS`.
 
     It is the first of the study's fits with these labels, of which the study keeps scores alone.
+    `jetfm score` reads its folder, too.
 
     Raises
     ------
     JetfmError
-        A task that the profile lacks, or a main model that reads tokens: without a constituent,
-        all tokens of a jet may be others.
+        A task that the profile lacks, or a main model that reads tokens.
     """
-    folder = _trained(pipeline, task).folder
-    record, state = load_weights(folder, _NAME)
-    runner = pipeline.finetuning.runner(task, MAIN, _WEIGHTS)
-    jets, settings = runner.jets.train, pipeline.profile.finetuning
-    module = runner.contender.module(len(jets.class_names), jets.preprocessing, settings.baselines)
-    fill(module, state, folder)
-    return Classifier(
-        module.eval(), record["config"]["classes"], jets.preprocessing, jets.max_constituents
-    )
+    return Classifier.load(_trained(pipeline, task).folder)
 
 
 def jets_to_classify(pipeline: Pipeline, task: str = "ten-classes") -> JetStore:
@@ -107,7 +98,7 @@ def _trained(pipeline: Pipeline, task: str) -> Stage:
     }
     like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
     return pipeline.run.stage(
-        _NAME,
+        "classifier",
         partial(_train, pipeline, task),
         variant=task,
         settings={
@@ -126,9 +117,14 @@ def _train(pipeline: Pipeline, task: str, folder: Path) -> dict:
     runner = pipeline.finetuning.runner(task, MAIN, _WEIGHTS)
     most = min(len(runner.jets.train.training_order(0)), N_LABELS)
     size = max((n for n in settings.sizes_of(task) if n <= most), default=most)
-    seed = pipeline.profile.seed
-    module, result, _ = trained(runner, size, 0, settings, folder, seed)
-    save_weights(
-        folder, _NAME, module.cpu().state_dict(), {"classes": list(runner.jets.train.class_names)}
-    )
+    network, result, _ = trained(runner, size, 0, settings, folder, pipeline.profile.seed)
+    jets = runner.jets.train
+    Classifier(
+        network.cpu(),
+        architecture_of(runner.contender, network, settings.baselines),
+        jets.class_names,
+        jets.preprocessing,
+        jets.max_constituents,
+        pt_range_of(jets.store, jets.indices),
+    ).save(folder)
     return {"n_train": size, "accuracy": result["accuracy"]}

@@ -6,7 +6,7 @@ paper, its docstring says which. The modules are named after what is shown, sinc
 names (`training`, `generation`, ...) are taken by the functions themselves.
 """
 
-from jetfm.figures.captions import CAPTIONS
+from jetfm.figures.captions import CAPTIONS, LEDGER
 from jetfm.figures.finetuning_curves import learning_curves, pretraining_jets, reliability
 from jetfm.figures.generated_jets import generation, generator_distances
 from jetfm.figures.index import PAPER_FIGURES, index_as_text
@@ -28,6 +28,7 @@ from jetfm.figures.training_curves import LOGARITHMIC, training
 __all__ = [
     "CAPTIONS",
     "CLASS_COLORS",
+    "LEDGER",
     "LOGARITHMIC",
     "PAPER_FIGURES",
     "VERDICT_COLORS",

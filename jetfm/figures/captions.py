@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-#: Caption of every figure of notebooks 00 to 05, by file name, in order.
+#: The figure that notebook 06 makes of the ledger.
+LEDGER = "fig06_ledger"
+
+#: Caption of every figure, by file name, in the order of the notebooks.
 CAPTIONS = {
     "fig00_calibration": "Mean multiplicity and jet pT by class, and the share of each kind of "
     "constituent: simulated jets (points) and published JetClass values (bars). Bands: the "
@@ -91,4 +94,6 @@ CAPTIONS = {
     "saw in pre-training, at equal training steps.",
     "fig05_calibration": "Do classifiers know how sure they are? Accuracy by the probability of "
     "the predicted class, ten classes, all seeds together. On the diagonal they do.",
+    LEDGER: "Every judged claim. Left: claims with a number, as the distance from the paper's "
+    "value in units of the tolerance. Right: claims of direction, in units of the uncertainty.",
 }

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jetfm.figures.jets import CLASS_COLORS
-from jetfm.schema import class_by_name
+from jetfm.schema import latex_of
 
 
 def roc(curves: Sequence[Mapping], classes: Sequence[str], n_test: int, text: str) -> Figure:
@@ -26,8 +26,8 @@ def roc(curves: Sequence[Mapping], classes: Sequence[str], n_test: int, text: st
     for curve in curves:
         signal, background = (np.asarray(curve[key]) for key in ("signal", "background"))
         passed = background > 0
-        name = class_by_name(curve["class"]).latex
-        others = class_by_name(classes[0]).latex if len(classes) == 2 else "others"
+        name = latex_of(curve["class"])
+        others = latex_of(classes[0]) if len(classes) == 2 else "others"
         axis.plot(
             signal[passed], 1 / background[passed], color=CLASS_COLORS.get(curve["class"]),
             label=f"{name} vs {others}",

@@ -2,7 +2,7 @@
 
 ``contenders`` builds what is trained, ``study`` trains and tests it, ``results`` reads what came
 out, ``label_savings`` says how many labels pre-training replaces, ``own_jets`` does one fit on a
-user's files.
+user's files, ``classifier`` keeps what was fitted, ``scoring`` uses it on other files.
 """
 
 from jetfm.finetuning.contenders import Contender

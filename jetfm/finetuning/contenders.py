@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
-
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
-from jetfm.models.classifier import HeadOnly, JetClassifier, SetClassifier
+from jetfm.models.classifier import BatchClassifier, HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_model import load_backbone
 from jetfm.models.particle_transformer import ParticleTransformer
@@ -61,7 +59,10 @@ class Contender:
         return f"{self.label or self.model}, {STARTS[self.weights]}"
 
     def backbone(
-        self, preprocessing: Preprocessing | None = None, tokenizer_hash: str | None = None
+        self,
+        preprocessing: Preprocessing | None = None,
+        tokenizer_hash: str | None = None,
+        loaded: Backbone | None = None,
     ) -> Backbone:
         """The backbone that it starts with; of random weights if 'scratch'.
 
@@ -69,13 +70,14 @@ class Contender:
         ----------
         preprocessing : of the constituents that it is to read
         tokenizer_hash : of the tokens that it is to read, if it reads ids
+        loaded : the pre-trained one, where it is in memory already
 
         Raises
         ------
         JetfmError
             Its input is not these features, or not these tokens.
         """
-        backbone = load_backbone(self.folder, tokenizer_hash)
+        backbone = load_backbone(self.folder, tokenizer_hash) if loaded is None else loaded
         n_features = None if preprocessing is None else preprocessing.n_features
         if not backbone.reads_ids and n_features not in (None, backbone.n_features):
             expected = f"{n_features}: {', '.join(preprocessing.features)}"
@@ -88,20 +90,32 @@ class Contender:
         preprocessing: Preprocessing,
         settings: BaselineSettings,
         tokenizer_hash: str | None = None,
-    ) -> nn.Module:
+    ) -> BatchClassifier:
         """What is trained, from torch's global random state; arguments as for `backbone`.
 
         A fixed backbone is not part of it: only the head, for jets that it has encoded.
         """
+        network = self.network(n_classes, preprocessing, settings, tokenizer_hash)
+        return HeadOnly(network.head) if self.weights == "fixed" else network
+
+    def network(
+        self,
+        n_classes: int,
+        preprocessing: Preprocessing,
+        settings: BaselineSettings,
+        tokenizer_hash: str | None = None,
+        loaded: Backbone | None = None,
+    ) -> BatchClassifier:
+        """All of it, a fixed backbone too; arguments as for `backbone`."""
         if self.model in BASELINES:
-            return _baseline(self.model, n_classes, preprocessing, settings)
-        classifier = JetClassifier(self.backbone(preprocessing, tokenizer_hash), n_classes)
-        return HeadOnly(classifier.head) if self.weights == "fixed" else classifier
+            return baseline(self.model, n_classes, preprocessing, settings)
+        return JetClassifier(self.backbone(preprocessing, tokenizer_hash, loaded), n_classes)
 
 
-def _baseline(
+def baseline(
     name: str, n_classes: int, preprocessing: Preprocessing, settings: BaselineSettings
-) -> nn.Module:
+) -> BatchClassifier:
+    """A classifier without pre-training, of random weights; its name is one of `BASELINES`."""
     if name == "deepsets":
         network = DeepSets(preprocessing.n_features, n_classes, settings.deepsets)
         return SetClassifier(network)

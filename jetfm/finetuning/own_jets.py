@@ -7,36 +7,40 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from pyarrow import parquet
-from safetensors.torch import save_model
 
 from jetfm.data.jet_files import Paths, named
 from jetfm.data.labelled import LabelledJets
-from jetfm.data.own_jets import store_of
+from jetfm.data.layout import JETCLASS, Layout
+from jetfm.data.own_jets import classes_of, store_of
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.figures import style
 from jetfm.figures.roc import roc
+from jetfm.finetuning.classifier import Classifier, architecture_of, pt_range_of
 from jetfm.finetuning.contenders import Contender
 from jetfm.finetuning.encoded_jets import EncodedJets, encode
+from jetfm.finetuning.scores_file import scores_table
 from jetfm.finetuning.study import Jets, train_and_test
-from jetfm.models.classifier import JetClassifier
+from jetfm.models.backbone import Backbone
+from jetfm.models.classifier import HeadOnly
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.statistics import roc_curve
-from jetfm.schema import CLASSES, class_by_name
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import make_folder, replacing, write_json
 from jetfm.storage.locks import exclusive
+from jetfm.storage.weights import identity, weights_bytes
+from jetfm.tokenizers.interface import NAME as TOKENIZER
+from jetfm.tokenizers.interface import Tokenizer
 from jetfm.tokenizers.kinds import load_tokenizer
 from jetfm.tokenizers.own_jets import tokenize_files
 
 VALIDATION_SHARE = 0.1  # of the training jets, where no others are given
 
-SCORES, METRICS, WEIGHTS = "scores.parquet", "metrics.json", "classifier.safetensors"
+SCORES, METRICS = "scores.parquet", "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class OwnJets:
 
     Parameters
     ----------
-    train, test : jets stores, JetClass ROOT or Top Landscape h5 files, or folders of them; one path
-        or several
+    train, test : jets stores, JetClass ROOT, parquet or Top Landscape h5 files, or folders of them;
+        one path or several
     val : the same; None sets a tenth of the training jets aside
     classes : to tell apart, the signal last of two; empty takes those that the training jets have
     n_train : training jets at most, balanced; None takes all that balance
     any_pt : take jets of another selection than the data sets'
+    layout : what the files call their branches, and classes by expression
     """
 
     train: Paths
@@ -59,6 +64,7 @@ class OwnJets:
     classes: tuple[str, ...] = ()
     n_train: int | None = None
     any_pt: bool = False
+    layout: Layout = JETCLASS
 
 
 def finetune_files(
@@ -79,7 +85,8 @@ def finetune_files(
         baseline needs none
     out : gets ``scores.parquet`` (for each test jet of the classes, in the order of the files: its
         place among all jets of the files, label, class name and the probability of every class),
-        ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``, and ``classifier.safetensors``
+        ``metrics.json``, ``roc.pdf``, ``.png`` and ``.json``, and the classifier
+        (`jetfm.finetuning.classifier`), which ``jetfm score`` takes
 
     Returns
     -------
@@ -107,28 +114,30 @@ def _finetune_files(
     max_constituents: int,
     progress: bool,
 ) -> dict:
-    classes = tuple(class_by_name(name).name for name in own.classes)
+    given = [own.train, own.test] + ([] if own.val is None else [own.val])
+    classes = classes_of(own.classes, own.layout, *given)
     if classes and len(set(classes)) < max(len(classes), 2):
         raise JetfmError("classes", ", ".join(own.classes), "two different ones or more")
-    preprocessing, reads_ids = Preprocessing(), False
-    if contender.model not in BASELINES:
-        if tokenizer is None:
-            raise JetfmError("tokenizer", "nothing", f"the folder of that of {contender.folder}")
-        loaded = load_tokenizer(tokenizer)
-        preprocessing = loaded.preprocessing
-        reads_ids = load_backbone(contender.folder, loaded.hash).reads_ids
+    for kind in (JetModel.kind, TOKENIZER):
+        if (out / f"{kind}.json").exists():
+            raise JetfmError(out, f"the folder of a {kind}", "another one, for the classifier")
+    start = _start(contender, tokenizer)
+    preprocessing = start.preprocessing
     files = {"train": own.train, "val": own.val, "test": own.test}
+    how = (progress, preprocessing.features, own.any_pt, own.layout)
     stores = {
-        split: store_of(path, out / "jets" / split, progress, preprocessing.features, own.any_pt)
+        split: store_of(path, out / "jets" / split, *how)
         for split, path in files.items()
         if path is not None
     }
     classes = classes or _classes_of(stores["train"])
     tokens: dict[str, Path] = {}
-    if reads_ids:
+    if start.tokenizer is not None:
         for split, store in stores.items():
             tokens[split] = out / "tokens" / split
-            tokenize_files(tokenizer, store.folder, tokens[split], seed, max_constituents, progress)
+            options = (seed, max_constituents, progress)
+            tokenize_files(start.tokenizer, store.folder, tokens[split], *options)
+        start.tokenizer.to("cpu")
 
     def side(split: str) -> LabelledJets:
         return LabelledJets(
@@ -159,7 +168,7 @@ def _finetune_files(
     question = fingerprint(
         {
             "contender": [contender.model, contender.weights],
-            "model": None if contender.folder is None else JetModel.load(contender.folder).hash,
+            "model": start.hash,
             "preprocessing": preprocessing.to_dict(),
             "classes": list(classes),
             "stores": {split: store.info["sha256"] for split, store in stores.items()},
@@ -168,12 +177,40 @@ def _finetune_files(
         }
     )
     jets = Jets(train, val, test)
-    return _fit(jets, contender, settings, out, question, seed, indices, progress)
+    return _fit(jets, contender, start, settings, out, question, seed, indices, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What a fit begins with, loaded once."""
+
+    preprocessing: Preprocessing = Preprocessing()
+    backbone: Backbone | None = None  # the pre-trained one
+    tokenizer: Tokenizer | None = None  # if the backbone reads ids
+
+    @property
+    def hash(self) -> str | None:
+        """Of the backbone as it is now."""
+        if self.backbone is None:
+            return None
+        settings = self.backbone.settings.model_dump(mode="json")
+        return identity(settings, weights_bytes(self.backbone.state_dict()))
+
+
+def _start(contender: Contender, tokenizer: str | Path | None) -> _Start:
+    if contender.model in BASELINES:
+        return _Start()
+    if tokenizer is None:
+        raise JetfmError("tokenizer", "nothing", f"the folder of that of {contender.folder}")
+    known = load_tokenizer(tokenizer)
+    backbone = load_backbone(contender.folder, known.hash)
+    return _Start(known.preprocessing, backbone, known if backbone.reads_ids else None)
 
 
 def _fit(
     jets: Jets,
     contender: Contender,
+    start: _Start,
     settings: FinetuningSettings,
     out: Path,
     question: str,
@@ -183,26 +220,41 @@ def _fit(
 ) -> dict:
     torch.manual_seed(seed)
     classes, preprocessing = jets.train.class_names, jets.train.preprocessing
-    module = contender.module(len(classes), preprocessing, settings.baselines)
+    network = contender.network(
+        len(classes), preprocessing, settings.baselines, loaded=start.backbone
+    )
+    module = network
     sides: dict = {"train": jets.train, "val": jets.val, "test": jets.test}
     if contender.weights == "fixed":
-        classifier = JetClassifier(contender.backbone(preprocessing))
+        module = HeadOnly(network.head)
         wanted = {"train": indices, "val": jets.val.indices, "test": jets.test.indices}
         for split, some in wanted.items():
             where = out / f"encoded-{question}" / split
-            encode(classifier.backbone, sides[split], some, where, classifier.causal)
+            encode(network.backbone, sides[split], some, where, network.causal)
             sides[split] = EncodedJets(where)
     folder = out / f"training-{question}"
     metrics, scores = train_and_test(
         module, sides, jets, indices, settings, folder, seed, progress, contender.weights
     )
-    with replacing(out / WEIGHTS) as aside:
-        save_model(module, str(aside))
+    classifier = Classifier(
+        network,
+        architecture_of(contender, network, settings.baselines),
+        classes,
+        preprocessing,
+        jets.train.max_constituents,
+        pt_range_of(jets.train.store, indices),
+        start.tokenizer,
+        seed,
+    )
+    classifier.save(out, contender=contender.text, n_train=len(indices))
     metrics |= {"classes": classes, "contender": contender.text, "n_train": len(indices)}
     metrics |= {"n_val": len(jets.val.indices), "n_test": len(jets.test.indices), "seed": seed}
     write_json(out / METRICS, metrics)
     labels = jets.test.labels[jets.test.indices].astype(np.int64)
-    _write_scores(out / SCORES, jets.test.indices, labels, scores, classes)
+    store, chosen = jets.test.store, jets.test.indices
+    named = (np.asarray(store.labels[chosen]), scores, classes, store.class_names)
+    with replacing(out / SCORES) as aside:
+        parquet.write_table(scores_table(chosen, *named), aside)
     style.use_style()
     data = as_json(_roc_data(labels, scores, classes, contender.text))
     style.save(roc(**data), data, "roc", out)
@@ -220,25 +272,12 @@ class _Chosen:
 
 
 def _classes_of(store: JetStore) -> tuple[str, ...]:
-    found = tuple(c.name for c in CLASSES if (store.labels == c.index).any())
+    names = enumerate(store.class_names)
+    found = tuple(name for index, name in names if (store.labels == index).any())
     if len(found) < 2:
         text = f"jets of {', '.join(found) or 'no class'} alone"
         raise JetfmError(store.folder, text, "jets of two classes or more")
     return found
-
-
-def _write_scores(
-    path: Path,
-    indices: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    classes: Sequence[str],
-) -> None:
-    columns = {"jet": pa.array(indices), "label": pa.array(labels)}
-    columns["class"] = pa.array(np.array(classes)[labels])
-    columns |= {f"p_{name}": pa.array(np.exp(scores[:, i])) for i, name in enumerate(classes)}
-    with replacing(path) as aside:
-        parquet.write_table(pa.table(columns), aside)
 
 
 def _roc_data(labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], text: str) -> dict:

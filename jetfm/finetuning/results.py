@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -195,9 +195,15 @@ class TaskResults:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """A finished study, read from its folder."""
+    """A finished study, read from its folder.
+
+    Attributes
+    ----------
+    labels : what legends call models, also those that did not run
+    """
 
     folder: Path
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tasks(self) -> dict[str, TaskResults]:
@@ -264,12 +270,7 @@ class Finetuning:
         }
 
     def _text(self, model: str) -> str:
-        """What a model is called where any task has it, else its name."""
-        for task in self.tasks.values():
-            for row in task.result["rows"]:
-                if row["model"] == model:
-                    return row["text"].removesuffix(f", {STARTS[row['weights']]}")
-        return model
+        return self.labels.get(model) or model
 
     def as_text(self) -> str:
         """The tables of all tasks."""

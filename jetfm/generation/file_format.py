@@ -24,7 +24,7 @@ import awkward as ak
 import numpy as np
 from pyarrow import parquet
 
-from jetfm.data.jetclass import FEATURE_BRANCHES
+from jetfm.data.layout import FEATURE_BRANCHES
 from jetfm.errors import JetfmError
 from jetfm.generation.autoregressive import GeneratedJets
 from jetfm.physics.features import Preprocessing

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.stats import ks_2samp, kstwobign
 
 from jetfm.data.jet_files import Paths, several
-from jetfm.data.own_jets import store_of
+from jetfm.data.layout import JETCLASS, Layout
+from jetfm.data.own_jets import classes_of, store_of
 from jetfm.errors import JetfmError
 from jetfm.figures import generation, style
 from jetfm.judging.classifier_test import EPOCHS, classifier_test
@@ -27,7 +28,7 @@ from jetfm.physics.jagged import segment_sum
 from jetfm.physics.observables import four_momenta, jet_observables
 from jetfm.physics.substructure import momenta, substructure
 from jetfm.runtime.parallel import one_thread
-from jetfm.schema import class_by_name
+from jetfm.schema import latex_of
 from jetfm.storage.files import make_folder, write_json
 
 MIN_JETS = 50  # of each set: our choice
@@ -189,27 +190,30 @@ def compare_files(
     seed: int = 0,
     progress: bool = True,
     any_pt: bool = False,
+    layout: Layout = JETCLASS,
 ) -> dict:
     """`compare` jets in files, and write ``numbers.json`` and ``figure.pdf``, ``.png``.
 
     Parameters
     ----------
-    jets, other : jets stores, JetClass ROOT or Top Landscape h5 files, or folders of them
+    jets, other : jets stores, JetClass ROOT, parquet or Top Landscape h5 files, or folders of them
     out : folder; the jets' stores go there, too
     classes : only jets of these
     max_constituents : leading ones of each jet that are looked at
     n_jets : at most so many of each, at random
     any_pt : take jets of another selection than the data sets'
+    layout : what files call their branches, and classes by expression; files with JetClass's own
+        names are read by those
 
     Raises
     ------
     JetfmError
         Files that cannot be read, or fewer than 50 jets.
     """
-    classes = tuple(dict.fromkeys(class_by_name(name).name for name in classes))
+    classes = tuple(dict.fromkeys(classes_of(classes, layout, jets, other)))
     out, samples = make_folder(out), []
     for number, path in enumerate((jets, other)):
-        store = store_of(path, out / f"store-{number}", progress, any_pt=any_pt)
+        store = store_of(path, out / f"store-{number}", progress, any_pt=any_pt, layout=layout)
         samples.append(original_sample(store, max_constituents, classes, n_jets, seed))
     names = _names(several(jets)[0], several(other)[0])
     result = {"names": names, **compare(*samples, n_seeds, epochs, seed, progress)}
@@ -222,7 +226,7 @@ def compare_files(
         },
         {names[1]: result["n_jets"][1]},
         [{"label": names[0], "truth": names[1], "n_jets": result["n_jets"][0]}],
-        ", ".join(class_by_name(name).latex for name in classes) or "All classes",
+        ", ".join(latex_of(name) for name in classes) or "All classes",
     )
     style.save(figure, result["histograms"], FIGURE, out)
     return result

@@ -9,9 +9,8 @@ distribution, same expectation. Attention always runs in float32 on a CPU, becau
 backward is several times slower there.
 
 On a GPU it is torch's `scaled_dot_product_attention`: the flash kernel for causal passes, which
-need no mask, and a fused kernel with a boolean mask for the others. A packed layout for
-`torch.nn.attention.varlen.varlen_attn` is not worth it here: that has no dropout, which both the
-backbone and the heads ask for, and batches of similar length are padded by a few per cent only.
+need no mask, and a fused kernel with a boolean mask for the others. Without padding at all:
+`jetfm.models.packing`.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Inverted dropout: elements vanish with probability `p`, the rest grow by 1/(1-p)."""
     if not training or p == 0:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p)
     return _Dropout.apply(x, p)
 
@@ -179,7 +178,8 @@ def _attention(q, k, v, mask, causal, p, bias):
     causal = causal and n_queries > 1  # a single, newest query sees everything
     if bias is not None:
         bias = bias.to(q.dtype)
-    if not (p and q.device.type == "cpu"):
+    by_hand = p and q.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not by_hand:
         if bias is not None:
             bias = score_bias(mask, causal, n_queries, n_keys, q.device, q.dtype, bias)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)

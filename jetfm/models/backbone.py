@@ -82,7 +82,12 @@ class Backbone(nn.Module):
         return type(self)(self.settings, self.n_features, self.n_codes, self.preprocessing)
 
     def forward(
-        self, x: Tensor, mask: Tensor, n_constituents: Tensor, causal: bool
+        self,
+        x: Tensor,
+        mask: Tensor,
+        n_constituents: Tensor,
+        causal: bool,
+        n_real: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Represent jets.
 
@@ -92,6 +97,8 @@ class Backbone(nn.Module):
         mask : (B, T) True at real constituents
         n_constituents : (B,) uncapped number of constituents
         causal : position i sees the start vector and constituents up to i
+        n_real : how many constituents are real in all: work on them one jet after the other,
+            without padding; not with a pair bias
 
         Returns
         -------
@@ -99,16 +106,19 @@ class Backbone(nn.Module):
         mask : (B, T+1), True there and at real constituents
         """
         self._check(x, mask, n_constituents)
-        embedded = torch.cat([self._start(len(x)), self._constituents(x)], 1)
+        n_jets = x.shape[0]  # len would fix it in an exported network
+        embedded = torch.cat([self._start(n_jets), self._constituents(x)], 1)
         embedded = self._conditioned(embedded, n_constituents)
         n_registers = self.settings.n_registers
         if n_registers:
-            embedded = torch.cat([self.registers.expand(len(x), -1, -1), embedded], 1)
-        visible = torch.cat([mask.new_ones(len(x), n_registers + 1), mask], 1)
+            embedded = torch.cat([self.registers.expand(n_jets, -1, -1), embedded], 1)
+        visible = torch.cat([mask.new_ones(n_jets, n_registers + 1), mask], 1)
         bias = None
         if self.settings.pair_bias:  # of pairs of constituents alone
             bias = F.pad(self.pair_bias(x, mask), (n_registers + 1, 0, n_registers + 1, 0))
-        hidden = self.transformer(embedded, visible, causal, bias=bias)
+        if n_real is not None:
+            n_real += len(x) * (n_registers + 1)
+        hidden = self.transformer(embedded, visible, causal, bias=bias, n_real=n_real)
         return hidden[:, n_registers:], visible[:, n_registers:]
 
     def begin(self, n_constituents: Tensor, caches: list[KVCache | SeenConstituents]) -> Tensor:
@@ -186,9 +196,9 @@ def _network(settings: BackboneSettings) -> Stack:
         settings.n_heads,
         settings.mlp_ratio,
         dropout=settings.dropout,
-        attention_dropout=settings.dropout,
         layer_scale=settings.layer_scale,
         final_norm=True,
+        **settings.attention_dropouts,
     )
 
 

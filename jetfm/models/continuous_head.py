@@ -113,7 +113,8 @@ class DensityHead(nn.Module):
     n_features : F
     n_components : K
     min_scale : smallest width of a Gaussian, network space
-    settings, attention_dropout, layer_scale : as in `jetfm.models.heads.TokenHead`
+    settings, attention_dropout, layer_scale, residual_dropout : as in
+        `jetfm.models.heads.TokenHead`
 
     Notes
     -----
@@ -131,6 +132,7 @@ class DensityHead(nn.Module):
         settings: TokenHeadSettings | None = None,
         attention_dropout: float = 0.1,
         layer_scale: float = 1.0,
+        residual_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (("n_features", n_features), ("n_components", n_components)):
@@ -139,8 +141,9 @@ class DensityHead(nn.Module):
         if not min_scale > 0:
             raise JetfmError("min_scale", str(min_scale), "a positive number")
         self.n_features, self.n_components, self.min_scale = n_features, n_components, min_scale
+        settings = settings or TokenHeadSettings()
         self.transformer = head_blocks(
-            dim, n_heads, settings or TokenHeadSettings(), attention_dropout, layer_scale
+            dim, n_heads, settings, attention_dropout, layer_scale, residual_dropout
         )
         n_couplings = n_features * (n_features - 1) // 2
         self._sizes = [1] + [n_components * n for n in (1, n_features, n_features, n_couplings)]

@@ -84,8 +84,8 @@ class ContinuousModel(SavedModule):
             settings.n_components,
             settings.min_scale,
             settings.head,
-            attention_dropout=settings.backbone.dropout,
             layer_scale=settings.backbone.layer_scale,
+            **settings.backbone.attention_dropouts,
         )
 
     # Training ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.models.attention import attention
+from jetfm.models.compiled import compiled_form
 from jetfm.models.fast_block import add_product
 from jetfm.models.transformer import KVCache, Transformer
 from jetfm.settings import TokenHeadSettings
@@ -28,7 +29,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of a linear layer's logits, its gradient formed chunk by chunk."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, dtype):
+    def forward(ctx, hidden, weight, bias, targets, dtype, compiled):
         n = len(hidden)
         losses = hidden.new_empty(n, dtype=torch.float32)
         n_correct = targets.new_zeros(())
@@ -39,7 +40,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + size)
             h, t = hidden[rows].to(dtype), targets[rows]
             logits = h @ weight_low.T  # (R, V); becomes its own gradient
-            n_correct += _softmax_gradient(logits, bias, t, losses[rows], grads[2])
+            if hidden.device.type == "cpu" and not compiled:
+                n_correct += _in_cachefuls(logits, bias, t, losses[rows], grads[2])
+            else:
+                whole = compiled_form(_softmax_gradient) if compiled else _softmax_gradient
+                logits, losses[rows], correct = whole(logits, bias, t)
+                n_correct += correct.sum()
+                grads[2] += logits.sum(0, dtype=torch.float32)
             grads[0][rows] = logits @ weight_low
             add_product(grads[1], logits.T, h)
         for grad in grads:
@@ -52,20 +59,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         grads = ((g * grad).to(kind) for g, kind in zip(ctx.saved_tensors, ctx.types, strict=True))
-        return *grads, None, None
+        return *grads, None, None, None
 
 
-def _softmax_gradient(
+def _in_cachefuls(
     logits: Tensor, bias: Tensor, targets: Tensor, losses: Tensor, grad_bias: Tensor
 ) -> Tensor:
-    """Turn logits (R, V), without their bias, into softmax minus one-hot; on a CPU by cachefuls.
+    """`_softmax_gradient` in place, a cacheful at a time.
 
     Writes the cross-entropies to `losses` (R,), adds the gradient of the bias to `grad_bias`, and
     returns the number of rows where no logit is larger than the target's.
     """
     n_correct = targets.new_zeros(())
-    on_cpu = logits.device.type == "cpu"
-    size = _CACHE_ROWS * torch.get_num_threads() if on_cpu else max(len(logits), 1)
+    size = _CACHE_ROWS * torch.get_num_threads()
     for start in range(0, len(logits), size):
         rows = slice(start, start + size)
         here, index = logits[rows].float(), targets[rows, None]
@@ -81,8 +87,25 @@ def _softmax_gradient(
     return n_correct
 
 
+def _softmax_gradient(
+    logits: Tensor, bias: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax minus one-hot (R, V) of logits without their bias, in the logits' type; the
+    cross-entropies (R,); and where no logit is larger than the target's, (R,) bool.
+
+    Without in-place writes and scattering, so that a compiler can make one pass of each of its two
+    halves.
+    """
+    full = torch.add(logits, bias)  # float32
+    at_target = full.gather(1, targets[:, None]).squeeze(1)
+    is_target = torch.arange(full.shape[1], device=full.device) == targets[:, None]
+    probabilities = torch.softmax(full, 1)
+    gradient = torch.where(is_target, probabilities - 1, probabilities).to(logits.dtype)
+    return gradient, full.logsumexp(1) - at_target, at_target >= full.amax(1)
+
+
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, compiled: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of ``hidden @ weight.T + bias`` without ever holding all logits.
 
@@ -90,6 +113,7 @@ def linear_cross_entropy(
     ----------
     hidden : (n, C); weight : (V, C); bias : (V,)
     targets : (n,) int64 in 0..V-1
+    compiled : what is done to the logits is, see `jetfm.models.compiled`
 
     Returns
     -------
@@ -99,7 +123,9 @@ def linear_cross_entropy(
         device = hidden.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            return _LinearCrossEntropy.apply(hidden, weight, bias, targets, low or weight.dtype)
+            return _LinearCrossEntropy.apply(
+                hidden, weight, bias, targets, low or weight.dtype, compiled
+            )
     loss = hidden.new_zeros((), dtype=torch.float32)
     n_correct = targets.new_zeros(())
     size = _chunk_rows(hidden.device)
@@ -117,6 +143,7 @@ def head_blocks(
     settings: TokenHeadSettings,
     attention_dropout: float,
     layer_scale: float,
+    residual_dropout: float = 0.0,
 ) -> Transformer:
     """What a head that predicts constituents does before its last layer: blocks and LayerNorm."""
     return Transformer(
@@ -127,6 +154,7 @@ def head_blocks(
         attention_dropout=attention_dropout,
         layer_scale=layer_scale,
         final_norm=settings.n_blocks > 0,
+        residual_dropout=residual_dropout,
     )
 
 
@@ -137,8 +165,11 @@ class TokenHead(nn.Module):
     ----------
     dim, n_heads : of the backbone
     n_codes : K
-    attention_dropout : as in the backbone; the MLP has none (official example configuration)
+    attention_dropout, residual_dropout : as in the backbone; the MLP has none (official example
+        configuration)
     """
+
+    compiled = False  # the loss, see `jetfm.models.compiled`
 
     def __init__(
         self,
@@ -148,11 +179,14 @@ class TokenHead(nn.Module):
         settings: TokenHeadSettings | None = None,
         attention_dropout: float = 0.1,
         layer_scale: float = 1.0,
+        residual_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         settings = settings or TokenHeadSettings()
         self.n_codes = n_codes
-        self.transformer = head_blocks(dim, n_heads, settings, attention_dropout, layer_scale)
+        self.transformer = head_blocks(
+            dim, n_heads, settings, attention_dropout, layer_scale, residual_dropout
+        )
         self.unembedding = nn.Linear(dim, n_codes + 2)
 
     def forward(
@@ -166,7 +200,13 @@ class TokenHead(nn.Module):
         return self.unembedding(self.transformer(hidden, mask, causal, caches))
 
     def loss(
-        self, hidden: Tensor, mask: Tensor | None, causal: bool, positions: Tensor, targets: Tensor
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        positions: Tensor,
+        targets: Tensor,
+        n_real: int | None = None,
     ) -> tuple[Tensor, int, Tensor]:
         """Mean cross-entropy where there is a target; no other logit is computed.
 
@@ -174,23 +214,30 @@ class TokenHead(nn.Module):
         ----------
         positions : (n,) int64, those with a target, in the B * T positions of `hidden`
         targets : (n,) int64, ids of the vocabulary
+        n_real : of `jetfm.models.transformer.Stack`
 
         Returns
         -------
         mean loss, number of targets, number of them predicted correctly
         """
-        features = self._features(hidden, mask, causal, positions)
+        features = self._features(hidden, mask, causal, positions, n_real)
         loss, n_correct = linear_cross_entropy(
-            features, self.unembedding.weight, self.unembedding.bias, targets
+            features, self.unembedding.weight, self.unembedding.bias, targets, self.compiled
         )
         return loss, len(targets), n_correct
 
     @torch.no_grad()
     def per_target(
-        self, hidden: Tensor, mask: Tensor | None, causal: bool, positions: Tensor, targets: Tensor
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        positions: Tensor,
+        targets: Tensor,
+        n_real: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy (n,) of every target, and whether it has the largest logit, (n,) bool."""
-        features = self._features(hidden, mask, causal, positions)
+        features = self._features(hidden, mask, causal, positions, n_real)
         losses, correct, size = [], [], _chunk_rows(hidden.device)
         for h, t in zip(features.split(size), targets.split(size), strict=True):
             logits = self.unembedding(h).float()
@@ -198,9 +245,12 @@ class TokenHead(nn.Module):
             correct.append(logits.argmax(1) == t)
         return torch.cat(losses), torch.cat(correct)
 
-    def _features(self, hidden, mask, causal, positions) -> Tensor:
+    def _features(self, hidden, mask, causal, positions, n_real) -> Tensor:
         """(n, C)."""
-        return self.transformer(hidden, mask, causal).flatten(0, 1).index_select(0, positions)
+        if not len(self.transformer.blocks):
+            n_real = None  # one layer, which works on what is asked for alone
+        hidden = self.transformer(hidden, mask, causal, n_real=n_real)
+        return hidden.flatten(0, 1).index_select(0, positions)
 
 
 class ClassAttentionBlock(nn.Module):
@@ -230,7 +280,7 @@ class ClassAttentionBlock(nn.Module):
 
     def forward(self, token: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         """Update the token (B, 1, C) from x (B, T, C) where `mask` (B, T) is True."""
-        seen = torch.cat([mask.new_ones(len(x), 1), mask], 1)
+        seen = torch.cat([mask.new_ones(x.shape[0], 1), mask], 1)
         keys = self.norm(torch.cat([token, x], 1))
         (wq, wk, wv), (bq, bk, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         q, k, v = (
@@ -261,7 +311,7 @@ class ClassHead(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, n_classes) of the backbone's output (B, T, C) and its mask (B, T)."""
         x = self.project(hidden)
-        token = self.token.expand(len(x), -1, -1)
+        token = self.token.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             token = block(token, x, mask)
         return self.out(token.squeeze(1))

@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from jetfm.models.exporting import exporting
 from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 
@@ -108,6 +109,8 @@ class PairBias(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Bias (B, H, T, T) of constituents (B, T, F) in network space, zero where padded."""
         n_jets, length = mask.shape
+        if exporting():  # no runtime knows half a matrix
+            return self._per_pair(x, mask, _every_pair(length)).mT.unflatten(2, (length, length))
         pairs = torch.triu_indices(length, length, device=x.device)  # (2, P), a <= b
         # rows of heads are copied, and summed up in the gradient, faster than numbers of (B, H, P)
         both = self._per_pair(x, mask, pairs).index_select(1, _pair_of(pairs, length))
@@ -126,11 +129,20 @@ class PairBias(nn.Module):
         scaled = (features - self.means) / self.spreads
         rows = scaled.clamp(-_LIMIT, _LIMIT).flatten(0, 1)  # (B P, 4)
         # on a CPU in pieces that stay in a core's cache, which takes half the time
-        size = _PIECE * torch.get_num_threads() if rows.device.type == "cpu" else max(len(rows), 1)
-        per_pair = torch.cat([self.mlp(piece) for piece in rows.split(size)])
+        on_cpu = rows.device.type == "cpu"
+        size = _PIECE * torch.get_num_threads() if on_cpu else max(rows.shape[0], 1)
+        pieces = [rows] if exporting() else rows.split(size)
+        per_pair = torch.cat([self.mlp(piece) for piece in pieces])
         per_pair = per_pair.to(features.dtype).unflatten(0, features.shape[:2])
         real = mask[:, pairs[0]] & mask[:, pairs[1]]
         return torch.where(real.unsqueeze(-1), per_pair, 0)
+
+
+def _every_pair(length: int) -> Tensor:
+    """(2, T T) int64: every a with every b."""
+    positions = torch.arange(length)
+    first, second = positions[:, None].expand(-1, length), positions[None].expand(length, -1)
+    return torch.stack([first.flatten(), second.flatten()])
 
 
 def _pair_of(pairs: Tensor, length: int) -> Tensor:

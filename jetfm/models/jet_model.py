@@ -96,8 +96,8 @@ class JetModel(SavedModule):
             backbone.n_heads,
             self.n_codes,
             self.settings.head,
-            attention_dropout=backbone.dropout,
             layer_scale=backbone.layer_scale,
+            **backbone.attention_dropouts,
         )
 
     # Training ------------------------------------------------------------------------------------
@@ -120,11 +120,13 @@ class JetModel(SavedModule):
         -------
         `batch` and for each objective '_positions' (n,) and '_targets' (n,), see `Predictions`;
         for masked particles also 'mpm_slots' and 'mpm_visible', of `Visible`, and 'mpm_rows', of
-        `whole_rows`
+        `whole_rows`; where jets are packed 'real' and 'mpm_real', the places of constituents
         """
         batch = dict(batch)
         ids, mask = batch["ids"], batch["mask"]
         targets = {}
+        if self._packs:
+            batch["real"] = mask.flatten().nonzero().squeeze(1)
         if self.settings.predicts_next:
             targets["ntp"] = next_token_targets(ids, mask, batch["n_constituents"], self.n_codes)
         if self.settings.masks:
@@ -133,6 +135,8 @@ class JetModel(SavedModule):
             ranks = pt_ranks(batch["decoded"][..., 0], masked)
             batch["mpm_slots"], batch["mpm_visible"] = visible
             batch["mpm_rows"] = whole_rows(visible, ranks, len(self.mask_vectors))
+            if self._packs:
+                batch["mpm_real"] = visible.mask.flatten().nonzero().squeeze(1)
             targets["mpm"] = masked_token_targets(ids, masked)
         for name, wanted in targets.items():
             if "silent" in batch:  # a process that has no jet left still takes part in the step
@@ -176,18 +180,37 @@ class JetModel(SavedModule):
 
     def _next_tokens(self, batch: dict[str, Tensor]) -> Predictions:
         x = batch["ids"] if self.backbone.reads_ids else batch["decoded"]
-        hidden, seen = self.backbone(x, batch["mask"], batch["n_constituents"], causal=True)
-        return Predictions(hidden, seen, True, batch["ntp_positions"], batch["ntp_targets"])
+        hidden, seen = self.backbone(
+            x, batch["mask"], batch["n_constituents"], True, self._n_real(batch, "real")
+        )
+        asked = batch["ntp_positions"], batch["ntp_targets"]
+        return Predictions(hidden, seen, True, *asked, self._n_of_head(batch))
 
     def _masked_tokens(self, batch: dict[str, Tensor]) -> Predictions:
         visible = Visible(batch["mpm_slots"], batch["mpm_visible"])
         x = self._visible_input(batch, visible)
         causal = self.settings.objective == "mpm-causal"
-        hidden, _ = self.backbone(x, visible.mask, batch["n_constituents"], causal)
+        hidden, _ = self.backbone(
+            x, visible.mask, batch["n_constituents"], causal, self._n_real(batch, "mpm_real")
+        )
         hidden = put_back(hidden, batch["mpm_rows"], self.mask_vectors)
         seen = F.pad(batch["mask"], (1, 0), value=True)
         # The head is bidirectional even over a causal backbone (the paper does not say).
-        return Predictions(hidden, seen, False, batch["mpm_positions"], batch["mpm_targets"])
+        asked = batch["mpm_positions"], batch["mpm_targets"]
+        return Predictions(hidden, seen, False, *asked, self._n_of_head(batch))
+
+    @property
+    def _packs(self) -> bool:
+        return self.settings.layout == "packed"
+
+    def _n_real(self, batch: dict[str, Tensor], which: str) -> int | None:
+        """Real constituents of all jets, as a shape says it: nothing has to be asked for."""
+        return len(batch[which]) if self._packs else None
+
+    def _n_of_head(self, batch: dict[str, Tensor]) -> int | None:
+        """With the start of each jet."""
+        n = self._n_real(batch, "real")
+        return None if n is None else n + len(batch["mask"])
 
     def _visible_input(self, batch: dict[str, Tensor], visible: Visible) -> Tensor:
         if not self.settings.leak_free:

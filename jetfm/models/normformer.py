@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jetfm.models.attention import dropout
-from jetfm.models.transformer import KVCache, SelfAttention, Stack
+from jetfm.models.cache import KVCache
+from jetfm.models.packing import Packing
+from jetfm.models.transformer import AnyBlock, SelfAttention, Stack
 
 
-class NormFormerBlock(nn.Module):
+class NormFormerBlock(AnyBlock):
     """One block; `dropout` acts on the attention weights and inside the MLP."""
 
     def __init__(
@@ -40,14 +42,15 @@ class NormFormerBlock(nn.Module):
         for zero in (norms[zero_gain].weight, self.mlp_out.weight, self.mlp_out.bias):
             nn.init.zeros_(zero)
 
-    def forward(
+    def plain(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Packing | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
+        """The block as it is defined."""
         update = self.attention(self.attention_norm_in(x), mask, causal, cache, bias)
         x = x + self.attention_norm_out(update)
         hidden = F.silu(self.mlp_in(self.mlp_norm(x)))

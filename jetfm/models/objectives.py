@@ -43,6 +43,7 @@ class Predictions(NamedTuple):
     causal: bool
     positions: Tensor  # (n,) int64, in the B * (T+1) positions of `hidden`, ascending
     targets: Tensor  # (n,) int64, ids of the vocabulary
+    n_real: int | None = None  # real positions of all jets, where they are to be packed
 
 
 def next_token_targets(ids: Tensor, mask: Tensor, n_constituents: Tensor, n_codes: int) -> Tensor:

@@ -5,7 +5,8 @@ Pre-norm with LayerScale (arXiv 2103.17239):
     x <- x + g1 * MHA(LN x),    x <- x + g2 * MLP(LN x),    g1, g2 vectors.
 
 No positional encoding: without a causal mask a stack is equivariant under permutations of the
-constituents. Axes: B jets, T positions, C channels, H heads, D = C/H.
+constituents. Axes: B jets, T positions, C channels, H heads, D = C/H. Packed (`Packing` in place of
+a mask), blocks take the n real positions of all jets, (n, C), instead of (B, T, C).
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from torch import Tensor, nn
 from jetfm.errors import JetfmError
 from jetfm.models.attention import attention, dropout, score_bias
 from jetfm.models.cache import KVCache
+from jetfm.models.compiled import compiled_form
+from jetfm.models.exporting import exporting
 from jetfm.models.fast_block import attention_half, mlp_half
+from jetfm.models.packing import Packing
 
 
 class SelfAttention(nn.Module):
@@ -42,13 +46,16 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Packing | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
         if cache is not None:
             return self.out(cache.attend(self._jets_innermost(x), bias))
+        if isinstance(mask, Packing):
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(1)  # (n, H, D)
+            return self.out(mask.attention(q, k, v, causal).flatten(1))
         q, k, v = (
             self.qkv(x)  # (B, T, C) -> (3, B, H, T, D)
             .unflatten(-1, (3, self.n_heads, -1))
@@ -65,8 +72,35 @@ class SelfAttention(nn.Module):
         return qkv.view(3, *heads, *x.shape[:2]).permute(4, 0, 1, 2, 3)
 
 
-class Block(nn.Module):
-    """Pre-norm block with LayerScale; `dropout` acts inside the MLP, after its activation."""
+class AnyBlock(nn.Module):
+    """What all kinds of blocks share: `plain`, as they are defined, and its compiled form.
+
+    Attributes
+    ----------
+    compiled : take that form (`jetfm.models.compiled`)
+    """
+
+    compiled = False
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | Packing | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments of `Stack`, of one block."""
+        if self.compiled and cache is None:
+            return compiled_form(type(self).plain)(self, x, mask, causal, None, bias)
+        return self.plain(x, mask, causal, cache, bias)
+
+
+class Block(AnyBlock):
+    """Pre-norm block with LayerScale; `dropout` acts inside the MLP, after its activation.
+
+    `residual_dropout` acts on what the attention adds; the papers' is that of its weights.
+    """
 
     def __init__(
         self,
@@ -76,9 +110,10 @@ class Block(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         layer_scale: float = 1.0,
+        residual_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.p = dropout
+        self.p, self.p_residual = dropout, residual_dropout
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, n_heads, attention_dropout)
         self.attention_scale = nn.Parameter(torch.full((dim,), layer_scale))
@@ -90,15 +125,16 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Packing | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
+        padded = cache is None and not isinstance(mask, Packing) and not self.compiled
         # of no position at all there is nothing to cut into pieces
-        if x.device.type == "cpu" and cache is None and x.shape[1] and self._pieces_pay(bias):
+        if x.device.type == "cpu" and padded and x.shape[1] and self._pieces_pay(bias):
             return self.in_pieces(x, mask, causal, bias)
-        return self.plain(x, mask, causal, cache, bias)
+        return super().forward(x, mask, causal, cache, bias)
 
     def _pieces_pay(self, bias: Tensor | None) -> bool:
         """Whether `in_pieces` is the faster way: with random numbers, a bias, or bfloat16.
@@ -106,19 +142,22 @@ class Block(nn.Module):
         With dropout it takes up to a quarter less at the paper's size, and as long at the laptop's;
         without, the plain form takes 5 to 30 % less at the laptop's, and as long at the paper's.
         """
+        if exporting() or (self.training and self.p_residual > 0):
+            return False  # no form to write down, and none with that dropout
         dropping = self.training and (self.p > 0 or self.attention.p > 0)
         return dropping or bias is not None or torch.is_autocast_enabled("cpu")
 
     def plain(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Packing | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
         """The block as it is defined."""
         update = self.attention(self.attention_norm(x), mask, causal, cache, bias)
+        update = dropout(update, self.p_residual, self.training)
         x = x + self.attention_scale * update
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x)))
         return x + self.mlp_scale * self.mlp_out(dropout(hidden, self.p, self.training))
@@ -153,6 +192,7 @@ class Stack(nn.Module):
         causal: bool = False,
         caches: list[KVCache] | None = None,
         bias: Tensor | None = None,
+        n_real: int | None = None,
     ) -> Tensor:
         """Map (B, T, C) to (B, T, C).
 
@@ -168,8 +208,8 @@ class Stack(nn.Module):
             for its gradient. With caches (B, H, S, T): of the newest S positions to all T so far.
         """
         causal = causal or caches is not None
-        if causal or (mask is not None and mask.device.type == "cpu" and bool(mask.all())):
-            mask = None  # on a GPU the question would cost more than the mask
+        if causal or _all_real(mask):
+            mask = None
         elif mask is not None:
             # a jet without constituents still needs one key: softmax over nothing is NaN
             empty = ~mask.any(1, keepdim=True)
@@ -186,6 +226,11 @@ class Stack(nn.Module):
         return [KVCache() for _ in self.blocks]
 
 
+def _all_real(mask: Tensor | None) -> bool:
+    """Whether nothing is padded; not asked on a GPU, where it would cost more than the mask."""
+    return mask is not None and mask.device.type == "cpu" and not exporting() and bool(mask.all())
+
+
 class Transformer(Stack):
     """A stack of pre-norm blocks.
 
@@ -193,7 +238,8 @@ class Transformer(Stack):
     ----------
     dim, n_blocks, n_heads : width, depth and heads
     mlp_ratio : hidden width of the MLP over `dim`
-    dropout, attention_dropout : probabilities in the MLP and on the attention weights
+    dropout, attention_dropout, residual_dropout : probabilities in the MLP, on the attention
+        weights, and on what the attention adds
     layer_scale : initial value of every LayerScale vector
     final_norm : close with a LayerNorm
 
@@ -213,17 +259,19 @@ class Transformer(Stack):
         attention_dropout: float = 0.0,
         layer_scale: float = 1.0,
         final_norm: bool = False,
+        residual_dropout: float = 0.0,
     ) -> None:
+        options = {
+            "dropout": dropout, "attention_dropout": attention_dropout,
+            "layer_scale": layer_scale, "residual_dropout": residual_dropout,
+        }  # fmt: skip
         super().__init__(
-            (
-                Block(dim, n_heads, mlp_ratio, dropout, attention_dropout, layer_scale)
-                for _ in range(n_blocks)
-            ),
+            (Block(dim, n_heads, mlp_ratio, **options) for _ in range(n_blocks)),
             dim if final_norm else None,
         )
 
 
-class GPTBlock(nn.Module):
+class GPTBlock(AnyBlock):
     """Post-norm block of paper 1 (arXiv 2403.05618, II.C): ReLU, no dropout.
 
         x <- LN(x + MHA(x)),    x <- LN(x + MLP(x)).
@@ -239,14 +287,15 @@ class GPTBlock(nn.Module):
         self.mlp_out = nn.Linear(mlp_ratio * dim, dim)
         self.mlp_norm = nn.LayerNorm(dim)
 
-    def forward(
+    def plain(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Packing | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
+        """The block as it is defined."""
         x = self.attention_norm(x + self.attention(x, mask, causal, cache, bias))
         return self.mlp_norm(x + self.mlp_out(F.relu(self.mlp_in(x))))
 

@@ -113,6 +113,15 @@ class Preprocessing(BaseModel):
         if bool(low.any()):
             expected = "pt > 0; pass a mask for padding" if self.pt_map == "log" else "pt >= 0"
             raise JetfmError("pt", f"{float(pt.min()):g} GeV", expected)
+        return self.forward_known(physical, mask)
+
+    def forward_known(self, physical, mask=None):
+        """`forward` of constituents that are known to have pt, which leaves no question open to
+        a network that is written down for another runtime."""
+        lib = self._library(physical, "physical")
+        pt = physical[..., 0]
+        if mask is not None:
+            pt = lib.where(mask, pt, lib.ones_like(pt))
         angles = physical[..., 1:3] * self.angle_scale
         others = [
             self._forward_other(lib, name, physical[..., column]) for column, name in self._others

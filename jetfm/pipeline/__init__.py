@@ -22,14 +22,14 @@ from matplotlib.figure import Figure
 
 from jetfm import ledger
 from jetfm.errors import JetfmError
-from jetfm.figures import CAPTIONS, style
+from jetfm.figures import CAPTIONS, LEDGER, style
 from jetfm.ledger.measurements import measure
 from jetfm.pipeline.finetuning import FinetuningStages
 from jetfm.pipeline.generation import GenerationStages
 from jetfm.pipeline.jets import JetStages
 from jetfm.pipeline.overview import StageGraph
 from jetfm.pipeline.pretraining import PretrainingStages
-from jetfm.pipeline.stage import Run, silent
+from jetfm.pipeline.stage import Run, Stage, silent
 from jetfm.pipeline.token_quality import TokenQualityStages
 from jetfm.pipeline.tokenizers import TokenizerStages
 from jetfm.runtime.cores import n_cores
@@ -49,6 +49,7 @@ class Pipeline:
     profile : name of a shipped profile, path of a YAML file, or a Profile
     progress : show progress bars
     say : told which stage starts, ends, or is found done
+    only : figures; if any are named, no others are drawn, and no stages made that they don't read
 
     Attributes
     ----------
@@ -60,6 +61,7 @@ class Pipeline:
         profile: str | Path | Profile = "smoke",
         progress: bool = True,
         say: Callable[[str], None] = print,
+        only: Sequence[str] = (),
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.run = run = Run(self.profile, progress, say, _make_in_worker)
@@ -70,6 +72,9 @@ class Pipeline:
         shared = (run, self.jets, self.tokenizers, self.pretraining)
         self.generation = GenerationStages(*shared)
         self.finetuning = FinetuningStages(*shared, self.generation)
+        self.only = tuple(only)
+        if only:
+            run.restrict(self.read_by(*only))
         style.use_style()
 
     def stages(self) -> StageGraph:
@@ -83,6 +88,19 @@ class Pipeline:
             "05 fine-tuning": self.finetuning,
         }
         return StageGraph({title: list(part.stages()) for title, part in parts.items()})
+
+    def read_by(self, *figures: str) -> list[Stage]:
+        """The stages that figures read, declared by the modules of their notebooks."""
+        quality, generation = self.token_quality, self.generation
+        parts = (self.jets, self.tokenizers, quality, self.pretraining, generation)
+        found = [stage for figure in figures for part in parts for stage in part.read_by(figure)]
+        found += self.finetuning.read_by(*figures)
+        if LEDGER in figures:
+            of_tokens = ("fig02_token_map", "fig02_token_quality", "fig02_classifiers")
+            found += [stage for figure in of_tokens for stage in quality.read_by(figure)]
+            found += map(generation.judged, generation.generators)
+            found.append(self.finetuning.finetuned())
+        return list({stage.key: stage for stage in found}.values())
 
     def ledger(self) -> list[dict]:
         """Every claim beside what was measured; written to ``ledger.json`` of the figures."""
@@ -98,14 +116,20 @@ class Pipeline:
         """Folder of this profile's figures."""
         return figures_folder(self.profile.name)
 
-    def figure(self, name: str, draw: Callable[..., Figure], **data) -> Figure:
-        """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`."""
+    def figure(self, name: str, draw: Callable[..., Figure], **data) -> Figure | None:
+        """Draw a figure and save it as PDF, PNG and JSON; the JSON holds `data`.
+
+        None, and nothing drawn, where the pipeline is to draw others alone.
+        """
+        if self.only and name not in self.only:
+            return None
         figure, picture = _draw(draw, name, as_json(data), self.figures)
         style.show(picture, figure)
         return figure
 
     def figure_series(self, draw: Callable[..., Figure], series: Mapping[str, Mapping]) -> None:
         """Figures of one kind, drawn side by side and saved as `figure` does: data by name."""
+        series = {n: data for n, data in series.items() if not self.only or n in self.only}
         tasks = [(draw, name, as_json(data), self.figures) for name, data in series.items()]
         # on all cores beside a GPU, too, which drawing does not use
         run_fits(_draw_in_worker, tasks, n_cores(), "figures", self.run.progress, "figure")
@@ -122,6 +146,8 @@ class Pipeline:
         """
         pictures = []
         for name, caption in CAPTIONS.items():
+            if name == LEDGER:
+                continue  # stands at the top of the notebook that shows the others
             path = self.figures / f"{name}.png"
             if not path.exists():
                 raise JetfmError(path, "no such figure", f"notebook {name[3:5]} to have run")

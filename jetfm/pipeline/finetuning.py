@@ -5,7 +5,9 @@ A model that is fine-tuned is a pre-training of the profile, or one of paper 1's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from jetfm.data.labelled import LabelledJets
@@ -17,16 +19,40 @@ from jetfm.pipeline.pretraining import PretrainingStages
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
 from jetfm.schema import SPLITS
-from jetfm.settings import BASELINES, PretrainingSettings
+from jetfm.settings import BASELINES, COMBINED, PretrainingSettings
 from jetfm.settings.finetuning import TaskSettings
 from jetfm.storage.artifacts import fingerprint
 from jetfm.storage.files import link_files
 from jetfm.storage.paths import work_folder
 from jetfm.version import __version__
 
+FINETUNING = "finetuning"
+
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
 # sets once, at the end, 3 padded all jets of a batch alike, 4 did not say which were cut short.
 FITS_VERSION = 5
+
+_BOTH = ("ten-classes", "landscape")
+_STRATEGIES = ("main", "mpm", "mpm-causal", "joint")
+#: The contenders that each figure compares, as patterns of tasks and of 'model weights'.
+SHOWN = {
+    "fig05_finetuning": (("tagging",), (f"{COMBINED} *",)),
+    "fig05_inputs": (
+        _BOTH,
+        ("main finetuned", "main scratch", "ntp-token-id finetuned", "ntp-token-id scratch"),
+    ),
+    "fig05_strategies": (_BOTH, (*(f"{name} finetuned" for name in _STRATEGIES), "main scratch")),
+    "fig05_fixed": (_BOTH, ("* fixed",)),
+    "fig05_features": (
+        ("ten-classes",),
+        ("ntp-full finetuned", "ntp-full scratch", "main finetuned", "main scratch"),
+    ),
+    "fig05_baselines": (
+        _BOTH,
+        ("joint finetuned", "mpm-pairs *", "main scratch", *(f"{name} *" for name in BASELINES)),
+    ),
+    "fig05_calibration": (("ten-classes",), ("main scratch", "joint fixed", "joint finetuned")),
+}
 
 
 class FinetuningStages:
@@ -48,23 +74,42 @@ class FinetuningStages:
         """All of the profile."""
         yield self.finetuned()
 
+    def read_by(self, *figures: str) -> list[Stage]:
+        """The stages that figures of the notebook read: the fits of the contenders shown."""
+        like_main = ("main scratch", *(f"{name} finetuned" for name in self._like(MAIN).values()))
+        every = SHOWN | {"fig05_pretraining_jets": (("ten-classes",), like_main)}
+        shown = [every[figure] for figure in figures if figure in every]
+        if not shown:
+            return []
+        wanted = [
+            (task, model, weights)
+            for task, model, weights in self._chosen()
+            if any(
+                task in tasks and any(fnmatchcase(f"{model} {weights}", text) for text in patterns)
+                for tasks, patterns in shown
+            )
+        ]
+        return [self.finetuned(wanted if wanted != self._chosen() else ())]
+
     # Declared ------------------------------------------------------------------------------------
 
-    def finetuned(self) -> Stage:
-        """All fits of the profile."""
-        tasks, chosen = self.profile.finetuning.tasks, self._chosen()
+    def finetuned(self, chosen: Sequence[tuple[str, str, str]] = ()) -> Stage:
+        """All fits of the profile, or those of some contenders: task, model and weights."""
+        names = ", ".join(" ".join(one) for one in chosen)
+        tasks, chosen = self.profile.finetuning.tasks, chosen or self._chosen()
         models = dict.fromkeys(model for _, model, _ in chosen if model not in BASELINES)
         inputs = {
             f"model {name} {number}" if number > 1 else f"model {name}": stage
             for name in models
             for number, stage in enumerate(self._trainings(name), 1)
         }
-        for campaign in {task.jets for task in tasks.values()}:
+        for campaign in {tasks[task].jets for task, *_ in chosen}:
             for split in SPLITS:
                 inputs[f"{campaign} {split}"] = self.jets.stored(split, campaign)
         return self.run.stage(
-            "finetuning",
-            self._fit_all,
+            FINETUNING,
+            partial(self._fit_all, chosen),
+            variant=names,
             settings={
                 "finetuning": self.profile.finetuning,
                 "max_constituents": self.profile.data.max_constituents,
@@ -73,7 +118,7 @@ class FinetuningStages:
                 "preprocessing": self.tokenizers.preprocessing().to_dict(),
             },
             inputs=inputs,
-            also=self._tokens_read(),
+            also=self._tokens_read(chosen),
             version=FITS_VERSION,
         )
 
@@ -82,19 +127,18 @@ class FinetuningStages:
     def study(self) -> Finetuning:
         """Every task of the profile: pre-trained models, the same from scratch, baselines."""
         self.pretraining.train_all()
-        return Finetuning(self.finetuned().folder)
+        whole, wanted = self.finetuned(), (self.run.only or {}).values()
+        some = next((stage for stage in wanted if stage.name == FINETUNING), whole)
+        if some is not whole and whole.find():
+            some = whole
+        return Finetuning(some.folder, {name: self._label(name) for name in self._settings})
 
     def pretraining_jets(self, model: str = MAIN, task: str = "ten-classes") -> dict:
         """Arguments of `jetfm.figures.pretraining_jets`: fine-tuned accuracy by number of jets in
         pre-training, of the pre-trainings that differ from `model` in their ``limit_train_jets``
         alone."""
         results, total = self.study()[task], len(self.jets.store("train"))
-        like = self.pretraining.settings[model]
-        apart = {"limit_train_jets": like.limit_train_jets, "n_trainings": like.n_trainings}
-        names = {}
-        for name, settings in self.pretraining.settings.items():
-            if settings.model_copy(update=apart) == like:
-                names[settings.limit_train_jets or total] = name
+        names = {limit or total: name for limit, name in self._like(model).items()}
         lines = []
         for size in results.sizes:
             points = [
@@ -125,6 +169,16 @@ class FinetuningStages:
 
     # Inside --------------------------------------------------------------------------------------
 
+    def _like(self, model: str) -> dict[int, str]:
+        """Pre-trainings that differ from a model in their ``limit_train_jets`` alone, by that."""
+        like = self.pretraining.settings[model]
+        apart = {"limit_train_jets": like.limit_train_jets, "n_trainings": like.n_trainings}
+        return {
+            settings.limit_train_jets: name
+            for name, settings in self.pretraining.settings.items()
+            if settings.model_copy(update=apart) == like
+        }
+
     def _trainings(self, model: str) -> list[Stage]:
         """Every training of a model that is fine-tuned."""
         if model in self.pretraining.settings:
@@ -149,12 +203,12 @@ class FinetuningStages:
             for weights in starts
         ]
 
-    def _tokens_read(self) -> list[Stage]:
+    def _tokens_read(self, chosen: Sequence[tuple[str, str, str]]) -> list[Stage]:
         """Tokens of the jets of models that read ids; they follow from model and jets."""
         tasks = self.profile.finetuning.tasks
         found = {
             (split, self._settings[model].tokenizer, tasks[name].jets): None
-            for name, model, _ in self._chosen()
+            for name, model, _ in chosen
             if self._reads_ids(model)
             for split in SPLITS
         }
@@ -168,9 +222,9 @@ class FinetuningStages:
             return self.pretraining.label(model)
         return "" if model in BASELINES else self._settings[model].label
 
-    def _fit_all(self, folder: Path) -> dict:
+    def _fit_all(self, chosen: Sequence[tuple[str, str, str]], folder: Path) -> dict:
         settings, seed = self.profile.finetuning, self.profile.seed
-        runners = [self.runner(*one) for one in self._chosen()]
+        runners = [self.runner(*one) for one in chosen]
         kept = [work_folder() / "fits" / self._fits(runner) for runner in runners]
         for runner, fits in zip(runners, kept, strict=True):
             link_files(fits, runs_folder(folder, runner.task), f"{runner.contender.name}_*")

@@ -39,6 +39,7 @@ from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
 from jetfm.pretraining.train import pretrain
 from jetfm.schema import KINEMATICS, SPLITS
+from jetfm.settings import COMBINED
 
 FLOW, CONTINUOUS, BY_TYPE = "epic-fm", "continuous", "omnijet-"
 
@@ -58,6 +59,21 @@ class GenerationStages:
         yield from map(self.model, names)
         yield from map(self.generated, names)
         yield from map(self.judged, names)
+
+    def read_by(self, figure: str) -> list[Stage]:
+        """The stages that a figure of the notebook reads."""
+        every = self.generators
+        of_all_classes = [name for name, one in every.items() if not one.classes]
+        shown = {
+            "fig04_combined": [COMBINED],
+            "fig04_qcd": [BY_TYPE + "QCD"],
+            "fig04_tbqq": [BY_TYPE + "Tbqq"],
+            "fig04_rivals": [BY_TYPE + "Tbqq", FLOW],
+            "fig04_inputs": [name for name in of_all_classes if every[name].tokens],
+            "fig04_without_tokens": [MAIN, CONTINUOUS],
+            "fig04_distances": of_all_classes,
+        }
+        return [self.judged(name) for name in shown.get(figure, ()) if name in every]
 
     @property
     def generators(self) -> dict[str, Generator]:
@@ -224,15 +240,17 @@ class GenerationStages:
 
     def study(self) -> GenerativeStudy:
         """Jets of every generator, each judged against its own truth, side by side."""
-        names = list(self.generators)
+        wanted = [name for name in self.generators if self.run.wants(self.judged(name))]
+        names = list(wanted)
         for tokenizer in dict.fromkeys(map(self.tokenizer_of, names)):
-            for split in SPLITS:
-                self.tokenizers.tokens(split, tokenizer)
+            for stage in (self.tokenizers.tokenised(split, tokenizer) for split in SPLITS):
+                if self.run.wants(stage):
+                    stage.artifact  # noqa: B018, made here, with all cores
         # Those that are trained here first: no worker is left alone with one of them at the end.
         names.sort(key=lambda name: name in self.pretraining.settings)
         groups = [[self.judged(name)] for name in names]
         self.run.side_by_side("generators", groups, "generator")
-        names = list(self.generators)  # in the order of tables
+        names = wanted  # in the order of tables
         folders = {name: self.judged(name).folder for name in names}
         jets = {name: self.generated(name).artifact for name in names}
         return GenerativeStudy(

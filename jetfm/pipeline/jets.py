@@ -44,6 +44,12 @@ class JetStages:
         yield from (self.stored(split, campaign) for campaign in used for split in SPLITS)
         yield self.calibrated()
 
+    def read_by(self, figure: str) -> list[Stage]:
+        """The stages that a figure of the notebook reads."""
+        if figure in ("fig00_calibration", "fig00_widths", "fig00_quantiles"):
+            return [self.calibrated()]
+        return [self.stored("test")] if figure == "fig00_classes" else []
+
     # Declared ------------------------------------------------------------------------------------
 
     def simulated(self, split: str, campaign: str = JETCLASS) -> Stage:

@@ -46,6 +46,12 @@ class PretrainingStages:
             yield from self.repeated(name)
         yield from map(self.judged, self._of_the_main_tokens())
 
+    def read_by(self, figure: str) -> list[Stage]:
+        """The stages that a figure of the notebook reads."""
+        if figure == "fig03_pretraining":
+            return [self.pretrained()]
+        return [self.judged(n) for n in self._of_the_main_tokens()] if figure[:5] == "fig03" else []
+
     # Declared ------------------------------------------------------------------------------------
 
     def pretrained(self, name: str = MAIN, number: int = 0) -> Stage:
@@ -96,7 +102,8 @@ class PretrainingStages:
     def train_all(self) -> dict[str, Artifact]:
         """All pre-trainings of the profile: side by side, one core each, where one process trains
         a model; else in turn. The first of each is returned."""
-        stages = {name: self.repeated(name) for name in self.settings}
+        every = {name: self.repeated(name) for name in self.settings}
+        stages = {name: some for name, some in every.items() if self.run.wants(some[0])}
         # two objectives in a step take twice as long: first, so that no core waits at the end
         names = sorted(stages, key=lambda name: self.settings[name].objective != "joint")
         every = [stage for name in names for stage in stages[name]]

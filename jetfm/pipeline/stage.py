@@ -63,8 +63,16 @@ class Stage:
 
     @property
     def artifact(self) -> Artifact:
-        """The finished stage, made now with all that it needs if it is not there."""
+        """The finished stage, made now with all that it needs if it is not there.
+
+        Raises
+        ------
+        RuntimeError
+            The run is restricted to others (`Run.restrict`).
+        """
         if self._found is None:
+            if not self.run.wants(self):
+                raise RuntimeError(f"{self.key} is read by a figure that does not say so (read_by)")
             with computing_on(self.run.device):
                 if self.elsewhere is not None and self.find() is None:
                     self.elsewhere()
@@ -156,7 +164,21 @@ class Run:
                 f" take longer ({DEVICE}=cuda has them there)"
             )
         self.stages: dict[str, Stage] = {}
+        self.only: dict[str, Stage] | None = None
         self._in_worker = in_worker
+
+    def restrict(self, stages: Iterable[Stage]) -> None:
+        """Make no other stages than these and what they need."""
+        self.only, left = {}, list(stages)
+        while left:
+            stage = left.pop()
+            if stage.key not in self.only:
+                self.only[stage.key] = stage
+                left += stage.needs
+
+    def wants(self, stage: Stage) -> bool:
+        """Whether a stage is to be made: all are, unless the run is restricted to some."""
+        return self.only is None or stage.key in self.only
 
     def stage(
         self,
@@ -194,11 +216,12 @@ class Run:
         return self.stages.setdefault(stage.key, stage)
 
     def side_by_side(self, title: str, groups: Iterable[Sequence[Stage]], unit: str) -> None:
-        """Make groups of stages in worker processes, one core each, but for what is there.
+        """Make groups of stages in worker processes, one core each, but for what is there or is not
+        wanted.
 
         What several groups need is made before, here: two workers would wait for each other.
         """
-        groups = [[stage for stage in group if not stage.find()] for group in groups]
+        groups = [[one for one in group if self.wants(one) and not one.find()] for group in groups]
         groups = [group for group in groups if group]
         if not groups or rank() > 0:
             return

@@ -33,6 +33,15 @@ class TokenQualityStages:
             yield from self._of(name)
         yield self.classified()
 
+    def read_by(self, figure: str) -> list[Stage]:
+        """The stages that a figure of the notebook reads."""
+        names = self.tokenizers.settings
+        if figure == "fig02_token_map":
+            return [self.mapped(name) for name in names]
+        if figure == "fig02_classifiers":
+            return [self.classified()]
+        return [self.original(), *map(self.compared, names)] if figure[:5] == "fig02" else []
+
     # Declared ------------------------------------------------------------------------------------
 
     def original(self) -> Stage:

@@ -46,6 +46,10 @@ class TokenizerStages:
         yield from map(self.trained, self.settings)
         yield from (self.tokenised(split) for split in SPLITS)
 
+    def read_by(self, figure: str) -> list[Stage]:
+        """The stages that a figure of the notebook reads."""
+        return [self.trained()] if figure == "fig01_tokenizer" else []
+
     # Declared ------------------------------------------------------------------------------------
 
     def trained(self, name: str = MAIN) -> Stage:
@@ -135,9 +139,10 @@ class TokenizerStages:
         The main one's jets are tokenised by the core that trained it, but for those of a store in
         parts, which all cores share later.
         """
-        stages = {name: self.trained(name) for name in self.settings}
+        every = {name: self.trained(name) for name in self.settings}
+        stages = {name: stage for name, stage in every.items() if self.run.wants(stage)}
         groups = [[stage] for stage in stages.values()]
-        if not self.jets.store("train").parts:
+        if MAIN in stages and not self.jets.store("train").parts:
             groups[0] += [self.tokenised(split) for split in SPLITS]
         self.run.side_by_side("train tokenizers", groups, "tokenizer")
         return {name: stage.artifact for name, stage in stages.items()}

@@ -30,6 +30,11 @@ class BackboneSettings(Settings):
     n_registers: int = Field(8, ge=0)
     told_multiplicity: bool = True  # every position is told the number of constituents
     dropout: Fraction = 0.1
+    # On the attention's weights (C), or on what the attention adds ('residual'), which is no
+    # method of the papers: kernels for packed jets have no other (`PretrainingSettings.layout`).
+    dropout_on: Literal["attention", "residual"] = Field(
+        "attention", exclude_if=lambda where: where == "attention"
+    )
     layer_scale: float = Field(1.0, gt=0)
     # Standard deviation with which embeddings of tokens start: torch's (O). With network 'gpt' of
     # width 64, .02 learns in two thirds of the time; the other network it harms (measured:
@@ -38,6 +43,12 @@ class BackboneSettings(Settings):
     # Attention scores are told Particle Transformer's features of each pair of constituents (off
     # in P2). Absent from files where off: models of before this setting keep their hashes.
     pair_bias: bool = Field(False, exclude_if=operator.not_)
+
+    @property
+    def attention_dropouts(self) -> dict[str, float]:
+        """'attention_dropout' and 'residual_dropout' of every block, in backbone and heads."""
+        where = {"attention": "attention_dropout", "residual": "residual_dropout"}
+        return {name: self.dropout * (self.dropout_on == on) for on, name in where.items()}
 
     @model_validator(mode="after")
     def _of_gpt(self):
@@ -121,6 +132,11 @@ class PretrainingSettings(Settings):
     # Masked particles: decode the visible tokens alone, so that no trace of a masked one is left
     # in those after it. Ours; the papers' code does not.
     leak_free: bool = False
+    # How a batch lies in memory: each jet padded to the longest of its batch, or one jet after the
+    # other ('packed', `jetfm.models.packing`), for GPUs. Results agree up to rounding.
+    layout: Literal["padded", "packed"] = Field(
+        "padded", exclude_if=lambda layout: layout == "padded"
+    )
     # Train or validate on so many jets, drawn at random; zero means all.
     limit_train_jets: int = Field(0, ge=0)
     limit_val_jets: int = Field(0, ge=0)
@@ -145,6 +161,19 @@ class PretrainingSettings(Settings):
         if self.masks and self.backbone.input == "token-id":
             raise ValueError("masked particles need backbone.input 'continuous': their mask "
                              "vectors are ranked by pt, which ids do not tell")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _packs(self):
+        if self.layout != "packed":
+            return self
+        backbone = self.backbone
+        if backbone.pair_bias:
+            raise ValueError("layout 'packed' has no pair_bias: its attention adds nothing to "
+                             "scores; set layout: padded")  # fmt: skip
+        if backbone.dropout and backbone.dropout_on == "attention":
+            raise ValueError("layout 'packed' has no dropout of attention weights: set "
+                             "backbone.dropout_on: residual, or dropout: 0")  # fmt: skip
         return self
 
     @model_validator(mode="after")

@@ -66,5 +66,12 @@ class TrainingSettings(Settings):
     patience: Positive = 5  # validations without improvement before stopping
     # 'bf16': autocast, with attention in fp32 on CPUs; all in fp32 on CPUs that would emulate it
     precision: Literal["fp32", "bf16"] = "fp32"
+    # Compile blocks and cross-entropy (`jetfm.models.compiled`): nowhere, on a GPU alone, or
+    # everywhere; on a CPU compiling takes longer than most trainings here.
+    compile: Literal["no", "gpu", "yes"] = Field("no", exclude_if=lambda where: where == "no")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
     optimizer: OptimizerSettings = OptimizerSettings()
+
+    def compiles_on(self, device: str) -> bool:
+        """Whether a training on 'cpu' or 'cuda' is compiled."""
+        return self.compile == "yes" or (self.compile == "gpu" and device == "cuda")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
+from jetfm.models.exporting import exporting
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import TokenizerSettings
 from jetfm.tokenizers.interface import Tokenizer
@@ -68,9 +69,12 @@ class BinnedTokenizer(Tokenizer):
         self._check_fitted()
         return mask & ((x < self.low) | (x > self.high)).any(-1)
 
-    def _ids(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _latents(self, x: Tensor, mask: Tensor) -> Tensor:
         self._check_fitted()
-        cell = (x[mask].double() - self.low) / (self.high - self.low) * self.bins
+        return x
+
+    def _nearest(self, latents: Tensor) -> Tensor:
+        cell = (latents.double() - self.low) / (self.high - self.low) * self.bins
         i = torch.clamp(cell.floor().long(), torch.zeros_like(self.bins), self.bins - 1)
         return (i[:, 0] * self.bins[1] + i[:, 1]) * self.bins[2] + i[:, 2]
 
@@ -82,5 +86,5 @@ class BinnedTokenizer(Tokenizer):
         return torch.where(mask.unsqueeze(-1), centres, 0)
 
     def _check_fitted(self) -> None:
-        if torch.isnan(self.low[0]):
+        if not exporting() and torch.isnan(self.low[0]):
             raise JetfmError("binned tokenizer", "no range of pt", "a call of fit, or load")

@@ -106,8 +106,15 @@ class Tokenizer(nn.Module):
             raise JetfmError("tokenizer input", found, f"(B, T, {self.n_features}) and (B, T)")
         ids = torch.full(mask.shape, -1, dtype=torch.int64, device=x.device)
         for piece in _pieces(mask):
-            ids[piece][mask[piece]] = self._ids(x[piece], mask[piece])
+            latents = self._latents(x[piece], mask[piece])
+            ids[piece][mask[piece]] = self._nearest(latents[mask[piece]])
         return ids
+
+    @torch.no_grad()
+    def encode_known(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`encode` of input that fits, in steps that do not depend on numbers: for export."""
+        ids = self._nearest(self._latents(x, mask).flatten(0, 1)).unflatten(0, mask.shape)
+        return torch.where(mask, ids, -1)
 
     @torch.no_grad()
     def decode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -163,8 +170,12 @@ class Tokenizer(nn.Module):
 
     # What a subclass defines ---------------------------------------------------------------------
 
-    def _ids(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, F) -> (n,) ids of the real constituents, jet after jet."""
+    def _latents(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, F) -> (B, T, D), what ids are chosen by."""
+        raise NotImplementedError
+
+    def _nearest(self, latents: Tensor) -> Tensor:
+        """(n, D) -> (n,) ids."""
         raise NotImplementedError
 
     def _decoded_ids(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -27,6 +28,13 @@ def make_tokenizer(
         return kind(settings, preprocessing)
 
 
+def tokenizer_of(config: dict[str, Any]) -> Tokenizer:
+    """An untrained tokenizer of this `Tokenizer.config`; KeyError, TypeError or ValidationError
+    where it does not fit."""
+    settings = TokenizerSettings.model_validate(config["settings"])
+    return make_tokenizer(settings, Preprocessing.from_dict(config["preprocessing"]))
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read a trained tokenizer of any kind, in evaluation mode on the CPU.
 
@@ -44,11 +52,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             raise JetfmError(path, "no such file", f"the usage that {NAME}.json describes")
         if sha256(path) != expected:
             raise JetfmError(path, "other bytes", f"the usage that {NAME}.json describes")
-    config = record["config"]
     try:
-        settings = TokenizerSettings.model_validate(config["settings"])
-        preprocessing = Preprocessing.from_dict(config["preprocessing"])
-        tokenizer = make_tokenizer(settings, preprocessing)
+        tokenizer = tokenizer_of(record["config"])
     except (KeyError, TypeError, ValidationError) as error:
         where = folder / f"{NAME}.json"
         raise JetfmError(where, f"{error}".splitlines()[0], "a tokenizer's settings") from None

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jetfm.models.exporting import exporting
+
 # Distances held at once: per core of a CPU 1 MiB, which stays in its cache; on a GPU 64 MiB.
 _CHUNK, _CHUNK_GPU = 2**18, 2**24
 _LANES = 64  # distances compared side by side
@@ -48,6 +50,8 @@ def nearest_code(z: Tensor, codes: Tensor) -> Tensor:
     Here the codes stand in blocks of lanes; the minimum over all blocks works on whole lanes, and
     only the blocks' numbers in the best lane are searched for the index.
     """
+    if exporting():
+        return (codes.square().sum(1) - 2 * z @ codes.T).argmin(1)
     n_blocks = -(-len(codes) // _LANES)
     # Code l * n_blocks + b is lane l of block b, which keeps the first of equals; the last code
     # fills what is left.

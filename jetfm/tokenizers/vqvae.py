@@ -142,15 +142,14 @@ class VQVAE(Tokenizer):
 
     # Inside --------------------------------------------------------------------------------------
 
-    def _ids(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.quantizer.nearest(self._latents(x, mask)[mask])
+    def _latents(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.latent_in(self.encoder(self.features_in(x), mask))
+
+    def _nearest(self, latents: Tensor) -> Tensor:
+        return self.quantizer.nearest(latents)
 
     def _decoded_ids(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self._decoded(self.quantizer.lookup(ids), mask)
-
-    def _latents(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, F) -> (B, T, D)."""
-        return self.latent_in(self.encoder(self.features_in(x), mask))
 
     def _decoded(self, latents: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, F), zero where padded."""

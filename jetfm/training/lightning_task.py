@@ -25,6 +25,7 @@ from torch.distributed.fsdp import FSDPModule
 from jetfm.data.batches import seed_of
 from jetfm.data.prefetch import all_prefetched, pinned, prefetched
 from jetfm.errors import JetfmError
+from jetfm.models.compiled import compiled
 from jetfm.runtime.distributed import SHARDING, rank, sharding, summed, world_size
 from jetfm.runtime.precision import precision_on
 from jetfm.runtime.progress import Progress
@@ -74,7 +75,8 @@ def run(task: Task) -> None:
     if sharded:  # what is shared out cannot be put together in place
         task.module = copy.deepcopy(module)
     try:
-        trainer.fit(task)
+        with compiled(task.module, settings.compiles_on(device)):
+            trainer.fit(task)
         if sharded:
             module.load_state_dict(task.last)
     except SystemExit:  # Lightning's answer to Ctrl-C would end a notebook's kernel

@@ -60,26 +60,33 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _step_matrices(self, group: dict) -> None:
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        if not weights:
+            return
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         alike = defaultdict(list)
-        for weight in group["params"]:
-            if weight.grad is not None:
-                alike[weight.shape].append(weight)
-        for (rows, columns), weights in alike.items():
-            directions = [self._direction(weight, group["momentum"]) for weight in weights]
+        for weight, direction in zip(weights, self._directions(weights, group), strict=True):
+            alike[weight.shape].append((weight, direction))
+        for (rows, columns), pairs in alike.items():
+            turned, directions = zip(*pairs, strict=True)
+            changes = orthogonal(torch.stack(directions)).unbind()
+            changes = [
+                _like(change, weight) for change, weight in zip(changes, turned, strict=True)
+            ]
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-            for weight, change in zip(weights, orthogonal(torch.stack(directions)), strict=True):
-                if isinstance(weight, DTensor):
-                    change = _share(change, weight)
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-rate)
+            torch._foreach_add_(list(turned), changes, alpha=-rate)
 
-    def _direction(self, weight: Tensor, momentum: float) -> Tensor:
-        """Nesterov's; the whole matrix, also where every process holds a share of it."""
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        average = state["momentum"].mul_(momentum).add_(weight.grad)
-        direction = weight.grad.add(average, alpha=momentum)
-        return direction.full_tensor() if isinstance(direction, DTensor) else direction
+    def _directions(self, weights: list[Tensor], group: dict) -> list[Tensor]:
+        """Nesterov's; whole matrices, also where every process holds a share of them."""
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        grads = [weight.grad for weight in weights]
+        averages = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_mul_(averages, group["momentum"])
+        torch._foreach_add_(averages, grads)
+        directions = torch._foreach_add(grads, averages, alpha=group["momentum"])
+        return [d.full_tensor() if isinstance(d, DTensor) else d for d in directions]
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -153,8 +160,10 @@ def muon_groups(
     return split
 
 
-def _share(whole: Tensor, like: DTensor) -> DTensor:
-    """This process's part of a matrix that all processes have computed alike."""
-    everywhere = [Replicate()] * like.device_mesh.ndim
-    shared = DTensor.from_local(whole, like.device_mesh, everywhere, run_check=False)
-    return shared.redistribute(placements=like.placements)
+def _like(whole: Tensor, weight: Tensor) -> Tensor:
+    """A matrix that all processes have computed alike; this one's part where `weight` is shared."""
+    if not isinstance(weight, DTensor):
+        return whole
+    everywhere = [Replicate()] * weight.device_mesh.ndim
+    shared = DTensor.from_local(whole, weight.device_mesh, everywhere, run_check=False)
+    return shared.redistribute(placements=weight.placements)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from rangerlite import RangerLite
 from torch import nn
 
 from jetfm.errors import JetfmError
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training.muon import Muon, muon_groups
+from jetfm.training.ranger import Ranger
 
 SOAP_WIDEST = 1024  # our choice: wider sides of a matrix, codebooks above all, are not rotated
 
@@ -21,8 +21,8 @@ def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opti
     trainable.
 
     On CUDA AdamW, Muon's part of it too, is one fused kernel for all of them. torch has none for
-    RAdam, which there works through lists of tensors by itself; its counters of steps stay on the
-    CPU, so neither asks the device for a number.
+    Ranger, which works through lists of tensors; its counters of steps stay on the CPU, so that
+    none of these asks the device for a number.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opti
         if groups is trainable:
             groups = [{"params": trainable}]
         groups = muon_groups(module, groups, settings.lr, settings.rate_of_others)
-    kinds = {"ranger": RangerLite, "adamw": torch.optim.AdamW, "muon": Muon}
+    kinds = {"ranger": Ranger, "adamw": torch.optim.AdamW, "muon": Muon}
     if settings.name == "soap":
         kinds["soap"] = _soap()
         options["max_precondition_dim"] = SOAP_WIDEST

@@ -8,6 +8,7 @@ import awkward as ak
 import numpy as np
 import uproot
 
+from jetfm.data.layout import FEATURE_BRANCHES
 from jetfm.schema import BRANCHES, CLASSES, is_jagged
 
 TYPES = {"f4": np.float32, "i4": np.int32, "bool": np.bool_}
@@ -62,6 +63,31 @@ def random_jets(counts, seed: int = 0) -> dict[str, ak.Array | np.ndarray]:
     }  # fmt: skip
     columns = {name: columns[name].astype(TYPES[dtype]) for name, dtype in BRANCHES.items()}
     return {k: ak.unflatten(v, counts) if is_jagged(k) else v for k, v in columns.items()}
+
+
+def dense_arrays(columns: dict) -> dict[str, np.ndarray]:
+    """What an analysis has of the constituents: (jets, constituents) float64, zero-padded.
+
+    pt, eta, phi, mass, and the schema's further features by their names there.
+    """
+    dense = {}
+    for branch, values in columns.items():
+        if is_jagged(branch):
+            values = ak.values_astype(values, np.float64)
+            length = max(int(ak.max(ak.num(values))), 1)
+            values = ak.to_numpy(ak.fill_none(ak.pad_none(values, length), 0.0))
+            dense[branch.removeprefix("part_")] = values
+    px, py, pz, energy = (dense.pop(name) for name in ("px", "py", "pz", "energy"))
+    pt = np.hypot(px, py)
+    found = {
+        "pt": pt,
+        "eta": np.arcsinh(pz / np.where(pt > 0, pt, 1)),
+        "phi": np.arctan2(py, px),
+        "mass": np.sqrt(np.maximum(energy**2 - pt**2 - pz**2, 0)),
+    }
+    for name, branch in FEATURE_BRANCHES.items():
+        found[name] = dense[branch.removeprefix("part_")]
+    return found
 
 
 def write(path: Path, columns: dict, tree: str = "tree") -> Path:

@@ -293,7 +293,7 @@ def test_a_full_disk_leaves_finished_parts(sources, undisturbed, tmp_path, monke
 def test_bad_requests(sources, tmp_path):
     with pytest.raises(JetfmError, match="no such file"):
         convert(tmp_path / "none", tmp_path, progress=False)
-    with pytest.raises(JetfmError, match="no ROOT or h5 files"):
+    with pytest.raises(JetfmError, match="no ROOT, parquet or h5 files"):
         convert(tmp_path, tmp_path / "out", progress=False)
     twin = tmp_path / "elsewhere" / sources[0].parent.name / sources[0].name
     twin.parent.mkdir(parents=True)

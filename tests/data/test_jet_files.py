@@ -85,10 +85,13 @@ def test_nothing_to_say_of_single_files(jets):
         (lambda jets: touch(jets, "notes.txt")[0], r"notes.txt: found a file \*.txt"),
         (
             lambda jets: touch(jets, "empty/readme")[0].parent,
-            "empty: found no ROOT or h5 files; exp",
+            "empty: found no ROOT, parquet or h5 files; exp",
         ),
-        (lambda jets: touch(jets, "mac/._a.root")[0].parent, r"no ROOT or h5 files, only 1 hidden"),
-        (lambda jets: [], "jets: found no ROOT or h5 files"),
+        (
+            lambda jets: touch(jets, "mac/._a.root")[0].parent,
+            r"no ROOT, parquet or h5 files, only 1 hidden",
+        ),
+        (lambda jets: [], "jets: found no ROOT, parquet or h5 files"),
     ],
 )
 def test_what_is_not_there_is_named(jets, make, message):

@@ -12,7 +12,7 @@ import uproot
 
 from jetfm.data import jetclass
 from jetfm.errors import JetfmError
-from jetfm.schema import BRANCHES, CONSTITUENT_FEATURES
+from jetfm.schema import BRANCHES, CLASSES, CONSTITUENT_FEATURES
 from tests.data.jetclass_files import jetclass_file, random_jets, write
 
 COUNTS = (3, 40, 1, 2, 131, 17, 25, 60, 9, 33, 12, 5)
@@ -191,6 +191,12 @@ def test_missing_branch(tmp_path):
     assert "expected also branch part_energy" in message and "part_px" in message
     message = error_of(jetclass_file(tmp_path / "b.root", label_QCD=None, jet_tau3=None))
     assert "branches label_QCD, jet_tau3" in message
+
+
+def test_a_file_without_any_label_has_jets_of_unknown_class(tmp_path):
+    path = jetclass_file(tmp_path / "a.root", **{f"label_{c.name}": None for c in CLASSES})
+    assert set(jetclass.read(path).label.tolist()) == {-1}
+    assert jetclass.count_classes(path).tolist() == [0] * 10 + [10]
 
 
 def test_missing_feature_branch_matters_only_if_asked_for(tmp_path):

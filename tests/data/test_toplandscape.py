@@ -217,18 +217,22 @@ def test_a_limit_per_class_ends_the_reading(tmp_path):
     assert list(store.labels) == [0] * 3 + [8] * 3
 
 
+def test_a_file_without_labels_has_jets_of_unknown_class(tmp_path):
+    path = toplandscape_file(tmp_path / "b.h5", (3, 4), is_signal_new=None)
+    assert read(path).label.tolist() == [-1, -1]
+    assert toplandscape.count_classes(path).tolist() == [0] * 10 + [2]
+
+
 # --- bad input: one clear error, naming file and cause ---
 
 
 def test_missing_columns(tmp_path):
     bad = toplandscape_file(tmp_path / "a.h5", (3, 4), PX_199=None)
     assert "PX_199" in error_of(bad) and "805 columns" in error_of(bad)
-    bad = toplandscape_file(tmp_path / "b.h5", (3, 4), is_signal_new=None)
-    assert "expected also is_signal_new" in error_of(bad)
     names = {f"col{i}": np.ones(3, np.float32) for i in range(5)}
     bad = write(tmp_path / "c.h5", pandas.DataFrame(names))
     assert "5 columns, col0, col1, col2, col3 and 1 more" in error_of(bad)
-    assert "expected also PX_0, PX_1, PX_2, PX_3 and 797 more" in error_of(bad)
+    assert "expected also PX_0, PX_1, PX_2, PX_3 and 796 more" in error_of(bad)
 
 
 @pytest.mark.parametrize("share", [0.999, 0.5, 0.05])

@@ -130,7 +130,7 @@ def test_the_curve_ends_at_the_score_of_the_whole_jet(store, first, limit):
     jets = LabelledJets(store.folder, CLASSES, max_constituents=limit)
     for index in range(len(store)):
         with torch.no_grad():
-            logits = classifier.module(jets.batch(np.array([index])))
+            logits = classifier.network(jets.batch(np.array([index])))
         found = removal(classifier, store, index, first)
         expected = logits.double().softmax(1)[0].numpy()
         np.testing.assert_allclose(found.probabilities[-1], expected, atol=1e-6)
@@ -170,6 +170,11 @@ def test_both_orders_share_the_jet_out(store):
 def test_another_order_is_refused(store):
     with pytest.raises(JetfmError, match="'middle'; expected softest or hardest"):
         removal(classifier_of(), store, 8, "middle")
+
+
+def test_a_classifier_of_tokens_is_refused(store):
+    with pytest.raises(JetfmError, match="reads tokens; expected one that reads constituents"):
+        removal(classifier_of(tokenizer=tokenizer_of(preset="omnijet")), store, 8)
 
 
 def test_generated_jets_lose_what_is_not_physical():

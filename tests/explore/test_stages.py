@@ -8,6 +8,7 @@ import pytest
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.explore import displays, stages
+from jetfm.explore.removal import removal
 from jetfm.judging.jet_sample import JetSample
 from jetfm.pipeline import Pipeline
 from jetfm.pipeline.stage import silent
@@ -33,10 +34,11 @@ def test_the_classifier_is_that_of_the_study(pipeline):
     (path,) = study.folder.glob(f"main-finetuned_{study.sizes[-1]}_0.npy")
     labelled = pipeline.finetuning.runner("ten-classes", "main", "finetuned").jets.test
     assert isinstance(labelled, LabelledJets) and tuple(classifier.classes) == labelled.class_names
-    indices = labelled.indices
-    physical, mask = store.dense(indices, classifier.max_constituents)
-    found = classifier.probabilities(physical, mask, store.n_constituents[indices])
-    np.testing.assert_allclose(found, np.exp(np.load(path)), atol=1e-5)
+    expected = np.exp(np.load(path))
+    found = classifier.probabilities_of(store)[labelled.indices]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    curve = removal(classifier, store, labelled.indices[0])
+    np.testing.assert_allclose(curve.probabilities[-1], expected[0], atol=1e-5)
     done = [key for key, stage in pipeline.run.stages.items() if stage.find()]
     assert "classifier ten-classes" in done
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from jetfm.data.store import JET_DTYPE, JetStore, JetStoreWriter
-from jetfm.explore.removal import Classifier
+from jetfm.finetuning.classifier import Classifier
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier
 from jetfm.physics.features import Preprocessing
@@ -40,8 +40,10 @@ def tokenizer_of(**more):
     return randomise(make_tokenizer(TokenizerSettings.model_validate(small | more), seed=1)).eval()
 
 
-def classifier_of(max_constituents=128) -> Classifier:
+def classifier_of(max_constituents=128, **more) -> Classifier:
     torch.manual_seed(3)
     backbone = Backbone(BackboneSettings(dim=16, n_blocks=1, n_heads=2, n_registers=2))
     module = randomise(JetClassifier(backbone, len(CLASSES))).eval()
-    return Classifier(module, CLASSES, Preprocessing(), max_constituents)
+    options = {"architecture": {}, "classes": CLASSES, "pt_range": (0.0, 1e4)} | more
+    options |= {"preprocessing": Preprocessing(), "max_constituents": max_constituents}
+    return Classifier(module, **options).eval()

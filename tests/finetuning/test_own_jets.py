@@ -14,7 +14,7 @@ from jetfm import cli
 from jetfm.data.store import JetStore
 from jetfm.errors import JetfmError
 from jetfm.finetuning import Contender, own_jets
-from jetfm.finetuning.own_jets import METRICS, SCORES, WEIGHTS, OwnJets, finetune_files
+from jetfm.finetuning.own_jets import METRICS, SCORES, OwnJets, finetune_files
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.statistics import roc_auc
 from jetfm.settings import PretrainingSettings, TokenizerSettings
@@ -63,7 +63,7 @@ def test_scores_belong_to_their_jets(folder, tmp_path):
     area = roc_auc(np.array(table["label"]), np.array(table["p_Tbqq"]), 0).value
     assert area > 0.9 and area == pytest.approx(metrics["auc"], abs=1e-3)
     assert json.loads((tmp_path / METRICS).read_text())["n_train"] == 180  # a tenth validates
-    for name in (WEIGHTS, "roc.pdf", "roc.png", "roc.json"):
+    for name in ("classifier.json", "weights.safetensors", "roc.pdf", "roc.png", "roc.json"):
         assert (tmp_path / name).stat().st_size > 0
 
 

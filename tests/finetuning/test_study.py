@@ -471,7 +471,8 @@ def test_a_panel_says_what_the_papers_have_and_it_has_not(jets, pretrained, tmp_
         [Runner("landscape", Contender("main", "scratch", "NTP", pretrained), jets)],
         settings, tmp_path, 1, progress=False, workers=1,
     )  # fmt: skip
-    panel = Finetuning(tmp_path).panel("landscape", "accuracy", "main *", "part *")
+    results = Finetuning(tmp_path, {"main": "NTP"})
+    panel = results.panel("landscape", "accuracy", "main *", "part *")
     wanted = ["NTP, backbone fixed", "NTP, fine-tuned", "Transformer, pair bias (ParT)"]
     assert panel["missing_contenders"] == wanted
     assert panel["missing_sizes"] == [100, 1000, 10_000, 100_000, 1_200_000]

@@ -112,6 +112,12 @@ def test_pretraining(name, optimizer):
     take_steps(model, [to_device(model.plan(batch)) for _ in range(2)], optimizer)
 
 
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "pairs"])
+def test_pretraining_of_packed_jets(name):
+    model = JetModel(settings_of(name, layout="packed"), K).to("meta")
+    take_steps(model, [to_device(model.plan(token_batch()))])
+
+
 def test_pretraining_without_a_leak():
     """The visible tokens alone are decoded, at every step."""
     model = JetModel(settings_of("joint", leak_free=True), K).to("meta")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,9 +14,14 @@ from safetensors.torch import load_file
 
 from jetfm import figures
 from jetfm.errors import JetfmError
+from jetfm.figures import CAPTIONS
+from jetfm.notebooks import numbered
 from jetfm.pipeline import Pipeline
+from jetfm.results.alone import draw_alone
+from jetfm.results.cells import makers, needed, run
 from jetfm.schema import CLASSES
 from jetfm.settings.profiles import dry_run, load_profile, with_folder
+from jetfm.storage.artifacts import as_json
 from jetfm.storage.paths import work_folder
 
 
@@ -236,3 +243,61 @@ def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(first, tiny):
 def test_the_gallery_names_the_notebook_of_a_missing_figure(work, tiny):
     with pytest.raises(JetfmError, match="fig00_calibration.*notebook 00"):
         Pipeline(tiny, progress=False).gallery()
+
+
+def test_each_figure_alone_shows_what_it_shows_among_all(first, tiny, monkeypatch):
+    """From the stages that it says it reads, and no others; fits shown alone are the same fits."""
+    drawn = {}
+
+    def keep(pipeline, name, draw, **data):
+        if not pipeline.only or name in pipeline.only:
+            drawn[name] = json.dumps(as_json(data), default=lambda array: array.tolist())
+
+    def keep_all(pipeline, draw, series):
+        for name, data in series.items():
+            keep(pipeline, name, draw, **data)
+
+    monkeypatch.setattr(Pipeline, "figure", keep)
+    monkeypatch.setattr(Pipeline, "figure_series", keep_all)
+
+    def draw(names, **options):
+        drawn.clear()
+        pipeline = Pipeline(tiny, progress=False, say=lambda text: None, **options)
+        for notebook in numbered():
+            targets = [one for name in names for one in makers(name) if one.notebook == notebook]
+            if targets:
+                run(needed(targets, ["pipeline"]), {"pipeline": pipeline})
+        return dict(drawn)
+
+    whole = draw(CAPTIONS)
+    assert whole.keys() == CAPTIONS.keys()
+    for name in CAPTIONS:
+        assert draw([name], only=[name]) == {name: whole[name]}
+
+    study = Pipeline(tiny, progress=False, say=lambda text: None).finetuning.finetuned().folder
+    study.rename(study.with_name("away"))
+    for name in (name for name in CAPTIONS if name.startswith("fig05")):
+        assert draw([name], only=[name]) == {name: whole[name]}
+    made = {path.parent for path in work_folder().glob("finetuning-*/artifact.json")}
+    assert len(made) > 3 and study not in made, "each of its own contenders"
+    for folder in made:
+        shutil.rmtree(folder)
+    study.with_name("away").rename(study)
+
+
+def test_a_figure_alone_makes_what_it_reads_and_nothing_else(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
+    pictures = draw_alone(tiny, ["fig01_tokenizer"], say=lambda text: None, progress=False)
+    assert [path.name for path in pictures] == ["fig01_tokenizer.png"] and pictures[0].exists()
+    made = {path.parent.name for path in work_folder().glob("*/artifact.json")}
+    kinds = sorted(name.rpartition("-")[0] for name in made)
+    assert kinds == ["store-train", "store-val", "tokenizer"]
+    left = {path.name for path in pictures[0].parent.glob("[!.]*")}
+    assert left == {f"fig01_tokenizer{suffix}" for suffix in (".png", ".pdf", ".json")}
+
+
+def test_a_figure_that_reads_more_than_it_says_is_found_out(work, tiny):
+    pipeline = Pipeline(tiny, progress=False, only=["fig00_classes"])
+    with pytest.raises(RuntimeError, match="tokenizer main is read by a figure"):
+        pipeline.tokenizers.load()

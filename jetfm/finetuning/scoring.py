@@ -1,0 +1,88 @@
+"""Score a user's jets, labelled or not, with a classifier that was trained before."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pyarrow import parquet
+
+from jetfm.data.jet_files import Paths
+from jetfm.data.layout import JETCLASS, Layout
+from jetfm.data.own_jets import store_of
+from jetfm.errors import JetfmError
+from jetfm.finetuning.classifier import Classifier
+from jetfm.finetuning.scores_file import places_of, scores_table
+from jetfm.physics.statistics import Estimate
+from jetfm.storage.files import make_folder, replacing
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was scored; `accuracy` is that of the jets of the classifier's classes, if any."""
+
+    n_jets: int
+    n_labelled: int
+    classes: tuple[str, ...]
+    accuracy: Estimate | None
+
+
+def score_files(
+    classifier: str | Path | Classifier,
+    jets: Paths,
+    out: str | Path,
+    any_pt: bool = False,
+    progress: bool = True,
+    layout: Layout = JETCLASS,
+) -> Summary:
+    """Write the scores of all jets, as `jetfm.finetuning.scores_file` lays them out.
+
+    Memory does not grow with the number of jets. Files become a jets store first, which is removed
+    at the end: of many jets make one before (``jetfm convert``).
+
+    Parameters
+    ----------
+    classifier : folder that ``jetfm finetune`` left, or what it holds
+    jets : a jets store, or files as `jetfm.data.own_jets.store_of` takes them; labels may be absent
+    out : parquet file
+    any_pt : take jets of another pt than those that the classifier was trained on
+    layout : what the files call their branches, and classes by expression
+
+    Raises
+    ------
+    JetfmError
+        No such classifier, unreadable files, files without a feature that the classifier needs,
+        jets of another pt, or no room or permission at `out`.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise JetfmError(out, "a folder", "a file for the scores, e.g. scores.parquet")
+    known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
+    folder, n_jets, n_labelled, n_right = make_folder(out.parent), 0, 0, 0
+    with (
+        TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=folder) as scratch,
+        replacing(out) as aside,
+    ):
+        features = known.preprocessing.features
+        store = store_of(jets, Path(scratch) / "jets", progress, features, True, layout)
+        writer = None
+        try:
+            for chunk in known.scored(store, scratch, any_pt, progress):
+                table = scores_table(
+                    chunk.jets, chunk.labels, chunk.log_p, known.classes, store.class_names
+                )
+                writer = writer or parquet.ParquetWriter(aside, table.schema)
+                writer.write_table(table)
+                places = places_of(chunk.labels, known.classes, store.class_names)
+                n_jets += len(places)
+                n_labelled += int((places >= 0).sum())
+                n_right += int((chunk.log_p.argmax(1) == places).sum())
+        finally:
+            if writer is not None:
+                writer.close()
+    share = n_right / n_labelled if n_labelled else 0.0
+    error = math.sqrt(share * (1 - share) / max(n_labelled, 1))
+    found = Estimate(share, error, n_labelled) if n_labelled else None
+    return Summary(n_jets, n_labelled, known.classes, found)

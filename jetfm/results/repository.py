@@ -1,0 +1,115 @@
+"""``docs/RESULTS.md``: a profile's pictures and ledger for readers of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL.Image import Dither, Quantize, Resampling
+from PIL.Image import open as opened
+
+from jetfm import ledger
+from jetfm.results.page import SIGNS
+from jetfm.results.shown import (
+    FIGURES_OF,
+    Results,
+    facts,
+    load_results,
+    our_number,
+    papers_number,
+    statement,
+)
+from jetfm.storage.files import replacing, write_text
+
+TEXT = "RESULTS.md"
+_WIDTH = 1000  # pixels of the copies
+
+
+def write_results(profile: str, out: Path) -> Path:
+    """Write ``RESULTS.md`` and, in ``results/<profile>/``, small copies of its pictures.
+
+    The same figures give the same bytes; copies of figures that are no more are removed.
+
+    Raises
+    ------
+    JetfmError
+        A figure or the ledger is missing.
+    """
+    results = load_results(profile)
+    pictures = out / "results" / profile
+    for figure in results.figures:
+        _small_copy(results.folder / f"{figure.name}.png", pictures / f"{figure.name}.png")
+    for path in set(pictures.glob("fig*.png")) - {
+        pictures / f"{figure.name}.png" for figure in results.figures
+    }:
+        path.unlink()
+    return write_text(out / TEXT, "\n".join(_lines(results)) + "\n")
+
+
+def _small_copy(picture: Path, copy: Path) -> None:
+    """A copy of fewer pixels and 256 colours, spread so that no two lines get the same one."""
+    with opened(picture) as pixels:
+        small = pixels.convert("RGB")
+        if small.width > _WIDTH:
+            height = round(small.height * _WIDTH / small.width)
+            small = small.resize((_WIDTH, height), Resampling.LANCZOS)
+        with replacing(copy) as aside:
+            few = small.quantize(256, method=Quantize.MAXCOVERAGE, dither=Dither.NONE)
+            few.save(aside, format="png", optimize=True)
+
+
+def _lines(results: Results) -> list[str]:
+    lines = [
+        "# Results",
+        "",
+        f"Every figure of profile `{results.profile}` with the claims that it shows, then the whole"
+        " ledger. Written by",
+        f"`python -m jetfm results --profile {results.profile}` from what"
+        f" `make paper-figures PROFILE={results.profile}` has made; `figures/{results.profile}/"
+        "index.html` shows the same",
+        "with a table that sorts, and the executed notebooks. The rules of the verdicts:"
+        " `jetfm/ledger/verdicts.py`.",
+        "",
+        *(f"- {line}" for line in facts(results)),
+        "",
+        f"**{ledger.summary(results.entries)}.**",
+    ]
+    for chapter in results.chapters:
+        notebook = f"../notebooks/{chapter.notebook.name}"
+        lines += ["", f"## {chapter.title}", "", f"Notebook [{chapter.notebook.stem}]({notebook})."]
+        for figure in chapter.figures:
+            lines += [
+                "",
+                f"### {figure.name}",
+                "",
+                f"![{figure.name}](results/{results.profile}/{figure.name}.png)",
+                "",
+                figure.caption,
+            ]
+            if figure.claims:
+                lines += ["", *_table(figure.claims)]
+    lines += ["", "## The ledger", "", *_table(results.entries, whole=True)]
+    return lines
+
+
+def _table(entries: list[dict], whole: bool = False) -> list[str]:
+    """Rows of the ledger; the whole of it says where each claim stands and what to note."""
+    head = ["claim", "what the paper says", "paper", "here", "verdict"]
+    head += ["where", "figures", "note"] if whole else []
+    lines = [_row(head), _row(["---"] * len(head))]
+    for row in entries:
+        cells = [
+            f"`{row['id']}`",
+            statement(row),
+            papers_number(row),
+            our_number(row),
+            f"{SIGNS[row['verdict']]} {row['verdict']}",
+        ]
+        if whole:
+            figures = (f"[{name}](#{name})" for name in FIGURES_OF.get(row["id"], ()))
+            cells += [f"{row['paper']}, {row['where']}", ", ".join(figures), row["note"]]
+        lines.append(_row(cells))
+    return lines
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
