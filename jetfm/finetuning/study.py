@@ -228,6 +228,21 @@ def one_fit(
     seed: int,
 ) -> None:
     """Train on the first `size` jets of the repetition's order; write result and test scores."""
+    path = runner.path(folder, size, repetition)
+    _, result, scores = trained(runner, size, repetition, settings, folder, seed)
+    write_npy(path.with_suffix(".npy"), scores)
+    write_json(path, result)
+
+
+def trained(
+    runner: Runner,
+    size: int,
+    repetition: int,
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+) -> tuple[nn.Module, dict, np.ndarray]:
+    """The classifier of one fit, with what `train_and_test` returns; interrupted, it continues."""
     run_seed, jets = _run_seed(seed, repetition), runner.jets
     torch.manual_seed(run_seed)
     n_classes = len(jets.train.class_names)
@@ -244,13 +259,11 @@ def one_fit(
             for split in sides
         }
     indices = jets.train.training_order(run_seed)[:size]
-    path = runner.path(folder, size, repetition)
-    scratch = folder / "training" / runner.task / path.stem
+    scratch = folder / "training" / runner.task / runner.path(folder, size, repetition).stem
     result, scores = train_and_test(
         module, sides, jets, indices, settings, scratch, run_seed, weights=contender.weights
     )
-    write_npy(path.with_suffix(".npy"), scores)
-    write_json(path, result)
+    return module, result, scores
 
 
 def validation_interval(settings: FinetuningSettings, steps_per_epoch: int) -> int:

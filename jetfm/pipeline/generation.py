@@ -216,9 +216,7 @@ class GenerationStages:
         }
 
         def make(folder: Path) -> dict:
-            tokens = generator.tokens
-            space = self.tokenizers.preprocessing(tokenizer) if tokens else self.kinematics
-            sample = read_generated(generated.folder, space)
+            sample = self.sample(name)
             truth = self._truth("test", generator, len(sample))
             training = self._truth("train", generator, settings.n_training)
             seed, progress = self.profile.seed, self.run.progress
@@ -261,6 +259,13 @@ class GenerationStages:
             {n: seconds_per_1000(one.folder, one.metrics["n_jets"]) for n, one in jets.items()},
             {name: one.metrics["n_unfinished"] for name, one in jets.items()},
         )
+
+    def sample(self, name: str = MAIN) -> JetSample:
+        """A generator's jets, in physical space."""
+        space = self.kinematics
+        if self.generators[name].tokens:
+            space = self.tokenizers.preprocessing(self.tokenizer_of(name))
+        return read_generated(self.generated(name).folder, space)
 
     # Inside --------------------------------------------------------------------------------------
 
