@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jetfm.version import __version__
 
-__all__ = ["__version__", "load_backbone", "load_classifier", "load_tokenizer"]
+__all__ = ["__version__", "load_backbone", "load_classifier", "load_pretrained", "load_tokenizer"]
 
 # Imports inside the functions save the seconds that torch takes to load.
 
@@ -22,6 +22,14 @@ def load_classifier(folder):
     from jetfm.finetuning.classifier import Classifier
 
     return Classifier.load(folder)
+
+
+def load_pretrained(name: str = "joint"):
+    """A model that came with the repository, and its tokenizer; see
+    `jetfm.pretraining.shipped.load_pretrained`."""
+    from jetfm.pretraining.shipped import load_pretrained as load
+
+    return load(name)
 
 
 def load_tokenizer(folder):

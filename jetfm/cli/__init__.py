@@ -40,6 +40,7 @@ for command in (
     results.results,
     results.redraw,
     results.paper_map,
+    results.ship,
 ):
     app.command()(command)
 

@@ -13,7 +13,11 @@ from jetfm.errors import JetfmError
 
 def score(
     classifier: Annotated[
-        Path | None, typer.Option(help="Folder that `jetfm finetune --out` has left.")
+        Path | None,
+        typer.Option(
+            help="Folder that `jetfm finetune --out` has left; by default the classifier of ten "
+            "classes that comes with the repository."
+        ),
     ] = None,
     jets: Annotated[
         list[Path] | None,
@@ -37,9 +41,13 @@ def score(
     Writes the probability of every class for each jet, in the order of the files. Where jets have
     labels, says the accuracy, too.
     """
-    for name, value in (("--classifier", classifier), ("--jets", jets), ("--out", out)):
+    for name, value in (("--jets", jets), ("--out", out)):
         if not value:
-            raise JetfmError(name, "nothing", "--classifier, --jets and --out together")
+            raise JetfmError(name, "nothing", "--jets and --out together")
+    if classifier is None:
+        from jetfm.pretraining.shipped import shipped_classifier
+
+        classifier = shipped_classifier()
     from jetfm.finetuning.scoring import score_files
 
     found = score_files(classifier, jets, out, any_pt, layout=layout_of(branches)[0])

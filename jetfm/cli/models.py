@@ -13,8 +13,10 @@ from jetfm.cli.options import (
     BranchesOption,
     DataOption,
     DryRunOption,
+    OfModelsOption,
     ProfileOption,
     SeedOption,
+    ShippedStrategyOption,
     StrategyOption,
     known_strategy,
     layout_of,
@@ -30,33 +32,35 @@ from jetfm.training.launch import PROCESSES, n_processes
 
 
 def tokenize(
-    profile: ProfileOption = "laptop",
+    profile: OfModelsOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of a trained tokenizer, for jets of your own.")
+        Path | None,
+        typer.Option(
+            help="With --jets: folder of a trained tokenizer; by default the joint model's that "
+            "comes with the repository."
+        ),
     ] = None,
     jets: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="With --tokenizer: a jets store, or ROOT, parquet or h5 files or folders of them."
-        ),
+        typer.Option(help="A jets store, or ROOT, parquet or h5 files or folders of them."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="With --tokenizer: folder for the token store.")
+        Path | None, typer.Option(help="With --jets: folder for the token store.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="With --tokenizer: processes, a part of the jets store each.")
+        int, typer.Option(help="With --jets: processes, a part of the jets store each.")
     ] = 1,
     dask_address: Annotated[
-        str | None, typer.Option(help="With --tokenizer: a Dask scheduler, to run on its workers.")
+        str | None, typer.Option(help="With --jets: a Dask scheduler, to run on its workers.")
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify",
-            help="With --tokenizer: check finished tokens against checksums, remake damaged ones.",
+            help="With --jets: check finished tokens against checksums, remake damaged ones.",
         ),
     ] = False,
     any_pt: AnyPtOption = False,
@@ -64,17 +68,24 @@ def tokenize(
 ) -> None:
     """Write token stores: of a profile's jets, or of your own with a trained tokenizer.
 
-    Without --tokenizer, trains the profile's tokenizer (or finds it trained) and tokenises its
-    three splits. With it, encodes --jets into --out. Either is streamed and can be repeated.
+    With --jets and --out, encodes those. Without, trains the profile's tokenizer (or finds it
+    trained) and tokenises its three splits. Either is streamed and can be repeated.
     """
     if tokenizer is None and not jets and out is None:
-        pipeline = pipeline_of(profile, data, seed, dry_run)
+        pipeline = pipeline_of(profile or "laptop", data, seed, dry_run)
         for split in ("train", "val", "test"):
             typer.echo(pipeline.tokenizers.tokens(split).folder)
         return
-    for name, value in (("--tokenizer", tokenizer), ("--jets", jets), ("--out", out)):
+    for name, value in (("--jets", jets), ("--out", out)):
         if not value:
-            raise JetfmError(name, "nothing", "--tokenizer, --jets and --out together")
+            raise JetfmError(name, "nothing", "--jets and --out together")
+    if tokenizer is None:
+        if profile is None:
+            from jetfm.pretraining.shipped import shipped_model
+
+            tokenizer = shipped_model().tokenizer
+        else:
+            tokenizer = pipeline_of(profile, data, seed, dry_run).tokenizers.trained().folder
     from jetfm.tokenizers.own_jets import tokenize_files
 
     tokens = tokenize_files(
@@ -134,11 +145,11 @@ def pretrain(
 
 
 def generate(
-    profile: ProfileOption = "laptop",
+    profile: OfModelsOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
-    strategy: StrategyOption = "main",
+    strategy: ShippedStrategyOption = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the jets, .root (JetClass-like) or .parquet.")
     ] = None,
@@ -152,7 +163,7 @@ def generate(
         Path | None,
         typer.Option(
             help="With --out: a token or jets store whose multiplicities to draw from; the "
-            "profile's validation jets by default."
+            "model's validation jets by default."
         ),
     ] = None,
     temperature: Annotated[
@@ -174,21 +185,21 @@ def generate(
     """Generate jets with a pre-trained model.
 
     With --out, writes them to a file. Without it, generates with every generator of the profile
-    and judges each against its own truth.
+    (laptop by default) and judges each against its own truth.
     """
     if out is None:
         sampling = (n_jets, n_constituents, multiplicities, temperature, top_k, top_p)
         given = any(value is not None for value in (*sampling, model, tokenizer))
-        if given or strategy != "main":
+        if given or strategy is not None:
             raise JetfmError("--out", "nothing", "a .root or .parquet file for the jets asked for")
-        pipeline = pipeline_of(profile, data, seed, dry_run)
+        pipeline = pipeline_of(profile or "laptop", data, seed, dry_run)
         typer.echo(pipeline.generation.study().as_text())
         typer.echo(f"\njets of the main model: {pipeline.generation.generated().folder}")
         return
     from jetfm.generation.sampling import Choice
     from jetfm.generation.to_file import Request, generate_file, multiplicities_of
 
-    settings = profile_of(profile, data, seed, dry_run)
+    settings = profile_of(profile or "laptop", data, seed, dry_run)
     default = settings.generation
     request = Request(
         out,
@@ -205,16 +216,23 @@ def generate(
     )
     held_out = None if multiplicities is None else multiplicities_of(multiplicities)
     if model is None and tokenizer is None:
-        from jetfm.pipeline import Pipeline
+        if profile is None:
+            from jetfm.pretraining.shipped import DEFAULT, shipped_model
 
-        pipeline = Pipeline(settings)
-        known = known_strategy(pipeline, strategy)
-        if not known.predicts_next:
-            found = f"{known.label}, without a next-token head"
-            raise JetfmError("--strategy", found, "one with it")
+            found = shipped_model(strategy or DEFAULT)
+            predicts_next, label = found.predicts_next, found.label
+            drawn = found.multiplicities
+        else:
+            pipeline = pipeline_of(profile, data, seed, dry_run)
+            known = known_strategy(pipeline, strategy or "main")
+            predicts_next, label = known.predicts_next, known.label
+            drawn = pipeline.tokenizers.tokens("val", known.tokenizer).n_constituents
+        if not predicts_next:
+            raise JetfmError("--strategy", f"{label}, without a next-token head", "one with it")
         if held_out is None:
-            held_out = pipeline.tokenizers.tokens("val", known.tokenizer).n_constituents
-    model, tokenizer, _ = pretrained(settings, strategy, model, tokenizer)
+            held_out = drawn
+    shipped = profile is None
+    model, tokenizer, _ = pretrained(settings, strategy, model, tokenizer, shipped)
     written = generate_file(request, model, tokenizer, held_out)
     typer.echo(f"{written.n_jets} jets in {out}")
     if written.n_left_out or written.n_empty:
@@ -225,11 +243,11 @@ def generate(
 
 
 def finetune(
-    profile: ProfileOption = "laptop",
+    profile: OfModelsOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
-    strategy: StrategyOption = "main",
+    strategy: ShippedStrategyOption = None,
     train: Annotated[
         list[Path] | None,
         typer.Option(
@@ -282,7 +300,7 @@ def finetune(
     if not any(given.values()):
         if val or any(value is not None for value in (n_train, model, tokenizer, baseline)):
             raise JetfmError("--train", "nothing", "--train, --test and --out for jets of your own")
-        study = pipeline_of(profile, data, seed, dry_run).finetuning.study()
+        study = pipeline_of(profile or "laptop", data, seed, dry_run).finetuning.study()
         typer.echo(study.as_text())
         typer.echo(study.folder)
         return
@@ -297,14 +315,15 @@ def finetune(
         raise JetfmError("--weights", repr(weights), f"one of {', '.join(STARTS)}")
     layout, names = layout_of(branches, classes)
     names = names or tuple(name for name, _ in layout.classes)
-    settings = profile_of(profile, data, seed, dry_run)
+    settings = profile_of(profile or "laptop", data, seed, dry_run)
     if baseline is not None:
         if baseline not in BASELINES:
             raise JetfmError("--baseline", repr(baseline), f"one of {', '.join(BASELINES)}")
         contender, tokenizer = Contender(baseline, "scratch"), None
     else:
-        model, tokenizer, label = pretrained(settings, strategy, model, tokenizer)
-        contender = Contender(strategy, weights, label, model)
+        shipped = profile is None
+        model, tokenizer, label = pretrained(settings, strategy, model, tokenizer, shipped)
+        contender = Contender(strategy or model.name, weights, label, model)
     own = OwnJets(train, test, val or None, names, n_train, any_pt, layout)
     limit = settings.data.max_constituents
     metrics = finetune_files(

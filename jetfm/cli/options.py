@@ -66,6 +66,25 @@ StrategyOption = Annotated[
     str, typer.Option(help="'main', or one of the profile's 'strategies', e.g. joint.")
 ]
 
+#: Of commands that use a model: those that come with the repository, or a profile's.
+OfModelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help=f"Take the models of {', '.join(available_profiles())}, or of a YAML file of "
+        "settings, made first if they are not there; by default those that come with the "
+        "repository.",
+    ),
+]
+ShippedStrategyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="joint (default), main, mpm, omnijet; with --profile 'main' (default), or one of its "
+        "'strategies'."
+    ),
+]
+
 
 def layout_of(branches: Path | None, classes: str = "") -> tuple[Layout, tuple[str, ...]]:
     """What files of jets call things and which jets make which class; the classes asked for."""
@@ -98,13 +117,24 @@ def known_strategy(pipeline: Pipeline, name: str) -> PretrainingSettings:
 
 
 def pretrained(
-    settings: Profile, strategy: str, model: Path | None, tokenizer: Path | None
+    settings: Profile,
+    strategy: str | None,
+    model: Path | None,
+    tokenizer: Path | None,
+    shipped: bool = False,
 ) -> tuple[Path, Path, str]:
-    """Folders of model and tokenizer: a user's, or those of a strategy of the profile."""
+    """Folders of model and tokenizer: a user's, one that comes with the repository, or those of a
+    strategy of the profile."""
     if (model is None) != (tokenizer is None):
         raise JetfmError("--model, --tokenizer", "one of them", "both, or neither")
     if model is not None:
         return model, tokenizer, model.name
+    if shipped:
+        from jetfm.pretraining.shipped import DEFAULT, shipped_model
+
+        found = shipped_model(strategy or DEFAULT)
+        return found.model, found.tokenizer, found.label
+    strategy = strategy or "main"
     from jetfm.pipeline import Pipeline
 
     pipeline = Pipeline(settings)

@@ -1,4 +1,4 @@
-"""Commands for readers: results for the repository, the map from the papers to the code."""
+"""Commands for what others see: results and weights in the repository, the map to the code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from jetfm.cli.options import DataOption, DryRunOption, ProfileOption, SeedOption, profile_of
+from jetfm.cli.options import (
+    DataOption,
+    DryRunOption,
+    ProfileOption,
+    SeedOption,
+    pipeline_of,
+    profile_of,
+)
 
 
 def results(
@@ -50,3 +57,22 @@ def paper_map(
     from jetfm.results.paper_map import write_map
 
     typer.echo(f"written to {write_map(out)}")
+
+
+def ship(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    out: Annotated[Path, typer.Option(help="Folder for models, cards and checksums.")] = Path(
+        "weights"
+    ),
+) -> None:
+    """Write a profile's pre-trained models for others to use, in half precision, with their cards.
+
+    They are what `jetfm finetune`, `generate`, `tokenize` and `score` take by default.
+    """
+    pipeline = pipeline_of(profile, data, seed, dry_run)
+    from jetfm.results.shipping import ship as write
+
+    typer.echo(f"written to {write(pipeline, out)}")

@@ -76,7 +76,7 @@ def classifier(pipeline: Pipeline, task: str = "ten-classes") -> Classifier:
     JetfmError
         A task that the profile lacks, or a main model that reads tokens.
     """
-    return Classifier.load(_trained(pipeline, task).folder)
+    return Classifier.load(classifier_stage(pipeline, task).folder)
 
 
 def jets_to_classify(pipeline: Pipeline, task: str = "ten-classes") -> JetStore:
@@ -84,7 +84,8 @@ def jets_to_classify(pipeline: Pipeline, task: str = "ten-classes") -> JetStore:
     return pipeline.jets.store("test", pipeline.profile.finetuning.tasks[task].jets)
 
 
-def _trained(pipeline: Pipeline, task: str) -> Stage:
+def classifier_stage(pipeline: Pipeline, task: str) -> Stage:
+    """The stage of `classifier`."""
     settings = pipeline.profile.finetuning
     if task not in settings.tasks:
         raise JetfmError("task", repr(task), f"one of {', '.join(settings.tasks)}")

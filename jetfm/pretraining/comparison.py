@@ -45,10 +45,7 @@ def judge(
     by objective: 'loss' [nats], 'accuracy', 'n'; 'by_position' and 'by_pt' with the same per bin
     """
     device = current_device()
-    model.to(device).eval()
-    found = {}
-    for objective in model.objectives:
-        found[objective] = _judged(model, objective, tokenizer, store, seed, device)
+    found = losses(model, tokenizer, store, seed)
     if "mpm" in model.objectives:
         decoder, was = model.visible_decoder, model.settings
         model.settings = was.model_copy(update={"leak_free": True})
@@ -58,6 +55,16 @@ def judge(
     write_json(folder / RESULT, found)
     return {
         name: {key: one[key] for key in ("loss", "accuracy", "n")} for name, one in found.items()
+    }
+
+
+def losses(model: JetModel, tokenizer: Tokenizer, store: TokenStore, seed: int) -> dict:
+    """The losses of `judge` alone, by objective, which writes nothing."""
+    device = current_device()
+    model.to(device).eval()
+    return {
+        objective: _judged(model, objective, tokenizer, store, seed, device)
+        for objective in model.objectives
     }
 
 

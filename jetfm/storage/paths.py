@@ -52,6 +52,11 @@ def sample_folder() -> Path:
     return project_folder() / "data" / "sample"
 
 
+def weights_folder() -> Path:
+    """The pre-trained models that ship with the repository."""
+    return project_folder() / "weights"
+
+
 def shipped_folder() -> Path:
     """The laptop profile's jets, which ship with the repository, by campaign and split."""
     return project_folder() / "data" / "jets"

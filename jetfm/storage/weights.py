@@ -142,9 +142,17 @@ class SavedModule(nn.Module):
         """SHA-256 of configuration and weights."""
         return identity(self.config, weights_bytes(self.state_dict()))
 
-    def save(self, folder: str | Path, **info: Any) -> str:
-        """Write the two files, `info` in the JSON; return the hash."""
-        return save_weights(folder, self.kind, self.state_dict(), self.config, info)
+    def save(self, folder: str | Path, half: bool = False, **info: Any) -> str:
+        """Write the two files, `info` in the JSON; return the hash of what is written.
+
+        Parameters
+        ----------
+        half : numbers in half precision, which `load` makes single ones of
+        """
+        state = self.state_dict()
+        if half:
+            state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+        return save_weights(folder, self.kind, state, self.config, info)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

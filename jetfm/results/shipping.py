@@ -1,0 +1,212 @@
+"""Write a finished profile's models for others to use: ``weights/``, with cards and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from jetfm.explore.stages import classifier_stage
+from jetfm.finetuning.classifier import Classifier
+from jetfm.models.jet_model import JetModel
+from jetfm.pipeline import Pipeline
+from jetfm.pipeline.stage import Stage
+from jetfm.pipeline.tokenizers import MAIN
+from jetfm.pretraining.comparison import losses
+from jetfm.schema import CLASS_NAMES
+from jetfm.settings import COMBINED, PretrainingSettings
+from jetfm.storage.files import make_folder, replacing, write_text
+from jetfm.storage.paths import sample_folder
+from jetfm.storage.weights import WEIGHTS
+from jetfm.tokenizers import load_tokenizer
+from jetfm.tokenizers.interface import NAME, USAGE
+from jetfm.tokenizers.own_jets import tokenize_files
+
+CHECKSUMS = "SHA256SUMS"
+LICENCE = "MIT"
+_CLASSIFIER = "ten-classes"
+
+_USES = {
+    "main": "generating jets of all ten classes; a start for classifiers",
+    "mpm": "a start for classifiers. It cannot generate",
+    "joint": "a start for classifiers, and generating jets of all ten classes",
+    "omnijet": "generating q/g and t→bqq′ jets together, and a start for tagging them: paper 1's "
+    "model, which reads token ids and is not told the multiplicity",
+}
+_NOT_FOR = (
+    "Jets outside 500 to 1000 GeV or |η| < 2, of another radius than .8, or reconstructed "
+    "otherwise; measurements without a calibration of your own. Learned from simulated jets "
+    "(Pythia 8, a CMS-like detector): docs/own_jets.md shows how to see whether yours are alike."
+)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A pre-training to ship: its stage, its settings, and the name and stage of its tokenizer."""
+
+    stage: Stage
+    settings: PretrainingSettings
+    tokenizer: str
+    tokenizer_stage: Stage
+
+
+def ship(
+    pipeline: Pipeline, out: Path, say: Callable[[str], None] = print, classifier: bool = True
+) -> Path:
+    """Write the profile's main, MPM, joint and combined models that it has, and a classifier.
+
+    Models are written in half precision. What that does to their losses on the validation jets of
+    the sample that ships stands in their cards, with the losses that a test finds again.
+
+    Parameters
+    ----------
+    out : ``weights/`` of the repository
+    classifier : also the main model, fine-tuned on ten classes
+    """
+    models = _models(pipeline)
+    for name in dict.fromkeys(model.tokenizer for model in models.values()):
+        _ship_tokenizer(pipeline, name, out / "tokenizers" / name)
+    for name, model in models.items():
+        card = _ship_model(pipeline, name, model, out)
+        say(f"{name}: {card}")
+    if classifier:
+        stage = classifier_stage(pipeline, _CLASSIFIER)
+        folder = out / "classifiers" / _CLASSIFIER
+        known = Classifier.load(stage.folder)
+        known.save(folder, half=True, profile=pipeline.profile.name)
+        write_text(folder / "README.md", _classifier_card(pipeline, stage, known))
+    _write_checksums(out)
+    return out
+
+
+def _models(pipeline: Pipeline) -> dict[str, _Model]:
+    found, known = {}, pipeline.pretraining.settings
+    for name in (MAIN, "mpm", "joint"):
+        if name in known:
+            stage, settings = pipeline.pretraining.pretrained(name), known[name]
+            tokenizer = pipeline.tokenizers.trained(settings.tokenizer)
+            found[name] = _Model(stage, settings, settings.tokenizer, tokenizer)
+    combined = pipeline.generation.model(COMBINED)
+    settings = pipeline.profile.generative_quality.model
+    tokenizer = pipeline.tokenizers.trained(settings.tokenizer)
+    found["omnijet"] = _Model(combined, settings, settings.tokenizer, tokenizer)
+    return found
+
+
+def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:
+    stage = pipeline.tokenizers.trained(name)
+    for file in (f"{NAME}.json", WEIGHTS, USAGE):  # in single precision: ids are ids
+        with replacing(make_folder(folder) / file) as aside:
+            shutil.copyfile(stage.folder / file, aside)
+    write_text(folder / "README.md", _tokenizer_card(pipeline, stage))
+
+
+def _ship_model(pipeline: Pipeline, name: str, shipped: _Model, out: Path) -> str:
+    model = JetModel.load(shipped.stage.folder)
+    folder, tokenizer = out / "models" / name, load_tokenizer(shipped.tokenizer_stage.folder)
+    held_out = pipeline.tokenizers.tokens("val", shipped.tokenizer).multiplicity
+    with TemporaryDirectory() as scratch:
+        sample = tokenize_files(tokenizer, sample_folder() / "val", scratch, progress=False)
+        whole = _only_losses(losses(model, tokenizer, sample, seed=1))
+        info: dict[str, Any] = {
+            "profile": pipeline.profile.name,
+            "tokenizer": shipped.tokenizer,
+            "label": shipped.settings.label,
+            "n_constituents": np.bincount(held_out).tolist(),
+        }
+        model.save(folder, half=True, **info)
+        halved = _only_losses(losses(JetModel.load(folder), tokenizer, sample, seed=1))
+    info |= {"losses": halved, "losses_in_single_precision": whole}
+    model.save(folder, half=True, **info)
+    write_text(folder / "README.md", _card(pipeline, name, shipped, halved, whole))
+    return ", ".join(f"{objective} loss {loss:.4f}" for objective, loss in halved.items())
+
+
+def _only_losses(found: dict) -> dict[str, float]:
+    return {objective: one["loss"] for objective, one in found.items()}
+
+
+# Cards -------------------------------------------------------------------------------------------
+
+
+def _card(pipeline: Pipeline, name: str, shipped: _Model, halved: dict, whole: dict) -> str:
+    record, settings = shipped.stage.artifact.record, shipped.settings
+    training = settings.training
+    combined = pipeline.generation.generators[COMBINED].classes
+    classes = combined if name == "omnijet" else CLASS_NAMES
+    lines = [
+        f"# {name}: {settings.label}", "",
+        f"For {_USES[name]}.", "",
+        f"**Not for.** {_NOT_FOR}", "",
+        "| | |", "|---|---|",
+        *_origin(pipeline, record),
+        f"| classes | {', '.join(classes)} |",
+        f"| network | width {settings.backbone.dim}, {settings.backbone.n_blocks} blocks, "
+        f"{settings.backbone.n_heads} heads; tokenizer `{shipped.tokenizer}` |",
+        f"| training | {record['metrics']['last_step']} steps of {training.batch_size} jets, "
+        f"{training.optimizer.name}; best validation loss {record['metrics']['best_loss']:.4f} |",
+        *(
+            f"| {objective} loss on data/sample/val | {loss:.4f} nats a token in half precision, "
+            f"{whole[objective]:.4f} in single |"
+            for objective, loss in halved.items()
+        ),
+        f"| licence | {LICENCE} |",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _tokenizer_card(pipeline: Pipeline, stage: Stage) -> str:
+    tokenizer = load_tokenizer(stage.folder)
+    lines = [
+        f"# Tokenizer: {tokenizer.n_codes} codes", "",
+        "Constituents (pT in GeV, η and φ about the jet's axis) to ids and back. In single "
+        "precision, so that ids are those of the training.", "",
+        "| | |", "|---|---|",
+        *_origin(pipeline, stage.artifact.record),
+        f"| features | {', '.join(tokenizer.preprocessing.features)} |",
+        f"| licence | {LICENCE} |",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _classifier_card(pipeline: Pipeline, stage: Stage, known: Classifier) -> str:
+    record = stage.artifact.record
+    low, high = known.pt_range
+    lines = [
+        "# Ten classes", "",
+        "The main model, fine-tuned: `jetfm score` takes it where no other is named.", "",
+        f"**Not for.** {_NOT_FOR}", "",
+        "| | |", "|---|---|",
+        *_origin(pipeline, record),
+        f"| classes | {', '.join(known.classes)} |",
+        f"| labelled jets | {record['metrics']['n_train']}, {low:.0f} to {high:.0f} GeV |",
+        f"| accuracy on the profile's test jets | {record['metrics']['accuracy']:.4f} |",
+        f"| licence | {LICENCE} |",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _origin(pipeline: Pipeline, record: dict) -> list[str]:
+    jets = pipeline.profile.data
+    return [
+        f"| profile | {pipeline.profile.name}, seed {record['seed']} |",
+        f"| jets | {jets.jets_per_class.train} simulated training jets a class, "
+        f"`source: {jets.source}` |",
+        f"| made by | jetfm {record['jetfm']}, commit {record['commit'] or 'unknown'}, "
+        f"torch {record['packages']['torch']} |",
+    ]
+
+
+def _write_checksums(out: Path) -> None:
+    files = sorted(p for p in make_folder(out).rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(out).as_posix()}"
+        for path in files
+    ]
+    write_text(out / CHECKSUMS, "\n".join(lines) + "\n")
