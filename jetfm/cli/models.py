@@ -23,6 +23,7 @@ from jetfm.cli.options import (
     pipeline_of,
     pretrained,
     profile_of,
+    shipped_for,
 )
 from jetfm.errors import JetfmError
 from jetfm.runtime.cores import AGENT, watch_parent
@@ -81,9 +82,7 @@ def tokenize(
             raise JetfmError(name, "nothing", "--jets and --out together")
     if tokenizer is None:
         if profile is None:
-            from jetfm.pretraining.shipped import shipped_model
-
-            tokenizer = shipped_model().tokenizer
+            tokenizer = shipped_for(None).tokenizer
         else:
             tokenizer = pipeline_of(profile, data, seed, dry_run).tokenizers.trained().folder
     from jetfm.tokenizers.own_jets import tokenize_files
@@ -217,9 +216,7 @@ def generate(
     held_out = None if multiplicities is None else multiplicities_of(multiplicities)
     if model is None and tokenizer is None:
         if profile is None:
-            from jetfm.pretraining.shipped import DEFAULT, shipped_model
-
-            found = shipped_model(strategy or DEFAULT)
+            found = shipped_for(strategy)
             predicts_next, label = found.predicts_next, found.label
             drawn = found.multiplicities
         else:

@@ -20,6 +20,7 @@ from jetfm.settings.profiles import Profile, available_profiles, dry_run, load_p
 if TYPE_CHECKING:
     from jetfm.data.layout import Layout
     from jetfm.pipeline import Pipeline
+    from jetfm.pretraining.shipped import Shipped
 
 ProfileOption = Annotated[
     str,
@@ -116,6 +117,17 @@ def known_strategy(pipeline: Pipeline, name: str) -> PretrainingSettings:
     return known[name]
 
 
+def shipped_for(strategy: str | None) -> Shipped:
+    """The model that comes with the repository for what was asked."""
+    from jetfm.pretraining.shipped import DEFAULT, shipped_model, shipped_models
+
+    known = shipped_models()
+    if strategy is not None and known and strategy not in known:
+        expected = f"one of {', '.join(known)}, or --profile for those of a profile"
+        raise JetfmError("--strategy", repr(strategy), expected)
+    return shipped_model(strategy or DEFAULT)
+
+
 def pretrained(
     settings: Profile,
     strategy: str | None,
@@ -130,9 +142,7 @@ def pretrained(
     if model is not None:
         return model, tokenizer, model.name
     if shipped:
-        from jetfm.pretraining.shipped import DEFAULT, shipped_model
-
-        found = shipped_model(strategy or DEFAULT)
+        found = shipped_for(strategy)
         return found.model, found.tokenizer, found.label
     strategy = strategy or "main"
     from jetfm.pipeline import Pipeline

@@ -19,3 +19,9 @@ def undrawn(monkeypatch):
         return repr((points, titles)).encode()
 
     monkeypatch.setattr(displays, "_png", made)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_open():
+    """Before each test, whatever other tests have left."""
+    plt.close("all")
