@@ -20,6 +20,7 @@ from jetfm.figures.jets import (
 )
 from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.roc import roc
+from jetfm.figures.scaling_figure import scaling
 from jetfm.figures.strategies_figure import strategies, strategy_losses
 from jetfm.figures.tokenised_jets import by_class, resolutions, token_classifiers, token_quality
 from jetfm.figures.tokens import codebook_usage, constituent_errors, token_map
@@ -48,6 +49,7 @@ __all__ = [
     "reliability",
     "resolutions",
     "roc",
+    "scaling",
     "soft_constituents",
     "strategies",
     "strategy_losses",

@@ -51,6 +51,9 @@ CAPTIONS = {
     "2403.05618).",
     "fig02_class_tau32_residual": "Change of tau32 by class (after figure 15 of arXiv 2403.05618).",
     "fig03_pretraining": "Next-token prediction: loss and accuracy per predicted token.",
+    "fig03_scaling": "Loss against compute: trainings of small networks (points), the law fitted "
+    "to them (lines), what it foretells for the main model (square; the bar has the scatter of the "
+    "trainings and the jackknife over them), and what the main model reached (stars).",
     "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy "
     "of predicted tokens by position and by pT, for next-token prediction (top) and masked "
     "particles (bottom). Bars: binomial; bins of fewer than 50 tokens are left out.",

@@ -11,6 +11,7 @@ from jetfm.figures import finetuning_curves as curves
 from jetfm.figures import generated_jets, jets, tokenised_jets, tokens
 from jetfm.figures.captions import CAPTIONS, LEDGER
 from jetfm.figures.ledger_summary import ledger
+from jetfm.figures.scaling_figure import scaling
 from jetfm.figures.strategies_figure import strategies, strategy_losses
 from jetfm.figures.style import save
 from jetfm.figures.training_curves import training
@@ -29,6 +30,7 @@ _OTHERS: dict[str, Callable[..., Figure]] = {
     "fig02_codebook": tokens.codebook_usage,
     "fig02_errors": tokens.constituent_errors,
     "fig03_pretraining": training,
+    "fig03_scaling": scaling,
     "fig03_strategies": strategies,
     "fig03_losses": strategy_losses,
     "fig04_distances": generated_jets.generator_distances,

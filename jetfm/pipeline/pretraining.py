@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from math import ceil, gcd
 from pathlib import Path
 
 import numpy as np
 
+from jetfm.data.batches import mean_length
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
+from jetfm.models.transformer import n_parameters
 from jetfm.pipeline.history import learning_curves, save_trained
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
 from jetfm.pretraining.comparison import Strategies, judge
-from jetfm.pretraining.train import pretrain
+from jetfm.pretraining.scaling_law import ScalingStudy, Trained
+from jetfm.pretraining.train import predictions_per_jet, pretrain
 from jetfm.runtime.device import computing_on
 from jetfm.settings import PretrainingSettings
 from jetfm.settings.profiles import save_profile
@@ -45,11 +49,14 @@ class PretrainingStages:
         for name in self.settings:
             yield from self.repeated(name)
         yield from map(self.judged, self._of_the_main_tokens())
+        yield from self.scaled().values()
 
     def read_by(self, figure: str) -> list[Stage]:
         """The stages that a figure of the notebook reads."""
         if figure == "fig03_pretraining":
             return [self.pretrained()]
+        if figure == "fig03_scaling":
+            return [*self.scaled().values(), self.pretrained()]
         return [self.judged(n) for n in self._of_the_main_tokens()] if figure[:5] == "fig03" else []
 
     # Declared ------------------------------------------------------------------------------------
@@ -64,7 +71,7 @@ class PretrainingStages:
         settings = self.settings[name].model_copy(update={"n_trainings": 1})
         return self.run.stage(
             "pretraining",
-            partial(self._pretrain, name, number),
+            partial(self._pretrain, self.settings[name], number),
             variant=f"{name} {number + 1}" if number else name,
             together=True,
             settings={"pretraining": settings, "number": number} if number else settings,
@@ -76,6 +83,34 @@ class PretrainingStages:
     def repeated(self, name: str = MAIN) -> list[Stage]:
         """All trainings of a model."""
         return [self.pretrained(name, n) for n in range(self.settings[name].n_trainings)]
+
+    def scaled(self) -> dict[tuple[int, int, int], Stage]:
+        """Small trainings of the main objective, by width, blocks and steps."""
+        scaling, main = self.profile.scaling, self.profile.pretraining
+        return {
+            (*network, steps): self._small(*network, steps)
+            for network in scaling.networks
+            for steps in scaling.steps(main.training.max_steps)
+        }
+
+    def _small(self, dim: int, n_blocks: int, steps: int) -> Stage:
+        main = self.profile.pretraining
+        sizes = {"dim": dim, "n_blocks": n_blocks, "n_heads": gcd(main.backbone.n_heads, dim)}
+        length = {"max_steps": steps, "validate_every": ceil(steps / 2)}
+        settings = main.model_copy(
+            update={
+                "n_trainings": 1,
+                "backbone": main.backbone.model_copy(update=sizes),
+                "training": main.training.model_copy(update=length),
+            }
+        )
+        return self.run.stage(
+            "scaling",
+            partial(self._pretrain, settings, 0),
+            variant=f"{dim}x{n_blocks}, {steps} steps",
+            settings=settings,
+            inputs=self.tokenizers.learned(settings),
+        )
 
     def judged(self, name: str) -> Stage:
         """What a model predicts on the validation jets, by position and by pt."""
@@ -116,6 +151,30 @@ class PretrainingStages:
             self.run.side_by_side("pre-training", [[one] for one in every], "model")
         made = {name: [stage.artifact for stage in repeated] for name, repeated in stages.items()}
         return {name: artifacts[0] for name, artifacts in made.items()}
+
+    def scaling(self) -> ScalingStudy:
+        """What small trainings foretell of the main model's loss, which is not needed for it."""
+        stages, main = self.scaled(), self.profile.pretraining
+        groups = [[stage] for stage in reversed(stages.values())]  # the longest first
+        self.run.side_by_side("scaling study", groups, "model")
+        train = self.tokenizers.tokens("train", main.tokenizer)
+        of_a_jet = predictions_per_jet(main, mean_length(train.n_constituents))
+
+        def trained(model: JetModel, steps: int, loss: float) -> Trained:
+            n_tokens = steps * main.training.batch_size * of_a_jet
+            return Trained(n_parameters(model), round(n_tokens), loss)
+
+        points = {(dim, n_blocks): [] for dim, n_blocks, _ in stages}
+        for (dim, n_blocks, steps), stage in stages.items():
+            loss = stage.artifact.metrics["best_loss"]
+            points[dim, n_blocks].append(trained(JetModel.load(stage.folder), steps, loss))
+        preprocessing = self.tokenizers.preprocessing(main.tokenizer)
+        whole = JetModel(main, train.n_codes, train.decoded.shape[1], preprocessing=preprocessing)
+        return ScalingStudy(points, trained(whole, main.training.max_steps, float("nan")))
+
+    def losses(self, name: str = MAIN) -> list[float]:
+        """Best validation loss of every training of a model."""
+        return [stage.artifact.metrics["best_loss"] for stage in self.repeated(name)]
 
     def strategies(self) -> Strategies:
         """What the models of the main tokenizer, which saw all jets, predict on the validation
@@ -176,8 +235,7 @@ class PretrainingStages:
 
     # Inside --------------------------------------------------------------------------------------
 
-    def _pretrain(self, name: str, number: int, folder: Path) -> dict:
-        settings = self.settings[name]
+    def _pretrain(self, settings: PretrainingSettings, number: int, folder: Path) -> dict:
         train, val = (TokenStore(s.folder) for s in self.tokenizers.learned(settings).values())
         tokenizer = self.tokenizers.load(settings.tokenizer) if settings.needs_tokenizer else None
         trained = pretrain(

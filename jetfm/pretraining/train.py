@@ -156,8 +156,7 @@ def pretrain(
         batch_size,
         some_jets(validation, settings.limit_val_jets, seed, classes),
     )
-    n_tokens = mean_length(train.n_constituents, chosen)
-    n_predicted = n_tokens + 1 if settings.predicts_next else settings.mask_fraction * n_tokens
+    n_predicted = predictions_per_jet(settings, mean_length(train.n_constituents, chosen))
     training = Training(
         model,
         TokenBatches(train, schedule, plan=model.plan, seed=(seed, 0)),
@@ -176,6 +175,12 @@ def pretrain(
         mean_weight=batch_size * n_predicted,
     )
     return model, fit(training)
+
+
+def predictions_per_jet(settings: PretrainingSettings, n_tokens: float) -> float:
+    """What a loss is per, of jets of so many tokens: next tokens and stops, or masked tokens; of
+    joint training the former (`jetfm.models.objectives.together`)."""
+    return n_tokens + 1 if settings.predicts_next else settings.mask_fraction * n_tokens
 
 
 def some_jets(

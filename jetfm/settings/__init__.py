@@ -21,6 +21,7 @@ from jetfm.settings.models import (
     GenerationSettings,
     GenerativeQualitySettings,
     PretrainingSettings,
+    ScalingSettings,
     TokenHeadSettings,
 )
 from jetfm.settings.tokenizers import (
@@ -47,6 +48,7 @@ __all__ = [
     "LandscapeSettings",
     "OptimizerSettings",
     "PretrainingSettings",
+    "ScalingSettings",
     "Settings",
     "SplitSizes",
     "TaskSettings",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jetfm.settings.base import Fraction, Positive, Settings, from_preset, known_class
+from jetfm.settings.base import Fraction, Positive, Settings, Share, from_preset, known_class
 from jetfm.settings.training import TrainingSettings
 
 
@@ -205,6 +205,33 @@ class PretrainingSettings(Settings):
         if self.backbone.network == "gpt":
             return f"{name}, token ids (OmniJet-\u03b1)"
         return f"{name}, token ids" if self.backbone.input == "token-id" else name
+
+
+class ScalingSettings(Settings):
+    """Small trainings of the main objective, from which the main model's loss is foretold. Ours."""
+
+    # Width and number of blocks of each network; the rest is the main model's.
+    networks: tuple[tuple[Positive, Positive], ...] = ((32, 2), (64, 4), (96, 6))
+    # Lengths of each network's trainings, as shares of the main model's steps.
+    shares: tuple[Share, ...] = (0.0625, 0.125, 0.25)
+
+    @field_validator("networks", "shares")
+    @classmethod
+    def _several(cls, values):
+        if len(values) < 2 or len(set(values)) < len(values):
+            raise ValueError(f"should be at least two, each once, found {list(values)}")
+        return values
+
+    @model_validator(mode="after")
+    def _enough(self):
+        if len(self.networks) * len(self.shares) < 6:
+            found = f"{len(self.networks)} networks and {len(self.shares)} lengths"
+            raise ValueError(f"a law of five numbers needs six trainings or more, found {found}")
+        return self
+
+    def steps(self, most: int) -> list[int]:
+        """Of the trainings, rising, where the main model takes `most`."""
+        return [max(round(share * most), n) for n, share in enumerate(sorted(self.shares), 1)]
 
 
 class GenerationSettings(Settings):

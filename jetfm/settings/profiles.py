@@ -24,6 +24,7 @@ from jetfm.settings import (
     GenerativeQualitySettings,
     LandscapeSettings,
     PretrainingSettings,
+    ScalingSettings,
     Settings,
     TokenizerSettings,
     TokenQualitySettings,
@@ -48,6 +49,7 @@ class Profile(Settings):
     token_quality: TokenQualitySettings = TokenQualitySettings()
     pretraining: PretrainingSettings = PretrainingSettings()  # whose model the later stages use
     strategies: dict[str, PretrainingSettings] = {}  # others, trained on the same tokens
+    scaling: ScalingSettings = ScalingSettings()  # foretells the main model's loss
     flow: FlowSettings = FlowSettings()  # EPiC-FM, the rival without tokens
     continuous: ContinuousSettings = ContinuousSettings()  # the backbone with a density as its head
     generation: GenerationSettings = GenerationSettings()
