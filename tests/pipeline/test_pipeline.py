@@ -73,9 +73,9 @@ def test_everything_is_found_the_second_time(first, tiny, capsys):
 
 def test_the_graph_shows_what_is_done_and_makes_nothing(first, tiny, tmp_path, monkeypatch):
     rows = _graph_of(tiny)
-    # the ledger needs neither of these
+    # the ledger needs none of these
     missing = {row["stage"] for row in rows.values() if not row["done"]}
-    assert missing == {"calibration", "strategy"}
+    assert missing == {"calibration", "scaling", "strategy"}
     assert rows["generated main"]["needs"] == ["pretraining main", "tokenizer main", "store-val"]
     assert all(needed in rows for row in rows.values() for needed in row["needs"])
     done = {key: row for key, row in rows.items() if row["done"]}
