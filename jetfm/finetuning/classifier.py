@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from jetfm.data.batches import InOrderBatches
-from jetfm.data.jet_columns import check_unit
+from jetfm.data.jet_columns import check_radians, check_unit
 from jetfm.data.jet_files import Paths
 from jetfm.data.labelled import network_batch
 from jetfm.data.own_jets import store_of
@@ -105,7 +105,8 @@ class Classifier(SavedModule):
         ------
         JetfmError
             A missing or unknown feature, shapes that differ, values that are not finite, a negative
-            pt, or jets whose median pt is far from `pt_range`: MeV for GeV, mostly.
+            pt, azimuths in degrees, or jets whose median pt is far from `pt_range`: MeV for GeV,
+            mostly.
 
         Notes
         -----
@@ -362,4 +363,6 @@ def _dense(names: Sequence[str], given: dict[str, Any]) -> list[np.ndarray]:
             jet, place = np.argwhere(bad)[0]
             expected = "finite values, pt >= 0"
             raise JetfmError(name, f"{values[jet, place]} in jet {jet}", expected)
+        if name == "phi":
+            check_radians(name, values[pt > 0])
     return arrays

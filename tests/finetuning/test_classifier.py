@@ -307,6 +307,8 @@ def test_arrays_that_do_not_fit_are_refused(complete, file_and_arrays):
         bad[name][4, 7] = value
         with pytest.raises(JetfmError, match=f"{name}: found {value} in jet 4"):
             classifier.probabilities(**bad)
+    with pytest.raises(JetfmError, match="phi: found an azimuth of size .* expected radians"):
+        classifier.probabilities(**arrays | {"phi": np.degrees(arrays["phi"])})
     lists = file_and_arrays[1]
     with pytest.raises(JetfmError, match="eta: found lists of another length"):
         classifier.probabilities(**lists | {"eta": lists["eta"][:, :1]})
