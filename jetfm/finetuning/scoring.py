@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pyarrow import parquet
 
-from jetfm.data.jet_files import Paths
+from jetfm.data.jet_files import Paths, named
 from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
@@ -69,7 +69,7 @@ def score_files(
         store = store_of(jets, Path(scratch) / "jets", progress, features, True, layout)
         writer = None
         try:
-            for chunk in known.scored(store, scratch, any_pt, progress):
+            for chunk in known.scored(store, scratch, any_pt, progress, named(jets)):
                 table = scores_table(
                     chunk.jets, chunk.labels, chunk.log_p, known.classes, store.class_names
                 )

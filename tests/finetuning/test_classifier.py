@@ -329,8 +329,10 @@ def test_jets_of_another_pt_are_refused_unless_asked_for(complete, file_and_arra
     momenta = ("part_px", "part_py", "part_pz", "part_energy", "jet_pt", "jet_energy")
     columns = random_jets(COUNTS)
     path = write(tmp_path / "mev.root", columns | {k: 1000 * columns[k] for k in momenta})
-    with pytest.raises(JetfmError, match="it looks like MeV"):
-        score_files(classifier, path, tmp_path / "s.parquet", progress=False)
+    for score in (score_files, lambda known, jets, *_, **__: known.probabilities_of(jets)):
+        with pytest.raises(JetfmError, match="it looks like MeV") as refused:
+            score(classifier, path, tmp_path / "s.parquet", progress=False)
+        assert refused.value.where == str(path)  # not the store, which is gone
     score_files(classifier, path, tmp_path / "s.parquet", any_pt=True, progress=False)
     assert len(columns_of := parquet.read_table(tmp_path / "s.parquet")) == len(COUNTS), columns_of
 
