@@ -16,17 +16,21 @@ from jetfm.errors import JetfmError
 from jetfm.finetuning.classifier import Classifier
 from jetfm.finetuning.scores_file import places_of, scores_table
 from jetfm.physics.statistics import Estimate
-from jetfm.storage.files import make_folder, replacing
+from jetfm.storage.files import make_folder, naming, replacing
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was scored; `accuracy` is that of the jets of the classifier's classes, if any."""
+    """What was scored; `accuracy` is that of the jets of the classifier's classes, if any.
+
+    `labelled_classes` are those of the classifier's `classes` that some jet is of.
+    """
 
     n_jets: int
     n_labelled: int
     classes: tuple[str, ...]
     accuracy: Estimate | None
+    labelled_classes: tuple[str, ...] = ()
 
 
 def score_files(
@@ -61,8 +65,11 @@ def score_files(
         raise JetfmError(out, "a folder", "a file for the scores, e.g. scores.parquet")
     known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     folder, n_jets, n_labelled, n_right = make_folder(out.parent), 0, 0, 0
+    present: set[int] = set()
+    with naming(out):
+        aside_folder = TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=folder)
     with (
-        TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=folder) as scratch,
+        aside_folder as scratch,
         replacing(out) as aside,
     ):
         features = known.preprocessing.features
@@ -77,6 +84,7 @@ def score_files(
                 writer.write_table(table)
                 places = places_of(chunk.labels, known.classes, store.class_names)
                 n_jets += len(places)
+                present.update(places[places >= 0].tolist())
                 n_labelled += int((places >= 0).sum())
                 n_right += int((chunk.log_p.argmax(1) == places).sum())
         finally:
@@ -85,4 +93,5 @@ def score_files(
     share = n_right / n_labelled if n_labelled else 0.0
     error = math.sqrt(share * (1 - share) / max(n_labelled, 1))
     found = Estimate(share, error, n_labelled) if n_labelled else None
-    return Summary(n_jets, n_labelled, known.classes, found)
+    labelled = tuple(known.classes[place] for place in sorted(present))
+    return Summary(n_jets, n_labelled, known.classes, found, labelled)

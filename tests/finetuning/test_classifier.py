@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sys
@@ -27,7 +28,7 @@ from jetfm.finetuning.scoring import score_files
 from jetfm.models import onnx_file
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.features import Preprocessing
-from jetfm.schema import CONSTITUENT_FEATURES
+from jetfm.schema import CLASS_NAMES, CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.storage import weights as weights_of
 from jetfm.storage.weights import load_weights
@@ -175,6 +176,17 @@ def test_jets_of_other_classes_and_of_none_are_scored(inputs, complete, tmp_path
     assert table["class"] == [names[label] for label in labels]
     assert table["label"] == [{0: 1, 8: 0}.get(label) for label in labels]
     assert found.n_labelled == 30 == found.accuracy.n
+    known = {names[label] for label in labels.tolist()} & set(CLASSES)
+    assert found.labelled_classes == tuple(name for name in CLASSES if name in known)
+
+
+def test_a_folder_that_takes_no_files_is_named(complete, inputs, monkeypatch, tmp_path):
+    def refused(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    with pytest.raises(JetfmError, match="s.parquet: found 'no space left on device'"):
+        score_files(complete("deepsets"), inputs / "test", tmp_path / "s.parquet", progress=False)
 
 
 def without_labels(columns):
@@ -388,6 +400,12 @@ def test_the_command_scores(inputs, complete, tmp_path, monkeypatch, capsys):
     of_test = ("--jets", inputs / "test", "--out", out)
     code, said, _ = command(monkeypatch, capsys, "score", "--classifier", folder, *of_test)
     assert code == 0 and "60 jets, 2 classes" in said and "accuracy 0." in said
+    one = tmp_path / "one.root"
+    write(one, random_jets(COUNTS) | {f"label_{name}": np.full(len(COUNTS), name == "QCD")
+                                      for name in CLASS_NAMES})  # fmt: skip
+    of_one = ("--jets", one, "--any-pt", "--out", out)
+    _, said, _ = command(monkeypatch, capsys, "score", "--classifier", folder, *of_one)
+    assert f"({len(COUNTS)} jets of QCD)" in said
 
 
 def test_a_package_that_is_missing_is_named(complete, tmp_path, monkeypatch):
