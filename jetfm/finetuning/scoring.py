@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pyarrow import parquet
 
-from jetfm.data.jet_files import Paths, named
+from jetfm.data.jet_files import Paths, named, several
 from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
@@ -58,11 +58,14 @@ def score_files(
     ------
     JetfmError
         No such classifier, unreadable files, files without a feature that the classifier needs,
-        jets of another pt, or no room or permission at `out`.
+        jets of another pt, a file among them at `out`, or no room or permission there.
     """
     out = Path(out)
     if out.is_dir():
         raise JetfmError(out, "a folder", "a file for the scores, e.g. scores.parquet")
+    taken = {path.resolve() for path in several(jets)} & {out.resolve(), *out.resolve().parents}
+    if out.exists() and taken:  # it would be read as jets, and then replaced
+        raise JetfmError(out, "a file that is there, among the jets", "another one for the scores")
     known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     folder, n_jets, n_labelled, n_right = make_folder(out.parent), 0, 0, 0
     present: set[int] = set()

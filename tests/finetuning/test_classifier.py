@@ -180,6 +180,15 @@ def test_jets_of_other_classes_and_of_none_are_scored(inputs, complete, tmp_path
     assert found.labelled_classes == tuple(name for name in CLASSES if name in known)
 
 
+def test_jets_are_not_replaced_by_their_scores(complete, tmp_path):
+    path = write(tmp_path / "jets.root", random_jets(COUNTS))
+    before = path.read_bytes()
+    for jets in (path, tmp_path):
+        with pytest.raises(JetfmError, match="jets.root: found a file that is there, among"):
+            score_files(complete("deepsets"), jets, path, progress=False)
+    assert path.read_bytes() == before
+
+
 def test_a_folder_that_takes_no_files_is_named(complete, inputs, monkeypatch, tmp_path):
     def refused(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
