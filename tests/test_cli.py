@@ -87,6 +87,11 @@ def test_as_a_program(tmp_path):
         (("generate", "--out", "x.root", "--model", "m", "--tokenizer", "t"), "multiplicities"),
         (("finetune", "--train", "t"), "--test"),
         (("finetune", "--baseline", "part"), "--train"),
+        (("finetune", "--classes", "QCD,Tbqq"), "--train"),
+        (("finetune", "--strategy", "mpm"), "--train"),
+        (("finetune", *OWN, "--baseline", "part", "--strategy", "mpm"), "(--strategy); expected"),
+        (("finetune", *OWN, "--baseline", "part", "--model", "m"), "(--model); expected none"),
+        (("finetune", *OWN, "--baseline", "part", "--weights", "fixed"), "a pre-trained model"),
         (("finetune", *OWN, "--weights", "frozen"), "scratch, fixed, finetuned"),
         (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part"),
         (

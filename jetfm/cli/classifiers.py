@@ -54,7 +54,7 @@ def score(
     typer.echo(f"{found.n_jets} jets, {len(found.classes)} classes in {out}")
     if found.accuracy is not None:
         text = f"accuracy {found.accuracy.value:.4f} +- {found.accuracy.uncertainty:.4f}"
-        typer.echo(f"{text} ({found.n_labelled} jets of {', '.join(found.classes)})")
+        typer.echo(f"{text} ({found.n_labelled} jets of {', '.join(found.labelled_classes)})")
 
 
 def export(

@@ -295,7 +295,8 @@ def finetune(
     """
     given = {"--train": train, "--test": test, "--out": out}
     if not any(given.values()):
-        if val or any(value is not None for value in (n_train, model, tokenizer, baseline)):
+        of_files = (strategy, n_train, model, tokenizer, baseline, branches)
+        if val or classes or any_pt or any(value is not None for value in of_files):
             raise JetfmError("--train", "nothing", "--train, --test and --out for jets of your own")
         study = pipeline_of(profile or "laptop", data, seed, dry_run).finetuning.study()
         typer.echo(study.as_text())
@@ -316,7 +317,13 @@ def finetune(
     if baseline is not None:
         if baseline not in BASELINES:
             raise JetfmError("--baseline", repr(baseline), f"one of {', '.join(BASELINES)}")
-        contender, tokenizer = Contender(baseline, "scratch"), None
+        start = {"--strategy": strategy, "--model": model, "--tokenizer": tokenizer}
+        for name in [name for name, value in start.items() if value is not None]:
+            found = f"a pre-trained model ({name})"
+            raise JetfmError("--baseline", found, "none: baselines train from scratch")
+        if weights == "fixed":
+            raise JetfmError("--weights", "fixed, with --baseline", "a pre-trained model to fix")
+        contender = Contender(baseline, "scratch")
     else:
         shipped = profile is None
         model, tokenizer, label = pretrained(settings, strategy, model, tokenizer, shipped)

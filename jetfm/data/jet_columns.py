@@ -7,6 +7,7 @@ energy, a mass, or, of massless constituents, neither. `jetfm.data.jetclass` say
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ from jetfm.schema import is_jagged
 vector.register_awkward()
 
 MOST_CONSTITUENTS = 10_000  # our choice, far above any jet's
+_FULL_TURN = 2 * math.pi * (1 + 1e-6)  # in single precision, too
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,18 @@ def jets_of(
     Raises
     ------
     JetfmError
-        Columns of different length, values that are not finite, a constituent without transverse
-        momentum, a jet without constituents where there are none, momenta in the wrong unit.
+        Columns of different length, values that are not finite, azimuths in degrees, a constituent
+        without transverse momentum, a jet without constituents where there are none, momenta in the
+        wrong unit.
     """
     counts = _checked_counts(source, columns, start, filled)
     jet_index = np.repeat(np.arange(len(counts)), counts)
     for name in columns:
         if isinstance(name, str) and (is_jagged(name) or name in JET_MOMENTUM):
             _check_finite(source, name, columns[name], jet_index, start)
+    for name, used in ((POLAR[2], slice(None)), (JET_MOMENTUM[2], counts > 0)):
+        if name in columns:
+            check_radians(source.place(name), columns[name][used])
     if not filled:
         columns, counts = _without_padding(columns, counts, jet_index)
         jet_index = np.repeat(np.arange(len(counts)), counts)
@@ -161,6 +167,20 @@ def check_unit(
         hint = "; it looks like MeV, divide by 1000" if in_mev else "; --any-pt takes any other"
         expected = f"{low:g} to {high:g} GeV, the selection{hint}"
         raise JetfmError(path, f"a median {what} of {median:.6g}", expected)
+
+
+def check_radians(where: object, phi: np.ndarray) -> None:
+    """Refuse azimuths beyond a full turn to either side of 0: degrees, mostly.
+
+    Parameters
+    ----------
+    where : what the error names
+    phi : of any shape, finite
+    """
+    largest = float(np.abs(phi).max(initial=0.0))
+    if largest > _FULL_TURN:
+        found = f"an azimuth of size {largest:.6g}"
+        raise JetfmError(where, found, "radians, at most 2 pi; degrees times pi / 180")
 
 
 def labels_in(

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from jetfm.data.batches import InOrderBatches
-from jetfm.data.jet_columns import check_unit
-from jetfm.data.jet_files import Paths
+from jetfm.data.jet_columns import check_radians, check_unit
+from jetfm.data.jet_files import Paths, named
 from jetfm.data.labelled import network_batch
 from jetfm.data.own_jets import store_of
 from jetfm.data.store import JetStore
@@ -105,7 +105,8 @@ class Classifier(SavedModule):
         ------
         JetfmError
             A missing or unknown feature, shapes that differ, values that are not finite, a negative
-            pt, or jets whose median pt is far from `pt_range`: MeV for GeV, mostly.
+            pt, azimuths in degrees, or jets whose median pt is far from `pt_range`: MeV for GeV,
+            mostly.
 
         Notes
         -----
@@ -145,14 +146,21 @@ class Classifier(SavedModule):
             Unreadable files, jets without a feature of the model, or far from `pt_range`.
         """
         with TemporaryDirectory(prefix="jetfm-") as scratch:
+            name = jets.folder if isinstance(jets, JetStore) else named(jets)
             if not isinstance(jets, JetStore):
                 features = self.preprocessing.features
                 jets = store_of(jets, Path(scratch) / "jets", progress, features, any_pt=True)
-            found = [chunk.log_p for chunk in self.scored(jets, scratch, any_pt, progress)]
+            chunks = self.scored(jets, scratch, any_pt, progress, name)
+            found = [chunk.log_p for chunk in chunks]
         return np.exp(np.concatenate(found))
 
     def scored(
-        self, store: JetStore, scratch: str | Path, any_pt: bool = False, progress: bool = True
+        self,
+        store: JetStore,
+        scratch: str | Path,
+        any_pt: bool = False,
+        progress: bool = True,
+        name: object = None,
     ) -> Iterator[Scored]:
         """The jets of a store with their scores, a chunk after the other; as fine-tuning tests.
 
@@ -160,6 +168,7 @@ class Classifier(SavedModule):
         ----------
         scratch : folder for the tokens of the jets, where the network reads them
         any_pt : as for `probabilities`
+        name : what an error calls the jets; the store's folder by default
 
         Raises
         ------
@@ -169,7 +178,7 @@ class Classifier(SavedModule):
         store.columns(self.preprocessing.features)  # what is missing is said at once
         if not any_pt:
             some = np.unique(np.linspace(0, len(store) - 1, _FOR_THE_RANGE).astype(np.int64))
-            self.check_pt(store.folder, _summed_pt(store, some))
+            self.check_pt(name or store.folder, _summed_pt(store, some))
         tokens = None
         if self.tokenizer is not None:
             folder = Path(scratch) / "tokens"
@@ -362,4 +371,6 @@ def _dense(names: Sequence[str], given: dict[str, Any]) -> list[np.ndarray]:
             jet, place = np.argwhere(bad)[0]
             expected = "finite values, pt >= 0"
             raise JetfmError(name, f"{values[jet, place]} in jet {jet}", expected)
+        if name == "phi":
+            check_radians(name, values[pt > 0])
     return arrays

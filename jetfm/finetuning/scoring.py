@@ -9,24 +9,28 @@ from tempfile import TemporaryDirectory
 
 from pyarrow import parquet
 
-from jetfm.data.jet_files import Paths
+from jetfm.data.jet_files import Paths, named, several
 from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
 from jetfm.finetuning.classifier import Classifier
 from jetfm.finetuning.scores_file import places_of, scores_table
 from jetfm.physics.statistics import Estimate
-from jetfm.storage.files import make_folder, replacing
+from jetfm.storage.files import make_folder, naming, replacing
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was scored; `accuracy` is that of the jets of the classifier's classes, if any."""
+    """What was scored; `accuracy` is that of the jets of the classifier's classes, if any.
+
+    `labelled_classes` are those of the classifier's `classes` that some jet is of.
+    """
 
     n_jets: int
     n_labelled: int
     classes: tuple[str, ...]
     accuracy: Estimate | None
+    labelled_classes: tuple[str, ...] = ()
 
 
 def score_files(
@@ -54,22 +58,28 @@ def score_files(
     ------
     JetfmError
         No such classifier, unreadable files, files without a feature that the classifier needs,
-        jets of another pt, or no room or permission at `out`.
+        jets of another pt, a file among them at `out`, or no room or permission there.
     """
     out = Path(out)
     if out.is_dir():
         raise JetfmError(out, "a folder", "a file for the scores, e.g. scores.parquet")
+    taken = {path.resolve() for path in several(jets)} & {out.resolve(), *out.resolve().parents}
+    if out.exists() and taken:  # it would be read as jets, and then replaced
+        raise JetfmError(out, "a file that is there, among the jets", "another one for the scores")
     known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     folder, n_jets, n_labelled, n_right = make_folder(out.parent), 0, 0, 0
+    present: set[int] = set()
+    with naming(out):
+        aside_folder = TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=folder)
     with (
-        TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=folder) as scratch,
+        aside_folder as scratch,
         replacing(out) as aside,
     ):
         features = known.preprocessing.features
         store = store_of(jets, Path(scratch) / "jets", progress, features, True, layout)
         writer = None
         try:
-            for chunk in known.scored(store, scratch, any_pt, progress):
+            for chunk in known.scored(store, scratch, any_pt, progress, named(jets)):
                 table = scores_table(
                     chunk.jets, chunk.labels, chunk.log_p, known.classes, store.class_names
                 )
@@ -77,6 +87,7 @@ def score_files(
                 writer.write_table(table)
                 places = places_of(chunk.labels, known.classes, store.class_names)
                 n_jets += len(places)
+                present.update(places[places >= 0].tolist())
                 n_labelled += int((places >= 0).sum())
                 n_right += int((chunk.log_p.argmax(1) == places).sum())
         finally:
@@ -85,4 +96,5 @@ def score_files(
     share = n_right / n_labelled if n_labelled else 0.0
     error = math.sqrt(share * (1 - share) / max(n_labelled, 1))
     found = Estimate(share, error, n_labelled) if n_labelled else None
-    return Summary(n_jets, n_labelled, known.classes, found)
+    labelled = tuple(known.classes[place] for place in sorted(present))
+    return Summary(n_jets, n_labelled, known.classes, found, labelled)

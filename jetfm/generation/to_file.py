@@ -15,7 +15,7 @@ from jetfm.generation.file_format import Written, check_suffix, write_generated
 from jetfm.generation.sampling import Choice, draw_multiplicities
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.device import current_device
-from jetfm.storage.files import read_json
+from jetfm.storage.files import make_folder, read_json
 from jetfm.tokenizers.kinds import load_tokenizer
 
 
@@ -83,8 +83,10 @@ def generate_file(
     Raises
     ------
     JetfmError
-        Missing, damaged or mismatched files, a model that cannot generate.
+        Missing, damaged or mismatched files, a model that cannot generate, or no permission to
+        write, which is said before jets are made.
     """
+    make_folder(request.out.parent)
     requested = request.multiplicities(held_out)
     model, tokenizer = JetModel.load(model), load_tokenizer(tokenizer)
     choice = request.choice

@@ -53,7 +53,7 @@ def write_page(profile: str, say: Callable[[str], None] = print) -> Path:
                 title=shown.title_of(path),
                 name=name,
                 cells=cells_as_html(path, folder),
-                profile=profile,
+                profile=results.profile,
                 code_style=CODE_STYLE,
             )
             write_text(folder / f"{name}.html", text)

@@ -50,6 +50,8 @@ def redraw(source: Path, say: Callable[[str], None] = print, progress: bool = Tr
     JetfmError
         No results there, or some missing.
     """
+    if not source.is_dir():
+        raise JetfmError(source, "no such folder", "results that `jetfm results` has kept")
     names = [*(f"{name}.json" for name in CAPTIONS), *_BESIDE]
     missing = [name for name in names if not (source / name).exists()]
     if missing:

@@ -194,10 +194,13 @@ def _classifier_card(pipeline: Pipeline, stage: Stage, known: Classifier) -> str
 
 def _origin(pipeline: Pipeline, record: dict) -> list[str]:
     jets = pipeline.profile.data
+    n_jets = jets.jets_per_class.train
+    if not n_jets:  # all that there are
+        numbers = np.bincount(pipeline.jets.store("train").labels)
+        n_jets = " to ".join(map(str, dict.fromkeys((numbers.min(), numbers.max()))))
     return [
         f"| profile | {pipeline.profile.name}, seed {record['seed']} |",
-        f"| jets | {jets.jets_per_class.train} simulated training jets a class, "
-        f"`source: {jets.source}` |",
+        f"| jets | {n_jets} simulated training jets a class, `source: {jets.source}` |",
         f"| made by | jetfm {record['jetfm']}, commit {record['commit'] or 'unknown'}, "
         f"torch {record['packages']['torch']} |",
     ]

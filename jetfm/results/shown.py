@@ -48,7 +48,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a profile's run has to show."""
+    """All that a profile's run has to show; `folder` need not have the profile's name."""
 
     profile: str
     folder: Path
@@ -69,7 +69,7 @@ class Results:
 
 
 def load_results(profile: str) -> Results:
-    """What a finished run of a profile has left in its folder of figures.
+    """What a finished run of a profile, or drawing it again, has left in a folder of figures.
 
     Raises
     ------
@@ -90,7 +90,8 @@ def load_results(profile: str) -> Results:
     for notebook in numbered():
         names = [name for name in CAPTIONS if name[3:5] == notebook.name[:2]]
         chapters.append(Chapter(notebook, title_of(notebook), [_shown(n, entries) for n in names]))
-    return Results(profile, folder, read_json(folder / RECORD), entries, chapters)
+    run = read_json(folder / RECORD)
+    return Results(run["profile"], folder, run, entries, chapters)
 
 
 def _shown(name: str, entries: list[dict]) -> ShownFigure:

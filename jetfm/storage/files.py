@@ -60,7 +60,7 @@ def naming(path: str | Path) -> Iterator[None]:
 def make_folder(folder: str | Path) -> Path:
     """Create `folder` and its parents if missing, and check that files can be made in it."""
     folder = Path(folder)
-    with naming(folder):
+    with naming(folder if folder.name else folder.absolute()):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))

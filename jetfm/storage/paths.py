@@ -34,8 +34,11 @@ def expanded(path: str | Path) -> Path:
 
 
 def work_folder() -> Path:
-    """Folder of all artifacts, ``work/`` in the clone by default."""
-    return make_folder(_named_by("JETFM_WORK", "work"))
+    """Folder of all artifacts, ``work/`` in the clone by default.
+
+    Made by what writes into it: to look at it takes no permission to write.
+    """
+    return _named_by("JETFM_WORK", "work")
 
 
 def figures_folder(profile: str) -> Path:

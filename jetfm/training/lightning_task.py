@@ -254,7 +254,8 @@ class Task(L.LightningModule):
         elif row is None:
             row = state.history[-1]
         monitor = getattr(self.module, "monitor", "loss")
-        metric = row[monitor.removeprefix("-")] * (-1 if monitor.startswith("-") else 1)
+        name, sign = monitor.removeprefix("-"), -1 if monitor.startswith("-") else 1
+        metric = sign * row[name]
         improved = metric < state.best_metric
         if improved:
             state.best_metric, state.best_step, state.bad_validations = metric, state.step, 0
@@ -265,7 +266,7 @@ class Task(L.LightningModule):
             self.average.swap()
         stop = state.bad_validations >= self.settings.patience
         state.finished = stop or state.step >= self.settings.max_steps
-        self.progress.note(f"{monitor} {metric:.4f}, best {state.best_metric:.4f}")
+        self.progress.note(f"{name} {sign * metric:.4f}, best {sign * state.best_metric:.4f}")
         if self.job.folder is not None:
             self._save(improved)
         if stop:

@@ -541,6 +541,21 @@ def test_momenta_that_are_none(tmp_path, columns):
     )
 
 
+@pytest.mark.parametrize("name", ["part_phi", "jet_phi"])
+def test_azimuths_in_degrees_are_refused(tmp_path, columns, name):
+    """And those of another turn, from 0 to 2 pi in single precision, are not."""
+    own = {f"part_{key}": values for key, values in polar(columns).items()}
+    own |= {"part_px": None, "part_energy": None, "jet_phi": columns["jet_phi"]}
+    path = tmp_path / "a.parquet"
+    degrees = own | {name: own[name] * (180 / np.pi)}
+    found = error_of(parquet_file(path, COUNTS, **degrees), features=KINEMATICS)
+    assert f"column '{name}': found an azimuth of size" in found and "expected radians" in found
+    turned = np.asarray(ak.flatten(own[name], axis=None), np.float32) % np.float32(2 * np.pi)
+    turned[0] = np.float32(2 * np.pi)
+    turned = ak.unflatten(turned, COUNTS) if name == "part_phi" else turned
+    assert len(read(parquet_file(path, COUNTS, **own | {name: turned}), features=KINEMATICS))
+
+
 def test_momenta_in_mev_and_other_selections(tmp_path, columns):
     names = ("jet_pt", "part_px", "part_py", "part_pz", "part_energy")
     path = parquet_file(tmp_path / "a.parquet", COUNTS, **{n: columns[n] * 1000 for n in names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sys
@@ -27,7 +28,7 @@ from jetfm.finetuning.scoring import score_files
 from jetfm.models import onnx_file
 from jetfm.models.jet_model import JetModel
 from jetfm.physics.features import Preprocessing
-from jetfm.schema import CONSTITUENT_FEATURES
+from jetfm.schema import CLASS_NAMES, CONSTITUENT_FEATURES
 from jetfm.settings import BackboneSettings, PretrainingSettings, TokenizerSettings
 from jetfm.storage import weights as weights_of
 from jetfm.storage.weights import load_weights
@@ -175,6 +176,26 @@ def test_jets_of_other_classes_and_of_none_are_scored(inputs, complete, tmp_path
     assert table["class"] == [names[label] for label in labels]
     assert table["label"] == [{0: 1, 8: 0}.get(label) for label in labels]
     assert found.n_labelled == 30 == found.accuracy.n
+    known = {names[label] for label in labels.tolist()} & set(CLASSES)
+    assert found.labelled_classes == tuple(name for name in CLASSES if name in known)
+
+
+def test_jets_are_not_replaced_by_their_scores(complete, tmp_path):
+    path = write(tmp_path / "jets.root", random_jets(COUNTS))
+    before = path.read_bytes()
+    for jets in (path, tmp_path):
+        with pytest.raises(JetfmError, match="jets.root: found a file that is there, among"):
+            score_files(complete("deepsets"), jets, path, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_takes_no_files_is_named(complete, inputs, monkeypatch, tmp_path):
+    def refused(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    with pytest.raises(JetfmError, match="s.parquet: found 'no space left on device'"):
+        score_files(complete("deepsets"), inputs / "test", tmp_path / "s.parquet", progress=False)
 
 
 def without_labels(columns):
@@ -307,6 +328,8 @@ def test_arrays_that_do_not_fit_are_refused(complete, file_and_arrays):
         bad[name][4, 7] = value
         with pytest.raises(JetfmError, match=f"{name}: found {value} in jet 4"):
             classifier.probabilities(**bad)
+    with pytest.raises(JetfmError, match="phi: found an azimuth of size .* expected radians"):
+        classifier.probabilities(**arrays | {"phi": np.degrees(arrays["phi"])})
     lists = file_and_arrays[1]
     with pytest.raises(JetfmError, match="eta: found lists of another length"):
         classifier.probabilities(**lists | {"eta": lists["eta"][:, :1]})
@@ -327,8 +350,10 @@ def test_jets_of_another_pt_are_refused_unless_asked_for(complete, file_and_arra
     momenta = ("part_px", "part_py", "part_pz", "part_energy", "jet_pt", "jet_energy")
     columns = random_jets(COUNTS)
     path = write(tmp_path / "mev.root", columns | {k: 1000 * columns[k] for k in momenta})
-    with pytest.raises(JetfmError, match="it looks like MeV"):
-        score_files(classifier, path, tmp_path / "s.parquet", progress=False)
+    for score in (score_files, lambda known, jets, *_, **__: known.probabilities_of(jets)):
+        with pytest.raises(JetfmError, match="it looks like MeV") as refused:
+            score(classifier, path, tmp_path / "s.parquet", progress=False)
+        assert refused.value.where == str(path)  # not the store, which is gone
     score_files(classifier, path, tmp_path / "s.parquet", any_pt=True, progress=False)
     assert len(columns_of := parquet.read_table(tmp_path / "s.parquet")) == len(COUNTS), columns_of
 
@@ -384,6 +409,12 @@ def test_the_command_scores(inputs, complete, tmp_path, monkeypatch, capsys):
     of_test = ("--jets", inputs / "test", "--out", out)
     code, said, _ = command(monkeypatch, capsys, "score", "--classifier", folder, *of_test)
     assert code == 0 and "60 jets, 2 classes" in said and "accuracy 0." in said
+    one = tmp_path / "one.root"
+    write(one, random_jets(COUNTS) | {f"label_{name}": np.full(len(COUNTS), name == "QCD")
+                                      for name in CLASS_NAMES})  # fmt: skip
+    of_one = ("--jets", one, "--any-pt", "--out", out)
+    _, said, _ = command(monkeypatch, capsys, "score", "--classifier", folder, *of_one)
+    assert f"({len(COUNTS)} jets of QCD)" in said
 
 
 def test_a_package_that_is_missing_is_named(complete, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from jetfm.data import jetclass
 from jetfm.data.store import build_store
 from jetfm.errors import JetfmError
+from jetfm.generation import to_file
 from jetfm.generation.autoregressive import GeneratedJets
 from jetfm.generation.file_format import generated_columns, write_generated
 from jetfm.generation.sampling import Choice
@@ -175,6 +176,14 @@ def test_a_model_and_a_tokenizer_make_a_file(folders, tmp_path):
         made.append(jetclass.read(request.out, pt_range=None))
         assert 30 < written.n_jets == len(made[-1]) == 50 - written.n_empty
     assert ak.array_equal(made[0].constituents.px, made[1].constituents.px)
+
+
+def test_a_place_that_cannot_be_is_said_before_jets_are_made(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(to_file, "generate", None)
+    (tmp_path / "file").write_text("")
+    request = Request(tmp_path / "file" / "g.root", 3, seed=1, n_constituents=5)
+    with pytest.raises(JetfmError, match="a folder, not a file"):
+        generate_file(request, *folders, progress=False)
 
 
 def test_multiplicities_come_from_a_store_of_jets(tmp_path):

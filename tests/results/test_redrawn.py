@@ -46,6 +46,7 @@ def test_kept_results_are_drawn_again(kept, tmp_path, monkeypatch):
         assert read_json(page.parent / f"{name}.json") == read_json(kept / f"{name}.json")
         assert (page.parent / f"{name}.png").stat().st_size > 1000
     text, ledger = page.read_text(), read_json(kept / "ledger.json")
+    assert f"<strong>{kept.name}</strong>" in text and f"Profile {kept.name}, " in text
     assert all(row["id"] in text for row in ledger) and all(name in text for name in some)
 
 
@@ -57,3 +58,5 @@ def test_what_is_kept(finished, tmp_path):
     (folder / "fig04_qcd.json").unlink()
     with pytest.raises(JetfmError, match="no fig04_qcd.json.*results that were kept"):
         redraw(folder)
+    with pytest.raises(JetfmError, match="absent: found no such folder"):
+        redraw(tmp_path / "absent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from jetfm.models.jet_model import JetModel
 from jetfm.pretraining import shipped
 from jetfm.pretraining.comparison import losses
 from jetfm.pretraining.shipped import shipped_classifier, shipped_model, shipped_models
+from jetfm.results import shipping
 from jetfm.storage.files import read_json
 from jetfm.storage.paths import sample_folder, weights_folder
 from jetfm.tokenizers.own_jets import tokenize_files
@@ -49,6 +51,20 @@ def test_a_model_gives_the_losses_of_its_card(name, tmp_path):
         whole = record["losses_in_single_precision"][objective]
         assert one["loss"] == pytest.approx(whole, abs=1e-3)
         assert f"{record['losses'][objective]:.4f}" in card
+
+
+@pytest.mark.parametrize(("limit", "said"), [(0, "2 to 3"), (2, "2")])
+def test_a_card_says_how_many_jets(limit, said):
+    """Of a profile that takes all that there are, too."""
+    data = SimpleNamespace(jets_per_class=SimpleNamespace(train=limit), source="sample")
+    store = SimpleNamespace(labels=np.array([0, 1, 1, 0, 0]))
+    pipeline = SimpleNamespace(
+        profile=SimpleNamespace(data=data, name="smoke"),
+        jets=SimpleNamespace(store=lambda split: store),
+    )
+    record = {"seed": 1, "jetfm": "0", "commit": None, "packages": {"torch": "2"}}
+    lines = shipping._origin(pipeline, record)
+    assert f"| jets | {said} simulated training jets a class, `source: sample` |" in lines
 
 
 def test_half_precision_is_read_as_single(tmp_path):

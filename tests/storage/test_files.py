@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +114,9 @@ def test_folder_that_cannot_be(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root is never refused
     with pytest.raises(JetfmError, match="permission denied"):
         files.make_folder(tmp_path / "read_only")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JetfmError, match=f"^{re.escape(str(Path.cwd()))}: found 'permission"):
+        files.make_folder(".")
 
 
 def test_missing_and_damaged_json(tmp_path):

@@ -275,7 +275,7 @@ def test_early_stopping_and_best_weights():
     assert module.weight.item() == pytest.approx(-8, rel=1e-5)  # Adam walks one lr a step
 
 
-def test_monitor_can_be_maximised():
+def test_monitor_can_be_maximised(capsys):
     class Accuracy(Curve):
         monitor = "-accuracy"
 
@@ -285,8 +285,10 @@ def test_monitor_can_be_maximised():
 
     module = Accuracy([0.1, 0.7, 0.3, 0.2])
     plan = training_settings(max_steps=8, validate_every=2)
-    result = fit(Training(module, batches, plan, validation=[batches(0)], progress=False))
+    result = fit(Training(module, batches, plan, validation=[batches(0)]))
     assert result.best_metric == pytest.approx(-0.7) and result.best_step == 4
+    said = capsys.readouterr().err
+    assert "accuracy 0.2000, best 0.7000" in said and "-accuracy" not in said
 
 
 def test_validation_weighs_batches_by_what_they_average_over():
