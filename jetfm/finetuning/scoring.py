@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from jetfm.data.own_jets import store_of
 from jetfm.errors import JetfmError
 from jetfm.finetuning.classifier import Classifier
 from jetfm.finetuning.scores_file import places_of, scores_table
-from jetfm.physics.statistics import Estimate
+from jetfm.physics.statistics import Estimate, share_of
 from jetfm.storage.files import make_folder, naming, replacing
 
 
@@ -61,11 +60,12 @@ def score_files(
         jets of another pt, a file among them at `out`, or no room or permission there.
     """
     out = Path(out)
-    if out.is_dir():
-        raise JetfmError(out, "a folder", "a file for the scores, e.g. scores.parquet")
     taken = {path.resolve() for path in several(jets)} & {out.resolve(), *out.resolve().parents}
     if out.exists() and taken:  # it would be read as jets, and then replaced
         raise JetfmError(out, "a file that is there, among the jets", "another one for the scores")
+    if out.is_dir() or out.suffix != ".parquet":
+        found = "a folder" if out.is_dir() else f"a file with the suffix {out.suffix!r}"
+        raise JetfmError(out, found, "a parquet file for the scores, e.g. scores.parquet")
     known = classifier if isinstance(classifier, Classifier) else Classifier.load(classifier)
     folder, n_jets, n_labelled, n_right = make_folder(out.parent), 0, 0, 0
     present: set[int] = set()
@@ -93,8 +93,6 @@ def score_files(
         finally:
             if writer is not None:
                 writer.close()
-    share = n_right / n_labelled if n_labelled else 0.0
-    error = math.sqrt(share * (1 - share) / max(n_labelled, 1))
-    found = Estimate(share, error, n_labelled) if n_labelled else None
+    found = share_of(n_right, n_labelled) if n_labelled else None
     labelled = tuple(known.classes[place] for place in sorted(present))
     return Summary(n_jets, n_labelled, known.classes, found, labelled)

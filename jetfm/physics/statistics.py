@@ -175,8 +175,17 @@ def accuracy(labels: np.ndarray, predicted: np.ndarray) -> Estimate:
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
         raise JetfmError("accuracy", f"shapes {labels.shape}, {predicted.shape}", "(n,) twice")
-    share = float((labels == predicted).mean())
-    return Estimate(share, math.sqrt(share * (1 - share) / len(labels)), len(labels))
+    return share_of(int((labels == predicted).sum()), len(labels))
+
+
+def share_of(n_chosen: int, n: int) -> Estimate:
+    """A share of n, at least one, with its binomial uncertainty.
+
+    Of none or all, where that would vanish, it is as if half a one more were on either side.
+    """
+    share = n_chosen / n
+    likely = share if 0 < n_chosen < n else (n_chosen + 0.5) / (n + 1)
+    return Estimate(share, math.sqrt(likely * (1 - likely) / n), n)
 
 
 def roc_auc(

@@ -202,6 +202,16 @@ def test_accuracy():
     np.testing.assert_allclose(result.uncertainty, math.sqrt(0.75 * 0.25 / 4))
 
 
+@pytest.mark.parametrize("n", [1, 20, 400])
+def test_none_or_all_right_is_not_certain(n):
+    """Within a factor of two of half the exact interval of 68 %."""
+    for chosen in (0, n):
+        found = statistics.share_of(chosen, n)
+        interval = stats.binomtest(chosen, n).proportion_ci(statistics.CORE, "exact")
+        assert found.value == chosen / n
+        assert 0.5 < found.uncertainty / ((interval.high - interval.low) / 2) < 2
+
+
 def test_impossible_requests():
     with pytest.raises(JetfmError, match="0 and 1, both present"):
         statistics.roc_auc(np.ones(4), np.arange(4.0))
