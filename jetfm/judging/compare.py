@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import ks_2samp, kstwobign
 
-from jetfm.data.jet_files import Paths, several
+from jetfm.data.jet_files import Paths, named, several
 from jetfm.data.layout import JETCLASS, Layout
 from jetfm.data.own_jets import classes_of, store_of
 from jetfm.errors import JetfmError
@@ -214,6 +214,9 @@ def compare_files(
     out, samples = make_folder(out), []
     for number, path in enumerate((jets, other)):
         store = store_of(path, out / f"store-{number}", progress, any_pt=any_pt, layout=layout)
+        if classes and not len(store.indices_of(*classes)):
+            found = f"no jets of {', '.join(classes)}"
+            raise JetfmError(named(path), found, "some, with their labels; or no --classes")
         samples.append(original_sample(store, max_constituents, classes, n_jets, seed))
     names = _names(several(jets)[0], several(other)[0])
     result = {"names": names, **compare(*samples, n_seeds, epochs, seed, progress)}

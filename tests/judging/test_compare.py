@@ -82,3 +82,6 @@ def test_files_and_few_jets(tmp_path):
     assert "mass [GeV]" in text and "75 jets against 165" in text
     with pytest.raises(JetfmError, match="--jets.*40 jets.*at least 50"):
         compare_files(folder / "val", folder / "test", tmp_path / "few", ("Tbqq",), n_seeds=0)
+    with pytest.raises(JetfmError, match=r"Z\w+\.root: found no jets of Tbqq; expected some"):
+        only = next(folder.glob("val/Z*.root"))
+        compare_files(only, folder / "test", tmp_path / "none", ("Tbqq",), n_seeds=0)
