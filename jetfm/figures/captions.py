@@ -98,6 +98,6 @@ CAPTIONS = {
     "fig05_calibration": "Do classifiers know how sure they are? Accuracy by the probability of "
     "the predicted class, ten classes, all seeds together. On the diagonal they do.",
     LEDGER: "Every judged claim. Left: claims with a number, as the distance from the paper's "
-    "value in units of the tolerance; where the claim is a bound, all on its better side agrees, too. "
-    "Right: claims of direction, in units of the uncertainty.",
+    "value in units of the tolerance; where the claim is a bound, all on its better side agrees, "
+    "too. Right: claims of direction, in units of the uncertainty.",
 }
