@@ -73,7 +73,7 @@ def tokenize(
     trained) and tokenises its three splits. Either is streamed and can be repeated.
     """
     if tokenizer is None and not jets and out is None:
-        pipeline = pipeline_of(profile or "laptop", data, seed, dry_run)
+        pipeline = pipeline_of(profile, data, seed, dry_run)
         for split in ("train", "val", "test"):
             typer.echo(pipeline.tokenizers.tokens(split).folder)
         return
@@ -191,14 +191,14 @@ def generate(
         given = any(value is not None for value in (*sampling, model, tokenizer))
         if given or strategy is not None:
             raise JetfmError("--out", "nothing", "a .root or .parquet file for the jets asked for")
-        pipeline = pipeline_of(profile or "laptop", data, seed, dry_run)
+        pipeline = pipeline_of(profile, data, seed, dry_run)
         typer.echo(pipeline.generation.study().as_text())
         typer.echo(f"\njets of the main model: {pipeline.generation.generated().folder}")
         return
     from jetfm.generation.sampling import Choice
     from jetfm.generation.to_file import Request, generate_file, multiplicities_of
 
-    settings = profile_of(profile or "laptop", data, seed, dry_run)
+    settings = profile_of(profile, data, seed, dry_run)
     default = settings.generation
     request = Request(
         out,
@@ -217,15 +217,14 @@ def generate(
     if model is None and tokenizer is None:
         if profile is None:
             found = shipped_for(strategy)
-            predicts_next, label = found.predicts_next, found.label
-            drawn = found.multiplicities
+            known, drawn = found.settings, found.multiplicities
         else:
             pipeline = pipeline_of(profile, data, seed, dry_run)
             known = known_strategy(pipeline, strategy or "main")
-            predicts_next, label = known.predicts_next, known.label
             drawn = pipeline.tokenizers.tokens("val", known.tokenizer).n_constituents
-        if not predicts_next:
-            raise JetfmError("--strategy", f"{label}, without a next-token head", "one with it")
+        if not known.predicts_next:
+            found = f"{known.label}, without a next-token head"
+            raise JetfmError("--strategy", found, "one with it")
         if held_out is None:
             held_out = drawn
     shipped = profile is None
@@ -298,7 +297,7 @@ def finetune(
         of_files = (strategy, n_train, model, tokenizer, baseline, branches)
         if val or classes or any_pt or any(value is not None for value in of_files):
             raise JetfmError("--train", "nothing", "--train, --test and --out for jets of your own")
-        study = pipeline_of(profile or "laptop", data, seed, dry_run).finetuning.study()
+        study = pipeline_of(profile, data, seed, dry_run).finetuning.study()
         typer.echo(study.as_text())
         typer.echo(study.folder)
         return
@@ -313,7 +312,7 @@ def finetune(
         raise JetfmError("--weights", repr(weights), f"one of {', '.join(STARTS)}")
     layout, names = layout_of(branches, classes)
     names = names or tuple(name for name, _ in layout.classes)
-    settings = profile_of(profile or "laptop", data, seed, dry_run)
+    settings = profile_of(profile, data, seed, dry_run)
     if baseline is not None:
         if baseline not in BASELINES:
             raise JetfmError("--baseline", repr(baseline), f"one of {', '.join(BASELINES)}")

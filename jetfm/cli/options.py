@@ -95,14 +95,15 @@ def layout_of(branches: Path | None, classes: str = "") -> tuple[Layout, tuple[s
     return with_classes(layout, classes)
 
 
-def profile_of(name: str, data: Path | None, seed: int | None, short: bool) -> Profile:
-    profile = load_profile(name, **({} if seed is None else {"seed": seed}))
+def profile_of(name: str | None, data: Path | None, seed: int | None, short: bool) -> Profile:
+    """The profile of this name, by default laptop."""
+    profile = load_profile(name or "laptop", **({} if seed is None else {"seed": seed}))
     if data is not None:
         profile = with_folder(profile, data)
     return dry_run(profile) if short or os.environ.get("DRY_RUN") == "1" else profile
 
 
-def pipeline_of(name: str, data: Path | None, seed: int | None, short: bool) -> Pipeline:
+def pipeline_of(name: str | None, data: Path | None, seed: int | None, short: bool) -> Pipeline:
     profile = profile_of(name, data, seed, short)  # what is wrong with it is said at once
     from jetfm.pipeline import Pipeline
 
@@ -143,7 +144,7 @@ def pretrained(
         return model, tokenizer, model.name
     if shipped:
         found = shipped_for(strategy)
-        return found.model, found.tokenizer, found.label
+        return found.model, found.tokenizer, found.settings.label
     strategy = strategy or "main"
     from jetfm.pipeline import Pipeline
 

@@ -27,6 +27,11 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
+def spread_over(n: int, most: int) -> np.ndarray:
+    """Evenly spaced places among n, at most so many, ascending."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
 def mean_length(n_constituents: np.ndarray, indices: np.ndarray | None = None) -> float:
     """Mean of the jets' lengths, of ten thousand evenly spaced ones where there are more.
 
@@ -35,8 +40,7 @@ def mean_length(n_constituents: np.ndarray, indices: np.ndarray | None = None) -
     n_constituents : (n_jets,) int, anything that numpy indices index
     indices : jets that count, default all
     """
-    n_jets = len(n_constituents if indices is None else indices)
-    some = np.unique(np.linspace(0, n_jets - 1, min(n_jets, _FOR_A_MEAN)).astype(np.int64))
+    some = spread_over(len(n_constituents if indices is None else indices), _FOR_A_MEAN)
     return float(np.mean(n_constituents[some if indices is None else indices[some]]))
 
 

@@ -39,7 +39,7 @@ def jet_of(store: JetStore, index: int, max_constituents: int = 128) -> Jet:
     rows = store.dense([index], max_constituents, columns)[0][0]
     kinds = np.where(rows[:, 3:].any(1), rows[:, 3:].argmax(1), -1) if identified else None
     label = int(store.labels[index])
-    name = CLASSES[label].name if label >= 0 else ""
+    name = store.class_names[label] if label >= 0 else ""
     return Jet(rows[:, :3].astype(np.float64), kinds, name)
 
 

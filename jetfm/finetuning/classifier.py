@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetfm.data.batches import InOrderBatches
+from jetfm.data.batches import InOrderBatches, spread_over
 from jetfm.data.jet_columns import check_radians, check_unit
 from jetfm.data.jet_files import Paths, named
 from jetfm.data.labelled import network_batch
@@ -177,7 +177,7 @@ class Classifier(SavedModule):
         """
         store.columns(self.preprocessing.features)  # what is missing is said at once
         if not any_pt:
-            some = np.unique(np.linspace(0, len(store) - 1, _FOR_THE_RANGE).astype(np.int64))
+            some = spread_over(len(store), _FOR_THE_RANGE)
             self.check_pt(name or store.folder, _summed_pt(store, some))
         tokens = None
         if self.tokenizer is not None:
@@ -323,8 +323,7 @@ def _network(
 
 def pt_range_of(store: JetStore, indices: np.ndarray) -> tuple[float, float]:
     """Where the summed constituents' pt of some jets lies, GeV: the central 98 % of them."""
-    some = np.unique(np.linspace(0, len(indices) - 1, _FOR_THE_RANGE).astype(np.int64))
-    pt = _summed_pt(store, indices[some])
+    pt = _summed_pt(store, indices[spread_over(len(indices), _FOR_THE_RANGE)])
     low, high = np.quantile(pt[pt > 0], _CENTRAL) if pt.any() else (0.0, 0.0)
     return round(float(low), 3), round(float(high), 3)
 

@@ -56,7 +56,7 @@ class PretrainingStages:
         if figure == "fig03_pretraining":
             return [self.pretrained()]
         if figure == "fig03_scaling":
-            return [*self.scaled().values(), self.pretrained()]
+            return [*self.scaled().values(), *self.repeated()]
         return [self.judged(n) for n in self._of_the_main_tokens()] if figure[:5] == "fig03" else []
 
     # Declared ------------------------------------------------------------------------------------

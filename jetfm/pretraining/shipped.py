@@ -15,6 +15,7 @@ import numpy as np
 
 from jetfm.errors import JetfmError
 from jetfm.models.jet_model import JetModel
+from jetfm.settings import PretrainingSettings
 from jetfm.storage.files import read_json
 from jetfm.storage.paths import weights_folder
 from jetfm.tokenizers import Tokenizer, load_tokenizer
@@ -31,16 +32,14 @@ class Shipped:
     ----------
     model, tokenizer : folders
     profile : whose pre-training made it
-    label : of legends
-    predicts_next : whether it generates
+    settings : of the pre-training, without those of its steps
     """
 
     name: str
     model: Path
     tokenizer: Path
     profile: str
-    label: str
-    predicts_next: bool
+    settings: PretrainingSettings
 
     @property
     def multiplicities(self) -> np.ndarray:
@@ -67,8 +66,8 @@ def shipped_models() -> dict[str, Shipped]:
     for path in sorted(weights_folder().glob("models/*/model.json")):
         record = read_json(path)
         tokenizer = weights_folder() / "tokenizers" / record["tokenizer"]
-        predicts_next = record["config"]["settings"]["objective"] in ("ntp", "joint")
-        about = (record["profile"], record["label"], predicts_next)
+        settings = PretrainingSettings.model_validate(record["config"]["settings"])
+        about = (record["profile"], settings)
         found[path.parent.name] = Shipped(path.parent.name, path.parent, tokenizer, *about)
     return found
 

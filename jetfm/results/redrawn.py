@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from jetfm.results.page import write_page
 from jetfm.results.record import RECORD
 from jetfm.runtime.cores import n_cores
 from jetfm.runtime.parallel import run_fits
-from jetfm.storage.files import make_folder, read_json, replacing
+from jetfm.storage.files import copy_file, make_folder, read_json
 from jetfm.storage.paths import figures_folder
 
 _BESIDE = ("ledger.json", RECORD)
@@ -31,8 +30,7 @@ def keep_results(profile: str, out: Path) -> Path:
     """
     results, out = shown.load_results(profile), make_folder(out)
     for name in (*(f"{figure.name}.json" for figure in results.figures), *_BESIDE):
-        with replacing(out / name) as aside:
-            shutil.copyfile(results.folder / name, aside)
+        copy_file(results.folder / name, out / name)
     return out
 
 
@@ -53,10 +51,7 @@ def redraw(source: Path, say: Callable[[str], None] = print, progress: bool = Tr
     if not source.is_dir():
         raise JetfmError(source, "no such folder", "results that `jetfm results` has kept")
     names = [*(f"{name}.json" for name in CAPTIONS), *_BESIDE]
-    missing = [name for name in names if not (source / name).exists()]
-    if missing:
-        found = f"no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
-        raise JetfmError(source, found, "results that were kept, e.g. results/laptop")
+    shown.check_complete(source, names, "results that were kept, e.g. results/laptop")
     profile = f"{source.name}-redrawn"
     folder = figures_folder(profile)
     tasks = [
@@ -64,6 +59,5 @@ def redraw(source: Path, say: Callable[[str], None] = print, progress: bool = Tr
     ]
     run_fits(draw_in_worker, tasks, n_cores(), "figures", progress, "figure")
     for name in _BESIDE:
-        with replacing(folder / name) as aside:
-            shutil.copyfile(source / name, aside)
+        copy_file(source / name, folder / name)
     return write_page(profile, say)

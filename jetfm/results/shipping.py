@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +18,7 @@ from jetfm.pipeline.tokenizers import MAIN
 from jetfm.pretraining.comparison import losses
 from jetfm.schema import CLASS_NAMES
 from jetfm.settings import COMBINED, PretrainingSettings
-from jetfm.storage.files import make_folder, replacing, write_text
+from jetfm.storage.files import copy_file, sha256, write_text
 from jetfm.storage.paths import sample_folder
 from jetfm.storage.weights import WEIGHTS
 from jetfm.tokenizers import load_tokenizer
@@ -46,19 +43,7 @@ _NOT_FOR = (
 )
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A pre-training to ship: its stage, its settings, and the name and stage of its tokenizer."""
-
-    stage: Stage
-    settings: PretrainingSettings
-    tokenizer: str
-    tokenizer_stage: Stage
-
-
-def ship(
-    pipeline: Pipeline, out: Path, say: Callable[[str], None] = print, classifier: bool = True
-) -> Path:
+def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> Path:
     """Write the profile's main, MPM, joint and combined models that it has, and a classifier.
 
     Models are written in half precision. What that does to their losses on the validation jets of
@@ -67,64 +52,54 @@ def ship(
     Parameters
     ----------
     out : ``weights/`` of the repository
-    classifier : also the main model, fine-tuned on ten classes
     """
-    models = _models(pipeline)
-    for name in dict.fromkeys(model.tokenizer for model in models.values()):
+    known = pipeline.pretraining.settings
+    models = {
+        name: (pipeline.pretraining.pretrained(name), known[name])
+        for name in (MAIN, "mpm", "joint")
+        if name in known
+    }
+    combined = pipeline.generation.model(COMBINED)
+    models["omnijet"] = (combined, pipeline.profile.generative_quality.model)
+    for name in {settings.tokenizer for _, settings in models.values()}:
         _ship_tokenizer(pipeline, name, out / "tokenizers" / name)
-    for name, model in models.items():
-        card = _ship_model(pipeline, name, model, out)
+    for name, (stage, settings) in models.items():
+        card = _ship_model(pipeline, name, stage, settings, out)
         say(f"{name}: {card}")
-    if classifier:
-        stage = classifier_stage(pipeline, _CLASSIFIER)
-        folder = out / "classifiers" / _CLASSIFIER
-        known = Classifier.load(stage.folder)
-        known.save(folder, half=True, profile=pipeline.profile.name)
-        write_text(folder / "README.md", _classifier_card(pipeline, stage, known))
+    stage = classifier_stage(pipeline, _CLASSIFIER)
+    classifier, folder = Classifier.load(stage.folder), out / "classifiers" / _CLASSIFIER
+    classifier.save(folder, half=True, profile=pipeline.profile.name)
+    write_text(folder / "README.md", _classifier_card(pipeline, stage, classifier))
     _write_checksums(out)
     return out
-
-
-def _models(pipeline: Pipeline) -> dict[str, _Model]:
-    found, known = {}, pipeline.pretraining.settings
-    for name in (MAIN, "mpm", "joint"):
-        if name in known:
-            stage, settings = pipeline.pretraining.pretrained(name), known[name]
-            tokenizer = pipeline.tokenizers.trained(settings.tokenizer)
-            found[name] = _Model(stage, settings, settings.tokenizer, tokenizer)
-    combined = pipeline.generation.model(COMBINED)
-    settings = pipeline.profile.generative_quality.model
-    tokenizer = pipeline.tokenizers.trained(settings.tokenizer)
-    found["omnijet"] = _Model(combined, settings, settings.tokenizer, tokenizer)
-    return found
 
 
 def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:
     stage = pipeline.tokenizers.trained(name)
     for file in (f"{NAME}.json", WEIGHTS, USAGE):  # in single precision: ids are ids
-        with replacing(make_folder(folder) / file) as aside:
-            shutil.copyfile(stage.folder / file, aside)
+        copy_file(stage.folder / file, folder / file)
     write_text(folder / "README.md", _tokenizer_card(pipeline, stage))
 
 
-def _ship_model(pipeline: Pipeline, name: str, shipped: _Model, out: Path) -> str:
-    model = JetModel.load(shipped.stage.folder)
-    folder, tokenizer = out / "models" / name, load_tokenizer(shipped.tokenizer_stage.folder)
-    held_out = pipeline.tokenizers.tokens("val", shipped.tokenizer).multiplicity
+def _ship_model(
+    pipeline: Pipeline, name: str, stage: Stage, settings: PretrainingSettings, out: Path
+) -> str:
+    model, tokenizer = JetModel.load(stage.folder), pipeline.tokenizers.load(settings.tokenizer)
+    folder = out / "models" / name
+    held_out = pipeline.tokenizers.tokens("val", settings.tokenizer).multiplicity
     with TemporaryDirectory() as scratch:
         sample = tokenize_files(tokenizer, sample_folder() / "val", scratch, progress=False)
         whole = _only_losses(losses(model, tokenizer, sample, seed=1))
         info: dict[str, Any] = {
             "profile": pipeline.profile.name,
-            "tokenizer": shipped.tokenizer,
-            "label": shipped.settings.label,
+            "tokenizer": settings.tokenizer,
             "n_constituents": np.bincount(held_out).tolist(),
         }
         model.save(folder, half=True, **info)
         halved = _only_losses(losses(JetModel.load(folder), tokenizer, sample, seed=1))
     info |= {"losses": halved, "losses_in_single_precision": whole}
     model.save(folder, half=True, **info)
-    write_text(folder / "README.md", _card(pipeline, name, shipped, halved, whole))
+    write_text(folder / "README.md", _card(pipeline, name, stage, settings, halved, whole))
     return ", ".join(f"{objective} loss {loss:.4f}" for objective, loss in halved.items())
 
 
@@ -135,9 +110,15 @@ def _only_losses(found: dict) -> dict[str, float]:
 # Cards -------------------------------------------------------------------------------------------
 
 
-def _card(pipeline: Pipeline, name: str, shipped: _Model, halved: dict, whole: dict) -> str:
-    record, settings = shipped.stage.artifact.record, shipped.settings
-    training = settings.training
+def _card(
+    pipeline: Pipeline,
+    name: str,
+    stage: Stage,
+    settings: PretrainingSettings,
+    halved: dict,
+    whole: dict,
+) -> str:
+    record, training = stage.artifact.record, settings.training
     combined = pipeline.generation.generators[COMBINED].classes
     classes = combined if name == "omnijet" else CLASS_NAMES
     lines = [
@@ -148,7 +129,7 @@ def _card(pipeline: Pipeline, name: str, shipped: _Model, halved: dict, whole: d
         *_origin(pipeline, record),
         f"| classes | {', '.join(classes)} |",
         f"| network | width {settings.backbone.dim}, {settings.backbone.n_blocks} blocks, "
-        f"{settings.backbone.n_heads} heads; tokenizer `{shipped.tokenizer}` |",
+        f"{settings.backbone.n_heads} heads; tokenizer `{settings.tokenizer}` |",
         f"| training | {record['metrics']['last_step']} steps of {training.batch_size} jets, "
         f"{training.optimizer.name}; best validation loss {record['metrics']['best_loss']:.4f} |",
         *(
@@ -207,9 +188,6 @@ def _origin(pipeline: Pipeline, record: dict) -> list[str]:
 
 
 def _write_checksums(out: Path) -> None:
-    files = sorted(p for p in make_folder(out).rglob("*") if p.is_file() and p.name != CHECKSUMS)
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(out).as_posix()}"
-        for path in files
-    ]
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    lines = [f"{sha256(path)}  {path.relative_to(out).as_posix()}" for path in files]
     write_text(out / CHECKSUMS, "\n".join(lines) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,8 @@ def load_results(profile: str) -> Results:
         A figure or the ledger is missing.
     """
     folder = figures_folder(profile)
-    missing = [
-        name
-        for name in (*(f"{figure}.png" for figure in CAPTIONS), "ledger.json", RECORD)
-        if not (folder / name).exists()
-    ]
-    if missing:
-        found = f"no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
-        raise JetfmError(folder, found, f"a finished run: make paper-figures PROFILE={profile}")
+    names = [*(f"{figure}.png" for figure in CAPTIONS), "ledger.json", RECORD]
+    check_complete(folder, names, f"a finished run: make paper-figures PROFILE={profile}")
     entries = ledger.load(folder / "ledger.json")
     chapters = []
     for notebook in numbered():
@@ -92,6 +87,14 @@ def load_results(profile: str) -> Results:
         chapters.append(Chapter(notebook, title_of(notebook), [_shown(n, entries) for n in names]))
     run = read_json(folder / RECORD)
     return Results(run["profile"], folder, run, entries, chapters)
+
+
+def check_complete(folder: Path, names: Sequence[str], expected: str) -> None:
+    """A JetfmError where a folder lacks some of these files."""
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        found = f"no {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        raise JetfmError(folder, found, expected)
 
 
 def _shown(name: str, entries: list[dict]) -> ShownFigure:

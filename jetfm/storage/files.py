@@ -142,6 +142,12 @@ def link_files(source: str | Path, target: str | Path, pattern: str) -> None:
                 shutil.copyfile(path, aside)
 
 
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file as a whole or not at all."""
+    with replacing(target) as aside:
+        shutil.copyfile(source, aside)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` (UTF-8) as a whole or not at all."""
     with replacing(path) as aside:

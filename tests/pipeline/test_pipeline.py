@@ -136,6 +136,15 @@ def test_several_trainings_of_a_model_differ_and_the_first_is_that_of_one(first,
     assert {"pretraining main", "pretraining main 2"} <= set(reads)
 
 
+def test_the_scaling_figure_alone_reads_every_training_of_the_main_model(work, tiny):
+    """It shows the loss of each; nothing is made here."""
+    twice = tiny.pretraining.model_copy(update={"n_trainings": 2})
+    profile = tiny.model_copy(update={"pretraining": twice})
+    pipeline = Pipeline(profile, progress=False, say=lambda text: None, only=["fig03_scaling"])
+    trainings = pipeline.pretraining.repeated()
+    assert len(trainings) == 2 and all(map(pipeline.run.wants, trainings))
+
+
 def test_two_of_a_kind_are_told_apart(work, tiny):
     strategies = tiny.strategies | {"mpm-long": tiny.strategies["mpm"]}
     pipeline = Pipeline(tiny.model_copy(update={"strategies": strategies}), progress=False)
