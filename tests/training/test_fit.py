@@ -275,7 +275,9 @@ def test_early_stopping_and_best_weights():
     assert module.weight.item() == pytest.approx(-8, rel=1e-5)  # Adam walks one lr a step
 
 
-def test_monitor_can_be_maximised(capsys):
+def test_monitor_can_be_maximised(capsys, monkeypatch):
+    # a bar on a terminal, whatever else this process has loaded or set
+    monkeypatch.setattr("jetfm.runtime.progress.is_interactive", lambda: True)
     class Accuracy(Curve):
         monitor = "-accuracy"
 
