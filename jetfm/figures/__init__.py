@@ -22,7 +22,13 @@ from jetfm.figures.ledger_summary import VERDICT_COLORS, ledger
 from jetfm.figures.roc import roc
 from jetfm.figures.scaling_figure import scaling
 from jetfm.figures.strategies_figure import strategies, strategy_losses
-from jetfm.figures.tokenised_jets import by_class, resolutions, token_classifiers, token_quality
+from jetfm.figures.tokenised_jets import (
+    by_class,
+    feature_classifiers,
+    resolutions,
+    token_classifiers,
+    token_quality,
+)
 from jetfm.figures.tokens import codebook_usage, constituent_errors, token_map
 from jetfm.figures.training_curves import LOGARITHMIC, training
 
@@ -39,6 +45,7 @@ __all__ = [
     "calibration_widths",
     "codebook_usage",
     "constituent_errors",
+    "feature_classifiers",
     "generation",
     "generator_distances",
     "index_as_text",

@@ -32,6 +32,9 @@ CAPTIONS = {
     "and mean bias of tau32, of t→bqq′ jets by codebook size. Stars: values of arXiv 2403.05618.",
     "fig02_classifiers": "What ten-class classifiers still learn from decoded tokens (after "
     "figure 5 of arXiv 2403.05618). Dashed: trained on the original constituents.",
+    "fig02_features": "What ten-class classifiers still learn from decoded tokens of all 14 "
+    "features (mass, charge, kind of particle and impact parameters beside the kinematics), by "
+    "kind of tokenizer. Dashed: trained on the original constituents.",
     "fig02_codebook": "Use of the codes: share of constituents by rank of the code, number of "
     "codes used, and perplexity, which is the size of an evenly used codebook as informative.",
     "fig02_errors": "Errors of single constituents by their pT, and the share of constituents "

@@ -27,6 +27,7 @@ _OTHERS: dict[str, Callable[..., Figure]] = {
     "fig02_token_quality": tokenised_jets.token_quality,
     "fig02_resolutions": tokenised_jets.resolutions,
     "fig02_classifiers": tokenised_jets.token_classifiers,
+    "fig02_features": tokenised_jets.feature_classifiers,
     "fig02_codebook": tokens.codebook_usage,
     "fig02_errors": tokens.constituent_errors,
     "fig03_pretraining": training,

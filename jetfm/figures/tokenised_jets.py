@@ -291,6 +291,49 @@ def by_class(
     return figure
 
 
+def feature_classifiers(
+    rows: Sequence[Mapping], tokenizers: Sequence[Mapping], n_train: int, n_test: int
+) -> Figure:
+    """Accuracy of ten-class classifiers on all 14 features, original and decoded by tokenizers.
+
+    Parameters
+    ----------
+    rows : as for `token_classifiers`, of tokenizers of any kind; none are said to be none
+    tokenizers : those that are among the rows' inputs, in the order of the figure
+    n_train, n_test : jets
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 1.6 + 0.45 * max(len(tokenizers) + 1, 3)))
+    axis.set_xlabel("Accuracy, ten classes")
+    axis.minorticks_off()
+    if not rows:
+        axis.set_yticks([])
+        text = "this profile classifies no tokenizer of 14 features"
+        axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color="0.4")
+        return figure
+    names = ["original", *(tokenizer["name"] for tokenizer in tokenizers)]
+    for shift, (name, (label, color, marker)) in zip(
+        (-0.12, 0.12), CLASSIFIERS.items(), strict=True
+    ):
+        found = {row["input"]: row["accuracy"] for row in rows if row["classifier"] == name}
+        mean = [np.mean(found[one]) for one in names]
+        jets = [np.sqrt(value * (1 - value) / n_test) for value in mean]
+        width = [seed_spread(found[one]) for one in names]
+        places = np.arange(len(names)) + shift
+        axis.errorbar(mean, places, xerr=jets, color=color, marker=marker, ls="", label=label)
+        axis.errorbar(mean, places, xerr=width, color=color, ls="", lw=5, alpha=0.25)
+        axis.axvline(mean[0], color=color, ls="--", lw=1)
+    axis.set_yticks(range(len(names)), ["original", *(one["label"] for one in tokenizers)])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    n_seeds = max(len(row["accuracy"]) for row in rows)
+    seeds = f"pale: sd of {n_seeds} seeds" if n_seeds > 1 else "one seed"
+    title = f"{n_train:,} training, {n_test:,} test jets; bars: test jets, {seeds}"
+    figure.legend(
+        *axis.get_legend_handles_labels(), title=title, title_fontsize=9.5,
+        loc="outside upper center", ncols=2,
+    )  # fmt: skip
+    return figure
+
+
 def token_classifiers(
     rows: Sequence[Mapping], n_train: int, n_test: int, missing: Sequence[int] = ()
 ) -> Figure:

@@ -316,6 +316,7 @@ def train_and_test(
         max_steps=settings.max_steps,
         validate_every=interval,
         patience=math.ceil(patience / interval),
+        precision=settings.precision,
         ema=settings.ema,
         optimizer=settings.optimizer_of(weights),
     )

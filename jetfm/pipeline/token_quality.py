@@ -32,6 +32,8 @@ class TokenQualityStages:
         for name in self.tokenizers.settings:
             yield from self._of(name)
         yield self.classified()
+        if self._classified("full"):
+            yield self.classified("full")
 
     def read_by(self, figure: str) -> list[Stage]:
         """The stages that a figure of the notebook reads."""
@@ -40,6 +42,8 @@ class TokenQualityStages:
             return [self.mapped(name) for name in names]
         if figure == "fig02_classifiers":
             return [self.classified()]
+        if figure == "fig02_features":
+            return [self.classified("full")] if self._classified("full") else []
         return [self.original(), *map(self.compared, names)] if figure[:5] == "fig02" else []
 
     # Declared ------------------------------------------------------------------------------------
@@ -101,31 +105,35 @@ class TokenQualityStages:
             version=3,  # 1 did not measure the volume, 2 not its uncertainty
         )
 
-    def classified(self) -> Stage:
-        """Ten-class classifiers on original and on reconstructed constituents."""
+    def classified(self, features: str = "kinematics") -> Stage:
+        """Ten-class classifiers on original and on reconstructed constituents: with these features,
+        'kinematics' or 'full', and the tokenizers that have the same."""
         settings, limit = self.profile.token_quality, self.profile.data.max_constituents
         inputs = {split: self.jets.stored(split) for split in SPLITS}
-        for name in settings.classified:
+        names = self._classified(features)
+        for name in names:
             inputs |= {f"{name} {s}": self.tokenizers.tokenised(s, name) for s in SPLITS}
 
         def make(folder: Path) -> dict | None:
-            jets = {s: ClassifierJets(self.jets.store(s), max_constituents=limit) for s in SPLITS}
+            stores = {s: self.jets.store(s) for s in SPLITS}
+            jets = {s: ClassifierJets(stores[s], None, limit, features) for s in SPLITS}
             sources = {"original": jets}
-            for name in settings.classified:
+            for name in names:
                 preprocessing = self.tokenizers.load(name).preprocessing
+                tokens = {s: self.tokenizers.tokens(s, name) for s in SPLITS}
                 sources[name] = {
-                    s: ClassifierJets(self.tokenizers.tokens(s, name), preprocessing, limit)
-                    for s in SPLITS
+                    s: ClassifierJets(tokens[s], preprocessing, limit, features) for s in SPLITS
                 }
             return run_study(sources, settings, folder, self.profile.seed, self.run.progress)
 
         return self.run.stage(
             "token-classifiers",
             make,
+            variant="" if features == "kinematics" else features,
             settings=settings.model_dump(
-                mode="json",
-                include={"classified", "n_train", "n_seeds", "deepsets", "transformer"},
-            ),
+                mode="json", include={"n_train", "n_seeds", "deepsets", "transformer"}
+            )
+            | {"classified": list(names)},
             inputs=inputs,
             version=3,  # 1 had batches of one length, 2 padded all jets of a batch alike
         )
@@ -154,6 +162,16 @@ class TokenQualityStages:
         self._study_all()
         return TokenClassifiers(self.classified().folder)
 
+    def feature_classifiers(self) -> dict:
+        """Arguments of `jetfm.figures.feature_classifiers`: the same with all 14 features; no rows
+        where the profile classifies no tokenizer of these."""
+        if not self._classified("full"):
+            return {"rows": [], "tokenizers": [], "n_train": 0, "n_test": 0}
+        self._study_all()
+        found = TokenClassifiers(self.classified("full").folder)
+        tokenizers = [self.tokenizers.describe(name) for name in self._classified("full")]
+        return found.shown | {"tokenizers": tokenizers}
+
     # Inside --------------------------------------------------------------------------------------
 
     def _study_all(self) -> None:
@@ -161,6 +179,12 @@ class TokenQualityStages:
         self.tokenizers.train_all()
         groups = [self._of(name) for name in self.tokenizers.settings]
         self.run.side_by_side("study tokenizers", groups, "tokenizer")
+
+    def _classified(self, features: str) -> list[str]:
+        """Tokenizers of these features whose jets are classified."""
+        settings = self.tokenizers.settings
+        names = self.profile.token_quality.classified
+        return [name for name in names if settings[name].features == features]
 
     def _of(self, name: str) -> list[Stage]:
         stages = [self.compared(name), self.mapped(name)]

@@ -222,7 +222,8 @@ def _tokenizers(profile: Profile) -> Iterator[Work]:
 
 def _classified_tokens(profile: Profile) -> Iterator[Work]:
     quality = profile.token_quality
-    n_fits = (len(quality.classified) + 1) * quality.n_seeds if quality.classified else 0
+    features = {quality.tokenizers[name].features for name in quality.classified}
+    n_fits = (len(quality.classified) + len(features)) * quality.n_seeds  # and the originals
     for name, kind in (("deepsets", "DeepSets"), ("transformer", "token classifier")):
         jets = n_fits * _passes(getattr(quality, name).training)
         yield _work(f"classify tokens, {n_fits} fits of {name}", jets, kind)

@@ -125,6 +125,8 @@ class FinetuningSettings(Settings):
         name="adamw", lr=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), eps=1e-8, warmup_steps=0
     )
     rates: dict[Weights, Annotated[float, Field(gt=0)]] = {}  # by start, instead of optimizer.lr
+    # As in `TrainingSettings`; what is tested is computed in fp32 whatever stands here
+    precision: Literal["fp32", "bf16"] = Field("fp32", exclude_if=lambda name: name == "fp32")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
     # 'paper': what `RECIPE` names is paper 1's and paper 2's, whatever stands beside
     recipe: Literal["paper"] | None = None

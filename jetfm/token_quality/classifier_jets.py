@@ -9,10 +9,8 @@ from torch import Tensor
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.physics.features import Preprocessing
-from jetfm.schema import CLASSES, KINEMATICS
-
-NETWORK_SPACE = Preprocessing()  # of all classifiers, whatever the tokenizer used
+from jetfm.physics.features import FEATURE_SETS, Preprocessing
+from jetfm.schema import CLASSES
 
 
 class ClassifierJets:
@@ -26,6 +24,7 @@ class ClassifierJets:
     preprocessing : of the tokenizer that decoded the token store; None with a jets store
     max_constituents : longer jets keep their leading ones in pt. A token store must have been cut
         when it was written: it need not be sorted in pt.
+    features : of a constituent, 'kinematics' or 'full' (`jetfm.physics.features.FEATURE_SETS`)
 
     Attributes
     ----------
@@ -34,12 +33,13 @@ class ClassifierJets:
     indices : jets of the store with a label
     lengths : (n_jets of the store,) constituents of each jet in a batch
     n_codes : size of the codebook, None for original constituents
+    network_space : that batches are in, whatever the tokenizer used
 
     Raises
     ------
     JetfmError
         A token store without the preprocessing that its vectors need, or a jets store with one;
-        tokens beyond `max_constituents`; fewer than two classes.
+        tokens of fewer features, or beyond `max_constituents`; fewer than two classes.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class ClassifierJets:
         store: JetStore | TokenStore,
         preprocessing: Preprocessing | None = None,
         max_constituents: int = 128,
+        features: str = "kinematics",
     ) -> None:
         reconstructed = isinstance(store, TokenStore)
         if reconstructed == (preprocessing is None):
@@ -56,7 +57,11 @@ class ClassifierJets:
             found = f"jets of up to {store.n_constituents.max()} tokens, in an order of their own"
             raise JetfmError(store.folder, found, f"at most {max_constituents}")
         self.store, self.preprocessing = store, preprocessing
-        self.max_constituents = max_constituents
+        self.max_constituents, self.features = max_constituents, features
+        self.network_space = Preprocessing(features=FEATURE_SETS[features])
+        if preprocessing is not None and preprocessing.n_features < self.n_features:
+            found = f"tokens that decode to {preprocessing.n_features} features"
+            raise JetfmError(store.folder, found, f"{self.n_features}")
         self.n_codes: int | None = store.n_codes if reconstructed else None
         self.lengths = np.minimum(store.n_constituents, max_constituents)
         self.indices = np.flatnonzero(store.labels >= 0)
@@ -68,7 +73,12 @@ class ClassifierJets:
             raise JetfmError(store.folder, found, "labelled jets of at least two classes")
 
     def __reduce__(self):  # the arrays are soon made again, the store opens its files anew
-        return type(self), (self.store, self.preprocessing, self.max_constituents)
+        return type(self), (self.store, self.preprocessing, self.max_constituents, self.features)
+
+    @property
+    def n_features(self) -> int:
+        """Of a constituent in a batch."""
+        return self.network_space.n_features
 
     @property
     def class_names(self) -> list[str]:
@@ -76,7 +86,7 @@ class ClassifierJets:
         return [CLASSES[index].name for index in self.classes]
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """'x' (B, T, 3) in `NETWORK_SPACE`, 'mask' (B, T) and 'label' (B,) of some jets.
+        """'x' (B, T, F) in `network_space`, 'mask' (B, T) and 'label' (B,) of some jets.
 
         Raises
         ------
@@ -84,18 +94,20 @@ class ClassifierJets:
             A constituent that is not finite; names its jet.
         """
         if self.preprocessing is None:
-            physical, mask = self.store.dense(indices, self.max_constituents, KINEMATICS)
+            physical, mask = self.store.dense(
+                indices, self.max_constituents, self.network_space.features
+            )
         else:
             _, decoded, mask = self.store.dense(indices, self.max_constituents)
             with np.errstate(over="ignore"):  # an infinite pt is reported below
                 physical = self.preprocessing.inverse(decoded.astype(np.float64), mask)
-            physical = physical[..., : len(KINEMATICS)]
-        x = NETWORK_SPACE.forward(physical, mask)
+            physical = physical[..., : self.n_features]
+        x = self.network_space.forward(physical, mask)
         finite = np.isfinite(x)
         if not finite.all():
             jet = int(np.asarray(indices)[np.argwhere(~finite)[0, 0]])
             found = f"a constituent that is not finite, jet {jet}"
-            raise JetfmError(self.store.folder, found, "finite pt, eta_rel and phi_rel")
+            raise JetfmError(self.store.folder, found, "finite features")
         return {
             "x": torch.as_tensor(x, dtype=torch.float32),
             "mask": torch.as_tensor(mask),

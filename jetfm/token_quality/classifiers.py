@@ -4,7 +4,8 @@ A DeepSets network and a transformer learn to tell the jet classes apart, once f
 constituents and once per tokenizer from those that its tokens decode to. Whatever the source, the
 networks see (pt, eta_rel, phi_rel) of the leading constituents in one and the same network space,
 so that the inputs differ by tokenisation alone. That space has ln(1 + pt) instead of the paper's
-ln pt, because a decoded pt may be zero.
+ln pt, because a decoded pt may be zero. Tokenizers of all 14 features have a study of their own,
+whose networks see all 14 (ours).
 
 For every input the same jets come in the same batches. Repetitions differ in the initial weights
 and in the order of the batches, not in the jets; repetition i starts from the same weights for
@@ -32,7 +33,7 @@ from jetfm.models.transformer import n_parameters
 from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.statistics import accuracy
 from jetfm.runtime.parallel import run_fits
-from jetfm.schema import KINEMATICS, SPLITS
+from jetfm.schema import SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
 from jetfm.storage.files import read_json, write_json
 from jetfm.token_quality.classifier_jets import ClassifierJets
@@ -64,7 +65,7 @@ def run_study(
     Parameters
     ----------
     inputs : by name, 'original' first, the jets of 'train', 'val' and 'test'; in a split the same
-        jets in the same order for every input
+        jets in the same order for every input, with the same features
     settings : `n_train` (of all classes together; all there are if there are fewer), `n_seeds` and
         the two classifiers
     folder : gets ``classifiers.json``, which `TokenClassifiers` reads
@@ -83,14 +84,13 @@ def run_study(
     """
     _check(inputs)
     original = inputs[ORIGINAL]
-    n_classes = len(original["train"].classes)
     runs = {
         (name, source, i): folder / "training" / f"{name}_{source}_{i}.json"
         for name in CLASSIFIERS
         for source in inputs
         for i in range(settings.n_seeds)
     }
-    cost = {name: _cost(name, getattr(settings, name), n_classes) for name in CLASSIFIERS}
+    cost = {name: _cost(name, getattr(settings, name), original["train"]) for name in CLASSIFIERS}
     # The longest first, so that no worker is left alone with one of them at the end.
     missing = (run for run, path in runs.items() if not path.exists())
     tasks = [
@@ -124,15 +124,17 @@ def training_jets(jets: ClassifierJets, settings: TokenQualitySettings, seed: in
 
 
 def make_classifier(
-    name: str, settings: TokenClassifierSettings, n_classes: int, seed: int
+    name: str, settings: TokenClassifierSettings, jets: ClassifierJets, seed: int
 ) -> nn.Module:
-    """An untrained classifier, 'deepsets' or 'transformer', its weights drawn with `seed`."""
+    """An untrained classifier of such jets, 'deepsets' or 'transformer', its weights drawn with
+    `seed`."""
+    n_features, n_classes = jets.n_features, len(jets.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "deepsets":
-            return DeepSets(len(KINEMATICS), n_classes, phi=TOKEN_QUALITY)
+            return DeepSets(n_features, n_classes, phi=TOKEN_QUALITY)
         return TransformerClassifier(
-            len(KINEMATICS), n_classes, settings.dim, settings.n_blocks, settings.n_heads
+            n_features, n_classes, settings.dim, settings.n_blocks, settings.n_heads
         )
 
 
@@ -154,7 +156,7 @@ def one_fit(
     run_seed = seed * 1000 + repetition
     chosen: TokenClassifierSettings = getattr(settings, classifier)
     train, val = jets["train"], jets["val"]
-    network = make_classifier(classifier, chosen, len(train.classes), run_seed)
+    network = make_classifier(classifier, chosen, train, run_seed)
     indices = training_jets(train, settings, seed)
     schedule = LengthBucketedBatches(
         train.lengths, chosen.training.batch_size, run_seed, indices, chunk_batches=1
@@ -208,9 +210,9 @@ def _in_order(jets: ClassifierJets) -> InOrderBatches:
     return InOrderBatches(jets.lengths, EVALUATION_BATCH, jets.indices)
 
 
-def _cost(name: str, settings: TokenClassifierSettings, n_classes: int) -> int:
+def _cost(name: str, settings: TokenClassifierSettings, jets: ClassifierJets) -> int:
     """Of one training, up to a factor: nearly every weight acts on every constituent."""
-    network = make_classifier(name, settings, n_classes, seed=0)
+    network = make_classifier(name, settings, jets, seed=0)
     return n_parameters(network) * settings.training.max_steps * settings.training.batch_size
 
 
@@ -236,6 +238,8 @@ def _check(inputs: Mapping[str, Splits]) -> None:
 def _check_same(jets: ClassifierJets, original: ClassifierJets) -> None:
     """Refuse jets that cannot be the original ones."""
     folder = jets.store.folder
+    if jets.features != original.features:
+        raise JetfmError(folder, f"features {jets.features!r}", f"{original.features!r}")
     if len(jets.store) != len(original.store):
         raise JetfmError(folder, f"{len(jets.store)} jets", f"the {len(original.store)} originals")
     half_width = jets.store.info.get("half_width")  # cuts leave some without a token
@@ -303,15 +307,16 @@ class TokenClassifiers:
         known = sorted({f"{row['classifier']} on {row['input']}" for row in self.rows})
         raise JetfmError(self.folder, f"no {classifier} on {input}", ", ".join(known))
 
+    @property
+    def shown(self) -> dict:
+        """'rows' and numbers of jets, as figures take them."""
+        return {key: self.result[key] for key in ("rows", "n_train", "n_test")}
+
     def figure_data(self) -> dict:
         """Arguments of the figure; 'missing' are codebook sizes of the paper's."""
         present = {row["n_codes"] for row in self.rows}
-        return {
-            "rows": self.rows,
-            "n_train": self.result["n_train"],
-            "n_test": self.result["n_test"],
-            "missing": [size for size in PAPER_CODEBOOKS if size not in present],
-        }
+        missing = [size for size in PAPER_CODEBOOKS if size not in present]
+        return self.shown | {"missing": missing}
 
     def as_text(self) -> str:
         """Table of accuracy and cross-entropy, mean and standard deviation over seeds."""

@@ -47,6 +47,22 @@ SHORT = SETTINGS.model_copy(
 )
 
 
+def charged_store(folder, n_jets, seed) -> JetStore:
+    """Jets of two classes that differ in the charge of their constituents alone."""
+    rng = np.random.default_rng(seed)
+    label = np.resize((0, 8), n_jets)
+    counts = rng.integers(5, 15, n_jets)
+    jets = np.zeros(n_jets, JET_DTYPE)
+    jets["label"] = label
+    constituents = np.zeros((counts.sum(), len(CONSTITUENT_FEATURES)))
+    constituents[:, 0] = rng.exponential(20, counts.sum()) + 0.5
+    constituents[:, 1:3] = rng.normal(0, 0.2, (counts.sum(), 2))
+    constituents[:, CONSTITUENT_FEATURES.index("charge")] = np.repeat(np.sign(label - 4), counts)
+    with JetStoreWriter(folder, CONSTITUENT_FEATURES) as writer:
+        writer.append(constituents, counts, jets)
+    return JetStore(folder)
+
+
 def toy_store(folder, n_jets, seed, labels=(8, 0, 1, -1)) -> JetStore:
     """QCD jets are narrow, Hbb jets wider, Tbqq jets wide; one jet in four has no label."""
     rng = np.random.default_rng(seed)
@@ -62,10 +78,13 @@ def toy_store(folder, n_jets, seed, labels=(8, 0, 1, -1)) -> JetStore:
     return JetStore(folder)
 
 
-def tokens_of(store, folder, preprocessing=LOG, change=lambda decoded: decoded, n_codes=512):
-    """A token store that decodes to the store's constituents, or to a change of them."""
-    physical, mask = store.dense(slice(None))
-    missing = preprocessing.n_features - 3
+def tokens_of(
+    store, folder, preprocessing=LOG, change=lambda decoded: decoded, n_codes=512, kind=None
+):
+    """A token store that decodes to the store's constituents, or to a change of them; features of
+    `kind` are the store's, further ones are 1."""
+    physical, mask = store.dense(slice(None), features=(kind or Preprocessing()).features)
+    missing = preprocessing.n_features - physical.shape[-1]
     physical = np.concatenate([physical, np.ones((*mask.shape, missing), np.float32)], axis=-1)
     decoded = change(preprocessing.forward(physical, mask))
     with TokenStoreWriter(folder, n_codes, preprocessing.n_features) as writer:
@@ -90,6 +109,57 @@ def inputs(tmp_path_factory):
         destroyed = tokens_of(store, folder / f"destroyed-{split}", change=noise, n_codes=8192)
         inputs["destroyed"][split] = ClassifierJets(destroyed, LOG)
     return inputs
+
+
+# Features ----------------------------------------------------------------------------------------
+
+FULL = Preprocessing(features=CONSTITUENT_FEATURES)
+
+
+@pytest.fixture(scope="module")
+def charged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("charged")
+    sizes = {"train": 240, "val": 60, "test": 200}
+    return {
+        split: charged_store(folder / split, n, i) for i, (split, n) in enumerate(sizes.items())
+    }
+
+
+def test_all_features_are_seen_by_the_classifiers_of_all_features_alone(charged, tmp_path):
+    """What only the charge tells, a study of the kinematics cannot find, and one of all can."""
+    for features, expected in (("full", 1.0), ("kinematics", 0.5)):
+        original = {s: ClassifierJets(store, features=features) for s, store in charged.items()}
+        decoded = {
+            split: ClassifierJets(
+                tokens_of(store, tmp_path / features / split, FULL, kind=FULL), FULL, 128, features
+            )
+            for split, store in charged.items()
+        }
+        inputs = {"original": original, "lossless": decoded}
+        found = run_study(inputs, SHORT, tmp_path / f"study-{features}", 1, progress=False)
+        for row in found["rows"]:
+            assert np.mean(row["accuracy"]) == pytest.approx(expected, abs=0.12), row
+
+
+def test_the_original_batch_of_all_features_comes_back_from_lossless_tokens(charged, tmp_path):
+    store = charged["val"]
+    tokens = tokens_of(store, tmp_path, FULL, kind=FULL)
+    original = ClassifierJets(store, features="full").batch(np.arange(7))
+    found = ClassifierJets(tokens, FULL, features="full").batch(np.arange(7))
+    torch.testing.assert_close(found["x"], original["x"], rtol=1e-5, atol=1e-5)
+    assert original["x"].shape[-1] == 14
+
+
+def test_tokens_of_too_few_features_and_of_others_than_the_original_are_refused(charged, tmp_path):
+    tokens = tokens_of(charged["val"], tmp_path, LOG, kind=LOG)
+    with pytest.raises(JetfmError, match="decode to 3 features; expected 14"):
+        ClassifierJets(tokens, LOG, features="full")
+    inputs = {
+        "original": {s: ClassifierJets(store) for s, store in charged.items()},
+        "t": {s: ClassifierJets(store, features="full") for s, store in charged.items()},
+    }
+    with pytest.raises(JetfmError, match="features 'full'; expected 'kinematics'"):
+        run_study(inputs, SHORT, tmp_path / "study", 1, progress=False)
 
 
 # Jets --------------------------------------------------------------------------------------------
@@ -333,10 +403,11 @@ def test_inputs_must_be_the_same_jets(inputs, tmp_path):
 
 
 def test_a_score_that_is_not_finite_stops_and_names_the_jet(inputs):
-    network = classifiers.make_classifier("deepsets", SETTINGS.deepsets, 3, seed=0)
+    jets = inputs["original"]["test"]
+    network = classifiers.make_classifier("deepsets", SETTINGS.deepsets, jets, seed=0)
     torch.nn.init.constant_(network.f[-1].bias, torch.nan)
     with pytest.raises(JetfmError, match="not finite, jet"):
-        classifiers.evaluate(network, inputs["original"]["test"])
+        classifiers.evaluate(network, jets)
 
 
 def test_evaluation_pairs_scores_with_their_labels(inputs):

@@ -278,6 +278,7 @@ def test_early_stopping_and_best_weights():
 def test_monitor_can_be_maximised(capsys, monkeypatch):
     # a bar on a terminal, whatever else this process has loaded or set
     monkeypatch.setattr("jetfm.runtime.progress.is_interactive", lambda: True)
+
     class Accuracy(Curve):
         monitor = "-accuracy"
 
