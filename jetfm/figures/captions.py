@@ -98,6 +98,8 @@ CAPTIONS = {
     "pre-training, on the same jets.",
     "fig05_pretraining_jets": "Accuracy after fine-tuning by number of jets that the main model "
     "saw in pre-training, at equal training steps.",
+    "fig05_mask_fraction": "Accuracy after fine-tuning by the share of each jet's constituents "
+    "that was masked in pre-training; models that differ in it alone.",
     "fig05_calibration": "Do classifiers know how sure they are? Accuracy by the probability of "
     "the predicted class, ten classes, all seeds together. On the diagonal they do.",
     LEDGER: "Every judged claim. Left: claims with a number, as the distance from the paper's "

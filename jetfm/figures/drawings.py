@@ -36,6 +36,7 @@ _OTHERS: dict[str, Callable[..., Figure]] = {
     "fig03_losses": strategy_losses,
     "fig04_distances": generated_jets.generator_distances,
     "fig05_pretraining_jets": curves.pretraining_jets,
+    "fig05_mask_fraction": curves.mask_fractions,
     "fig05_calibration": curves.reliability,
     LEDGER: ledger,
 }

@@ -98,13 +98,8 @@ def _published(axis: plt.Axes, panel: Mapping) -> dict[str, object]:
 
 
 def _describe(axis: plt.Axes, panel: Mapping) -> None:
-    classes = panel["classes"]
-    if len(classes) == 2:
-        background, signal = (class_by_name(name).latex for name in classes)
-        task = f"{signal} vs {background}"
-    else:
-        task = f"{len(classes)} classes"
-    axis.set_title(f"{task}, {_JETS[panel['jets']]}, {panel['n_test']:,} test jets", fontsize=10)
+    about = f"{_JETS[panel['jets']]}, {panel['n_test']:,} test jets"
+    axis.set_title(f"{_task(panel)}, {about}", fontsize=10)
     sizes = [size for line in panel["lines"] for size in line["sizes"]]
     axis.set_xscale("log")
     if sizes:
@@ -184,15 +179,7 @@ def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[st
         'scratch', mean and spread without pre-training, empty where it did not run
     """
     figure, axis = plt.subplots(figsize=(5.4, 4.2))
-    for line, color in zip(lines, _COLORS, strict=False):
-        x, mean, spread, jets = (
-            np.array(line[key], float) for key in ("n_pretraining", "mean", "spread", "jets")
-        )
-        text = f"{line['size']:,} labelled jets"
-        axis.errorbar(x, mean, jets, color=color, marker="o", markersize=4, label=text, lw=1.4)
-        axis.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
-        if line["scratch"]:
-            axis.axhline(line["scratch"][0], color=color, ls=":", lw=1.2)
+    _against(axis, lines, "n_pretraining")
     if any(line["n_pretraining"] for line in lines):  # a profile may fine-tune none of them
         axis.set_xscale("log")
     axis.set_xlabel("Number of jets in pre-training")
@@ -200,3 +187,53 @@ def pretraining_jets(lines: Sequence[Mapping], n_test: int, classes: Sequence[st
     title = f"{len(classes)} classes, {n_test:,} test jets; dotted: from scratch"
     figure.legend(loc="outside upper center", ncols=min(len(lines), 3), title=title)
     return figure
+
+
+def mask_fractions(panels: Sequence[Mapping]) -> Figure:
+    """Accuracy after fine-tuning by the share of masked particles in pre-training, a panel a task.
+
+    Parameters
+    ----------
+    panels : 'jets', 'classes', 'n_test' and 'lines' as for `pretraining_jets`, with
+        'mask_fraction' instead of numbers of jets; those without a line are left out
+    """
+    panels = [panel for panel in panels if panel["lines"]]
+    columns = max(len(panels), 1)
+    figure, axes = plt.subplots(1, columns, figsize=(4.9 * columns, 4.2), squeeze=False)
+    if not panels:
+        axes[0, 0].text(0.5, 0.5, "not at this scale", ha="center", color="0.4")
+    for axis, panel in zip(axes[0], panels, strict=False):
+        lines = [{**one, "percent": 100 * np.array(one["mask_fraction"])} for one in panel["lines"]]
+        _against(axis, lines, "percent")
+        axis.margins(x=0.1)
+        axis.set_title(
+            f"{_task(panel)}, {_JETS[panel['jets']]}, {panel['n_test']:,} test jets", fontsize=10
+        )
+        axis.set_xlabel("Masked constituents in pre-training [%]")
+        axis.set_ylabel("Accuracy after fine-tuning")
+    handles, texts = axes[0, 0].get_legend_handles_labels()
+    if handles:
+        title = "dotted: from scratch"
+        figure.legend(handles, texts, loc="outside upper center", ncols=len(texts), title=title)
+    return figure
+
+
+def _against(axis: plt.Axes, lines: Sequence[Mapping], what: str) -> None:
+    """Lines of `jetfm.finetuning.results.TaskResults.against`."""
+    for line, color in zip(lines, _COLORS, strict=False):
+        x, mean, spread, jets = (
+            np.array(line[key], float) for key in (what, "mean", "spread", "jets")
+        )
+        text = f"{line['size']:,} labelled jets"
+        axis.errorbar(x, mean, jets, color=color, marker="o", markersize=4, label=text, lw=1.4)
+        axis.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
+        if line["scratch"]:
+            axis.axhline(line["scratch"][0], color=color, ls=":", lw=1.2)
+
+
+def _task(panel: Mapping) -> str:
+    classes = panel["classes"]
+    if len(classes) != 2:
+        return f"{len(classes)} classes"
+    background, signal = (class_by_name(name).latex for name in classes)
+    return f"{signal} vs {background}"

@@ -143,6 +143,32 @@ class TaskResults:
             )
         return lines
 
+    def against(self, names: Mapping[float, str], what: str, model: str) -> list[dict]:
+        """Lines of a figure, one a size: fine-tuned accuracy by a property of the pre-training.
+
+        Parameters
+        ----------
+        names : pre-trained models by that property's value
+        what : name of the property
+        model : whose network from scratch they are compared with, see `scratch_of`
+
+        Returns
+        -------
+        'size', `what` (the values), 'mean', 'spread' and 'jets' as in `curves`, and 'scratch', mean
+        and spread without pre-training, empty where it did not run
+        """
+        curves = {x: self.curves("accuracy", [(names[x], "finetuned")]) for x in sorted(names)}
+        found = {x: some[0] for x, some in curves.items() if some}
+        scratch = self.curves("accuracy", [(self.scratch_of(model), "scratch")])
+        lines = []
+        for at, size in enumerate(self.sizes):
+            line = {"size": size, what: list(found)}
+            for key in ("mean", "spread", "jets"):
+                line[key] = [curve[key][at] for curve in found.values()]
+            line["scratch"] = [one[key][at] for one in scratch for key in ("mean", "spread")]
+            lines.append(line)
+        return lines
+
     def reliability(self, contenders: Sequence[tuple[str, str]], size: int) -> dict:
         """A panel of `jetfm.figures.reliability`, all seeds of a contender together."""
         lines = []

@@ -77,7 +77,14 @@ class FinetuningStages:
     def read_by(self, *figures: str) -> list[Stage]:
         """The stages that figures of the notebook read: the fits of the contenders shown."""
         like_main = ("main scratch", *(f"{name} finetuned" for name in self._like(MAIN).values()))
-        every = SHOWN | {"fig05_pretraining_jets": (("ten-classes",), like_main)}
+        masked = (
+            "main scratch",
+            *(f"{name} finetuned" for name in self._mask_fractions().values()),
+        )
+        every = SHOWN | {
+            "fig05_pretraining_jets": (("ten-classes",), like_main),
+            "fig05_mask_fraction": (_BOTH, masked),
+        }
         shown = [every[figure] for figure in figures if figure in every]
         if not shown:
             return []
@@ -139,25 +146,28 @@ class FinetuningStages:
         alone."""
         results, total = self.study()[task], len(self.jets.store("train"))
         names = {limit or total: name for limit, name in self._like(model).items()}
-        lines = []
-        for size in results.sizes:
-            points = [
-                (n, results.curves("accuracy", [(names[n], "finetuned")])) for n in sorted(names)
-            ]
-            at = results.sizes.index(size)
-            found = [(n, curves[0]) for n, curves in points if curves]
-            scratch = results.curves("accuracy", [(results.scratch_of(model), "scratch")])
-            line = {"size": size, "n_pretraining": [n for n, _ in found]}
-            line |= {
-                key: [curve[key][at] for _, curve in found] for key in ("mean", "spread", "jets")
-            }
-            line["scratch"] = [one[key][at] for one in scratch for key in ("mean", "spread")]
-            lines.append(line)
         return {
-            "lines": lines,
+            "lines": results.against(names, "n_pretraining", model),
             "n_test": results.n_test,
             "classes": list(results.result["classes"]),
         }
+
+    def mask_fractions(self) -> dict:
+        """Arguments of `jetfm.figures.mask_fractions`: fine-tuned accuracy by the share of masked
+        particles, of pre-trainings that differ in it alone, task by task."""
+        study, names = self.study(), self._mask_fractions()
+        panels = []
+        for task in _BOTH:
+            lines = study[task].against(names, "mask_fraction", MAIN)
+            panels.append(
+                {
+                    "jets": "landscape" if task == "landscape" else "jetclass",
+                    "lines": [line for line in lines if len(line["mask_fraction"]) > 1],
+                    "n_test": study[task].n_test,
+                    "classes": list(study[task].result["classes"]),
+                }
+            )
+        return {"panels": panels}
 
     def runner(self, name: str, model: str, weights: str) -> Runner:
         """A contender at a task, with the jets that it reads."""
@@ -178,6 +188,16 @@ class FinetuningStages:
             for name, settings in self.pretraining.settings.items()
             if settings.model_copy(update=apart) == like
         }
+
+    def _mask_fractions(self) -> dict[float, str]:
+        """The pre-trainings of masked particles that differ in their ``mask_fraction`` alone, by
+        that; of several such groups the largest."""
+        groups: dict[str, dict[float, str]] = {}
+        for name, settings in self.pretraining.settings.items():
+            if settings.objective == "mpm":
+                rest = settings.model_copy(update={"mask_fraction": 0.5, "n_trainings": 1})
+                groups.setdefault(fingerprint(rest), {})[settings.mask_fraction] = name
+        return max(groups.values(), key=len, default={})
 
     def _trainings(self, model: str) -> list[Stage]:
         """Every training of a model that is fine-tuned."""

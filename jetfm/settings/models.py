@@ -113,6 +113,9 @@ PRETRAINING_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_MASK_FRACTION = 0.4  # C
+
+
 class PretrainingSettings(Settings):
     """What a model learns without labels, and how. Defaults: P2, C.
 
@@ -125,7 +128,9 @@ class PretrainingSettings(Settings):
     tokenizer: str = "main"
     # Next token; masked particles; the same with a causal backbone; both in one step (P2).
     objective: Literal["ntp", "mpm", "mpm-causal", "joint"] = "ntp"
-    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.4  # of each jet's constituents
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = (
+        _MASK_FRACTION  # of each jet's constituents
+    )
     n_mask_vectors: Positive = 100  # C; a jet's masked particles beyond share the last one
     # 'joint': every predicted token weighs the same, or either objective does as a whole
     weighting: Literal["per-token", "per-objective"] = "per-token"
@@ -202,6 +207,8 @@ class PretrainingSettings(Settings):
         """Objective and input, for legends."""
         names = {"ntp": "NTP", "mpm": "MPM", "mpm-causal": "MPM, causal", "joint": "NTP + MPM"}
         name = names[self.objective] + (", pair bias" if self.backbone.pair_bias else "")
+        if self.masks and self.mask_fraction != _MASK_FRACTION:
+            name += f", {100 * self.mask_fraction:.3g} % masked"
         if self.backbone.network == "gpt":
             return f"{name}, token ids (OmniJet-\u03b1)"
         return f"{name}, token ids" if self.backbone.input == "token-id" else name

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jetfm.figures import pretraining_jets
+from jetfm.figures import mask_fractions, pretraining_jets
 
 LINE = {"size": 1000, "n_pretraining": [300, 30_000], "mean": [0.4, 0.5], "spread": [0.01, 0.02]}
 LINE |= {"jets": [0.01, 0.01], "scratch": [0.3, 0.01]}
@@ -33,3 +33,14 @@ def test_a_profile_that_fine_tunes_none_has_an_empty_figure(lines, tmp_path):
     figure = pretraining_jets(lines, 2000, ["QCD", "Tbqq"])
     figure.savefig(tmp_path / "empty.png")
     assert figure.axes[0].get_xscale() == "linear"
+
+
+def test_mask_fractions_stand_at_their_percentages_task_by_task():
+    line = {key: value for key, value in LINE.items() if key != "n_pretraining"}
+    line["mask_fraction"] = [0.2, 0.6]
+    panel = {"jets": "jetclass", "n_test": 2000, "classes": ["QCD", "Tbqq"], "lines": [line]}
+    empty = panel | {"lines": []}
+    (axis,) = mask_fractions([panel, empty]).axes
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), [[20, 0.4], [60, 0.5]])
+    (axis,) = mask_fractions([empty]).axes
+    assert not axis.lines

@@ -1,0 +1,46 @@
+"""What figures take from a finished study."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jetfm.finetuning.results import TaskResults
+from jetfm.pipeline import Pipeline
+from jetfm.settings import PretrainingSettings
+from jetfm.settings.profiles import load_profile
+
+
+def row(model: str, weights: str, size: int, *accuracies: float) -> dict:
+    row = {"model": model, "weights": weights, "size": size, "text": model, "cut": [False] * 2}
+    return row | {"accuracy": list(accuracies), "accuracy_error": [0.01] * len(accuracies)}
+
+
+def test_accuracies_by_a_property_of_the_pretraining_are_those_of_its_models():
+    rows = [row(f"mpm-{n}", "finetuned", size, n / 100, n / 100 + 0.02) for n in (60, 20)
+            for size in (100, 1000)]  # fmt: skip
+    rows += [row("main", "scratch", size, 0.1, 0.3) for size in (100, 1000)]
+    result = {"rows": rows, "sizes": [100, 1000], "classes": ["QCD", "Tbqq"], "n_test": 50}
+    names = {0.6: "mpm-60", 0.2: "mpm-20", 0.4: "mpm-that-did-not-run"}
+    lines = TaskResults("landscape", result).against(names, "mask_fraction", "main")
+    assert [line["size"] for line in lines] == [100, 1000]
+    for line in lines:
+        assert line["mask_fraction"] == [0.2, 0.6]
+        assert line["mean"] == pytest.approx([0.21, 0.61])
+        assert line["spread"] == pytest.approx([np.std([0, 0.02], ddof=1)] * 2)
+        assert line["scratch"] == pytest.approx([0.2, np.std([0.1, 0.3], ddof=1)])
+
+
+def test_models_that_differ_in_more_than_their_mask_are_not_compared():
+    profile = load_profile("smoke")
+    mpm = profile.strategies["mpm"]
+    other = mpm.model_copy(update={"mask_fraction": 0.6, "limit_train_jets": 100})
+    strategies = {**profile.strategies, "fewer-jets": other}
+    pipeline = Pipeline(profile.model_copy(update={"strategies": strategies}), progress=False)
+    assert pipeline.finetuning._mask_fractions() == {0.2: "mpm-20", 0.4: "mpm"}
+
+
+def test_legends_tell_other_mask_fractions_than_the_papers():
+    assert PretrainingSettings(objective="mpm").label == "MPM"
+    assert PretrainingSettings(objective="mpm", mask_fraction=0.2).label == "MPM, 20 % masked"
+    assert PretrainingSettings(objective="ntp", mask_fraction=0.2).label == "NTP"
