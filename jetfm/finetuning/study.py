@@ -101,7 +101,7 @@ def run_study(
     tasks: dict[str, list[Runner]] = {}
     for runner in runners:
         tasks.setdefault(runner.task, []).append(runner)
-    sizes = {name: _possible_sizes(name, some[0], settings) for name, some in tasks.items()}
+    sizes = {name: possible_sizes(name, some[0].jets, settings) for name, some in tasks.items()}
     points = [
         (runner, size, repetition)
         for runner in runners
@@ -135,9 +135,16 @@ def run_study(
     return result
 
 
-def _possible_sizes(task: str, runner: Runner, settings: FinetuningSettings) -> list[int]:
+def possible_sizes(task: str, jets: Jets, settings: FinetuningSettings) -> list[int]:
+    """Training sizes of a task that there are jets for.
+
+    Raises
+    ------
+    JetfmError
+        Fewer training jets than the smallest size asks for.
+    """
     wanted = settings.sizes_of(task)
-    available = len(runner.jets.train.training_order(0))
+    available = len(jets.train.training_order(0))
     sizes = [size for size in wanted if size <= available]
     if not sizes:
         expected = f"at least {min(wanted)}, the smallest training size"
@@ -183,13 +190,18 @@ def _run_seed(seed: int, repetition: int) -> int:
     return seed * 1000 + repetition
 
 
+def labelled_jets(train: LabelledJets, size: int, repetition: int, seed: int) -> np.ndarray:
+    """(size,) jets of the store that a fit has the labels of, in their random order."""
+    return train.training_order(_run_seed(seed, repetition))[:size]
+
+
 def _all_training_jets(
     jets: Jets, sizes: Sequence[int], settings: FinetuningSettings, seed: int
 ) -> np.ndarray:
     """Training jets of all sizes and repetitions together, ascending."""
     largest = {i: size for size in sorted(sizes) for i in settings.seeds(size)}  # by repetition
-    orders = {i: jets.train.training_order(_run_seed(seed, i)) for i in largest}
-    return np.unique(np.concatenate([orders[i][:size] for i, size in largest.items()]))
+    chosen = [labelled_jets(jets.train, size, i, seed) for i, size in largest.items()]
+    return np.unique(np.concatenate(chosen))
 
 
 def _encode(
@@ -258,7 +270,7 @@ def trained(
             split: EncodedJets(_encoded_folder(folder, runner, split, repetition))
             for split in sides
         }
-    indices = jets.train.training_order(run_seed)[:size]
+    indices = labelled_jets(jets.train, size, repetition, seed)
     scratch = folder / "training" / runner.task / runner.path(folder, size, repetition).stem
     result, scores = train_and_test(
         module, sides, jets, indices, settings, scratch, run_seed, weights=contender.weights
