@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from jetfm.benchmark.collected import submission_of
 from jetfm.benchmark.format import (
     ASKED,
     BENCHMARK,
+    NAME,
     About,
     Benchmark,
     Row,
@@ -158,6 +160,8 @@ def _name(wanted: Wanted, folder: Path, profile: str) -> str:
     name = folder.resolve().name if wanted.name is None else wanted.name
     if name in (profile, Path(BENCHMARK).stem):
         raise JetfmError("--name", repr(name), "another one: this is the benchmark's own")
+    if not re.fullmatch(NAME, name):
+        raise JetfmError("--name", repr(name), "letters, digits, '_', '-' and '.'")
     return name
 
 

@@ -1,8 +1,8 @@
 """Files of the benchmark: which jets it is made of, and the rows that somebody adds.
 
 ``benchmark.json`` says which jets count, one ``NAME.json`` beside it holds the rows of a
-submission, so that no two submissions touch the same file. All numbers are by seed; means, spreads and ranks
-follow from them (`jetfm.benchmark.statistics`) and are written nowhere.
+submission, so that no two submissions touch the same file. All numbers are by seed; means, spreads
+and ranks follow from them (`jetfm.benchmark.statistics`) and are written nowhere.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ METRICS = {
 }
 REJECTIONS = tuple(name for name in METRICS if name.startswith("rejection"))
 
+#: Of a submission, and so of its file.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Text = Annotated[str, Field(pattern=r"^[^\r\n]*$", max_length=500)]
 Count = Annotated[int, Field(ge=0)]
 Error = Annotated[float, Field(ge=0)]
