@@ -1,10 +1,10 @@
 """What papers reach with all labels: rows to look up at, never ranked among ours.
 
 Other jets in other numbers: JetClass and the Top Landscape themselves, which ours imitate. Each
-number is as its source tabulates it, where it compares taggers, transcribed from it by others: the
-tables themselves were not seen. Uncertainties are the source's. LorentzNet's public record of one
-training (sdogsq/LorentzNet-release, ``logs/top/pretrained/test-result.json``) has .9425, .9870, 534
-and 2193, as the table's row would have it.
+number is as its source tabulates it, where it compares taggers, by two independent transcriptions
+that agree (of uncertainties there is one): the tables themselves were not seen. LorentzNet's public
+record of one training (sdogsq/LorentzNet-release, ``logs/top/pretrained/test-result.json``) has
+.9425, .9870, 534 and 2193, as the table's row would have it.
 """
 
 from __future__ import annotations

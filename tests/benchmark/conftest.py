@@ -33,7 +33,7 @@ finetuning:
     ten-classes: {contenders: &none {main: [], joint: [], ntp-token-id: [], mpm: [],
       mpm-causal: [], ntp-full: [], mpm-pairs: [], ntp-300: [], deepsets: [], part: []}}
     landscape: {sizes: [20], contenders: {<<: *none, main: [finetuned], deepsets: [scratch]}}
-  n_seeds: [[20, 3], [40, 2]]
+  n_seeds: [[20, 2], [40, 1]]
   limit_val_jets: 20
   limit_test_jets: 60
   max_steps: 30
