@@ -25,7 +25,7 @@ from jetfm.benchmark.format import (
     write_submission,
 )
 from jetfm.benchmark.jets import BenchmarkJets, chosen
-from jetfm.benchmark.own_model import OF_A_MODEL, OwnModel, tokenizer_of
+from jetfm.benchmark.own_model import OF_A_MODEL, USUAL, OwnModel, tokenizer_of
 from jetfm.benchmark.page import beside_the_best, entries_of, write_page
 from jetfm.benchmark.splits import read_test, write_splits
 from jetfm.benchmark.submitted import read_about, row_of_scores
@@ -57,7 +57,7 @@ class Pretrained:
     Parameters
     ----------
     model, tokenizer : folders; the tokenizer is searched for where it is None
-    starts : some of `OF_A_MODEL`; empty means all
+    starts : some of `OF_A_MODEL`; empty means `USUAL`
     about : YAML file of `jetfm.benchmark.format.About`, or None
     """
 
@@ -107,7 +107,7 @@ def add_model(pipeline: Pipeline, own: Pretrained, wanted: Wanted, out: Path) ->
     tokenizer = own.tokenizer or tokenizer_of(own.model)
     benchmark = _benchmark(pipeline, out / "benchmark")
     sizes = chosen(wanted.tasks, wanted.sizes, benchmark)
-    fits = OwnModel(pipeline, own.model, tokenizer, own.starts or OF_A_MODEL, sizes)
+    fits = OwnModel(pipeline, own.model, tokenizer, own.starts or USUAL, sizes)
     return _added(fits.rows(name, about), name, benchmark, out)
 
 

@@ -29,6 +29,8 @@ from jetfm.tokenizers.interface import NAME as TOKENIZER
 
 #: Starts of a pre-trained model: all that there are but random weights, which know nothing of it.
 OF_A_MODEL = tuple(start for start in STARTS if start != "scratch")
+#: Those that it is fitted with where none is named: any model has them.
+USUAL = tuple(start for start in ("fixed", "linear", "finetuned") if start in STARTS)
 
 
 def tokenizer_of(model: Path) -> Path:
@@ -118,6 +120,10 @@ class OwnModel:
         }
         return settings.model_copy(update={"tasks": tasks})
 
+    def _question(self, task: str) -> dict:
+        """What a task asks, without who answers."""
+        return self._settings.tasks[task].model_dump(mode="json", exclude={"contenders", "sizes"})
+
     def _fitted(self) -> Stage:
         campaigns = {task.jets for task in self._settings.tasks.values()}
         stored = {
@@ -126,7 +132,10 @@ class OwnModel:
             for split in SPLITS
         }
         request = {
-            "finetuning": {**self._settings.model_dump(mode="json"), "tasks": None},
+            "finetuning": {
+                **self._settings.model_dump(mode="json"),
+                "tasks": {task: self._question(task) for task in self.sizes},
+            },
             "sizes": self.sizes,
             "starts": self.starts,
             "max_constituents": self.pipeline.profile.data.max_constituents,
@@ -163,7 +172,7 @@ class OwnModel:
                 "benchmark": FITS_VERSION,
                 "seed": self.pipeline.profile.seed,
                 "settings": settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"}),
-                "classes": task.classes,
+                "task": self._question(runner.task),
                 "max_constituents": self.pipeline.profile.data.max_constituents,
                 "contender": runner.contender.name,
                 "tokenizer": self._known.hash,

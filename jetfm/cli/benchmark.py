@@ -44,7 +44,9 @@ def benchmark(
     ] = "",
     starts: Annotated[
         str,
-        typer.Option(help="With --model: some of its starts, e.g. finetuned; by default all."),
+        typer.Option(
+            help="With --model: its starts; by default fixed,linear,finetuned, those there are."
+        ),
     ] = "",
     tokenizer: Annotated[
         Path | None,

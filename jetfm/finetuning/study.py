@@ -101,7 +101,7 @@ def run_study(
     tasks: dict[str, list[Runner]] = {}
     for runner in runners:
         tasks.setdefault(runner.task, []).append(runner)
-    sizes = {name: possible_sizes(name, some[0].jets, settings) for name, some in tasks.items()}
+    sizes = {name: _possible_sizes(name, some[0], settings) for name, some in tasks.items()}
     points = [
         (runner, size, repetition)
         for runner in runners
@@ -135,16 +135,9 @@ def run_study(
     return result
 
 
-def possible_sizes(task: str, jets: Jets, settings: FinetuningSettings) -> list[int]:
-    """Training sizes of a task that there are jets for.
-
-    Raises
-    ------
-    JetfmError
-        Fewer training jets than the smallest size asks for.
-    """
+def _possible_sizes(task: str, runner: Runner, settings: FinetuningSettings) -> list[int]:
     wanted = settings.sizes_of(task)
-    available = len(jets.train.training_order(0))
+    available = len(runner.jets.train.training_order(0))
     sizes = [size for size in wanted if size <= available]
     if not sizes:
         expected = f"at least {min(wanted)}, the smallest training size"
@@ -270,7 +263,7 @@ def trained(
             split: EncodedJets(_encoded_folder(folder, runner, split, repetition))
             for split in sides
         }
-    indices = labelled_jets(jets.train, size, repetition, seed)
+    indices = jets.train.training_order(run_seed)[:size]
     scratch = folder / "training" / runner.task / runner.path(folder, size, repetition).stem
     result, scores = train_and_test(
         module, sides, jets, indices, settings, scratch, run_seed, weights=contender.weights
