@@ -33,6 +33,7 @@ OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = (
     "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
     "stages", "budget", "compare", "results", "redraw", "paper-map", "ship", "score", "export",
+    "benchmark",
 )  # fmt: skip
 
 
@@ -73,6 +74,13 @@ def test_as_a_program(tmp_path):
         (("convert", "--jets", "a", "--out", "x", "--branches", "no.yaml"), "no.yaml"),
         (("finetune", *OWN, "--classes", "QCD: jet_label >"), "class QCD: found 'jet_label >'"),
         (("compare", "--jets", "a", "--with", "b", "--classes", "a: exit()"), "'exit()'"),
+        (("benchmark", "--model", "a", "--scores", "b"), "--model, --scores: found several"),
+        (("benchmark", "--starts", "fixed"), "--starts"),
+        (("benchmark", "--scores", "a", "--about", "b"), "expected --model"),
+        (("benchmark", "--name", "mine"), "no row to add"),
+        (("benchmark", "--profile", "smoke", "--model", "a", "--sizes", "1e2"), "'1e2'"),
+        (("benchmark", "--profile", "smoke", "--model", "no/such"), "no/such/model.json"),
+        (("benchmark", "--profile", "smoke", "--scores", "a", "--splits", "b"), "benchmark.json"),
         (("generate", "--n-jets", "5"), "--out"),
         (("generate", "--out", "x.root", "--n-jets", "0"), "n_jets: found 0"),
         (("generate", "--out", "x.root", "--n-jets", "-1"), "n_jets: found -1"),

@@ -1,7 +1,7 @@
 """``python -m jetfm``: the stages of the notebooks as commands, for a terminal or a cluster job.
 
-A module a group of commands: jets, models, classifiers, figures, results; shared options in
-``options``. Commands check what was typed, call the library and say what came out; nothing is
+A module a group of commands: jets, models, classifiers, benchmark, figures, results; shared options
+in ``options``. Commands check what was typed, call the library and say what came out; nothing is
 computed here.
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jetfm.cli import classifiers, figures, jets, models, results
+from jetfm.cli import benchmark, classifiers, figures, jets, models, results
 from jetfm.errors import JetfmError
 from jetfm.storage.paths import expanded
 from jetfm.version import __version__
@@ -33,6 +33,7 @@ for command in (
     models.finetune,
     classifiers.score,
     classifiers.export,
+    benchmark.benchmark,
     figures.figures,
     figures.stages,
     figures.budget,

@@ -183,13 +183,18 @@ def _run_seed(seed: int, repetition: int) -> int:
     return seed * 1000 + repetition
 
 
+def labelled_jets(train: LabelledJets, size: int, repetition: int, seed: int) -> np.ndarray:
+    """(size,) jets of the store that a fit has the labels of, in their random order."""
+    return train.training_order(_run_seed(seed, repetition))[:size]
+
+
 def _all_training_jets(
     jets: Jets, sizes: Sequence[int], settings: FinetuningSettings, seed: int
 ) -> np.ndarray:
     """Training jets of all sizes and repetitions together, ascending."""
     largest = {i: size for size in sorted(sizes) for i in settings.seeds(size)}  # by repetition
-    orders = {i: jets.train.training_order(_run_seed(seed, i)) for i in largest}
-    return np.unique(np.concatenate([orders[i][:size] for i, size in largest.items()]))
+    chosen = [labelled_jets(jets.train, size, i, seed) for i, size in largest.items()]
+    return np.unique(np.concatenate(chosen))
 
 
 def _encode(
