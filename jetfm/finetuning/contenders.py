@@ -12,10 +12,19 @@ from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_model import load_backbone
 from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.physics.features import Preprocessing
-from jetfm.settings import BASELINES, BaselineSettings
+from jetfm.settings import BASELINES, PROBES, BaselineSettings
 
 #: How each kind of start is called in legends.
-STARTS = {"scratch": "from scratch", "fixed": "backbone fixed", "finetuned": "fine-tuned"}
+STARTS = {
+    "scratch": "from scratch",
+    "fixed": "backbone fixed",
+    "finetuned": "fine-tuned",
+    "linear": "linear probe",
+    "neighbours": "nearest neighbours",
+}
+
+#: Starts that leave the backbone as it is: their jets are encoded once.
+ON_A_FIXED_BACKBONE = ("fixed", *PROBES)
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Contender:
     Parameters
     ----------
     model : name of a pre-training, or of a baseline (`jetfm.settings.BASELINES`)
-    weights : 'scratch', 'fixed' or 'finetuned'
+    weights : one of `STARTS`
     label : what legends call the model
     folder : of the pre-trained model; 'scratch' has a backbone of the same size
     others : folders of further pre-trainings of this model, which differ in their seed

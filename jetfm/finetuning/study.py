@@ -3,7 +3,8 @@
 After arXiv 2403.05618, figure 7, and arXiv 2512.04149, figures 4 and 5. All contenders of a task
 see the same labelled jets with the same seeds. *scratch* has random weights, *finetuned* a
 pre-trained backbone with all weights free, *fixed* a pre-trained backbone as it is: its jets are
-encoded once, without dropout, and only the head learns. Nothing is masked when classifying.
+encoded once, without dropout, and only the head learns; probes (`jetfm.finetuning.probes`) read
+these jets, too. Nothing is masked when classifying.
 
 The labelled training jets of JetClass are, without their labels, among the jets of the
 pre-training; test jets are not. (Paper 1 takes all jets of this study from JetClass's test split.)
@@ -26,13 +27,15 @@ from torch import nn
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
-from jetfm.finetuning.contenders import Contender
+from jetfm.finetuning.contenders import ON_A_FIXED_BACKBONE, Contender
 from jetfm.finetuning.encoded_jets import EncodedJets, encode
+from jetfm.finetuning.probes import probe_and_test
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
 from jetfm.runtime.device import current_device
 from jetfm.runtime.parallel import run_fits
-from jetfm.settings import FinetuningSettings, TrainingSettings
+from jetfm.schema import SPLITS
+from jetfm.settings import PROBES, FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
@@ -48,6 +51,11 @@ class Jets:
     train: LabelledJets
     val: LabelledJets
     test: LabelledJets
+
+    @property
+    def by_split(self) -> dict[str, LabelledJets]:
+        """'train', 'val' and 'test'."""
+        return {split: getattr(self, split) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -113,14 +121,14 @@ def run_study(
         (point for point in points if not point[0].path(folder, *point[1:]).exists()),
         key=lambda point: -point[1],
     )
-    encodings = {
-        (runner, tuple(sizes[runner.task]))
+    encodings = {  # one for all that read the same
+        (runner.task, runner.contender.model): (runner, tuple(sizes[runner.task]))
         for runner, _, _ in missing
-        if runner.contender.weights == "fixed"
+        if runner.contender.weights in ON_A_FIXED_BACKBONE
     }
     run_fits(
         _encode,
-        [(*encoding, settings, folder, seed) for encoding in encodings],
+        [(*encoding, settings, folder, seed) for encoding in encodings.values()],
         workers,
         "encode jets",
         progress,
@@ -212,6 +220,12 @@ def _encode(
             encode(classifier.backbone, side, indices, where, classifier.causal)
 
 
+def _encoded(folder: Path, runner: Runner, repetition: int) -> dict[str, EncodedJets]:
+    return {
+        split: EncodedJets(_encoded_folder(folder, runner, split, repetition)) for split in SPLITS
+    }
+
+
 def _encoded_folder(folder: Path, runner: Runner, split: str, repetition: int) -> Path:
     contender = runner.contender
     number = repetition % len(contender.trainings())
@@ -229,9 +243,36 @@ def one_fit(
 ) -> None:
     """Train on the first `size` jets of the repetition's order; write result and test scores."""
     path = runner.path(folder, size, repetition)
-    _, result, scores = trained(runner, size, repetition, settings, folder, seed)
+    if runner.contender.weights in PROBES:
+        result, scores = _probed(runner, size, repetition, settings, folder, seed)
+    else:
+        _, result, scores = trained(runner, size, repetition, settings, folder, seed)
     write_npy(path.with_suffix(".npy"), scores)
     write_json(path, result)
+
+
+def _probed(
+    runner: Runner,
+    size: int,
+    repetition: int,
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+) -> tuple[dict, np.ndarray]:
+    jets = runner.jets
+    indices = {split: side.indices for split, side in jets.by_split.items()}
+    indices["train"] = jets.train.training_order(_run_seed(seed, repetition))[:size]
+    return probe_and_test(
+        runner.contender.weights,
+        _encoded(folder, runner, repetition),
+        indices,
+        {
+            split: side.labels[indices[split]].astype(np.int64)
+            for split, side in jets.by_split.items()
+        },
+        len(jets.train.class_names),
+        settings,
+    )
 
 
 def trained(
@@ -250,15 +291,10 @@ def trained(
     module = contender.module(
         n_classes, jets.train.preprocessing, settings.baselines, jets.train.tokenizer_hash
     )
-    sides: Mapping[str, LabelledJets | EncodedJets] = {
-        split: getattr(jets, split) for split in ("train", "val", "test")
-    }
-    if contender.weights == "fixed":
-        sides = {
-            split: EncodedJets(_encoded_folder(folder, runner, split, repetition))
-            for split in sides
-        }
     indices = jets.train.training_order(run_seed)[:size]
+    sides: Mapping[str, LabelledJets | EncodedJets] = jets.by_split
+    if contender.weights == "fixed":
+        sides = _encoded(folder, runner, repetition)
     scratch = folder / "training" / runner.task / runner.path(folder, size, repetition).stem
     result, scores = train_and_test(
         module, sides, jets, indices, settings, scratch, run_seed, weights=contender.weights

@@ -5,14 +5,21 @@ Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from jetfm.settings.base import Positive, Settings, known_classes
 from jetfm.settings.training import OptimizerSettings
 
+#: With which weights a backbone starts that is trained, or whose head is.
 Weights = Literal["scratch", "fixed", "finetuned"]
+
+#: What reads a fixed backbone without a network: `jetfm.finetuning.probes`.
+Probe = Literal["linear", "neighbours"]
+
+PROBES = get_args(Probe)
+Start = Weights | Probe
 
 #: A number for training sets of up to so many jets; larger ones have the last.
 BySize = Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
@@ -33,7 +40,7 @@ RECIPE = (
     "batch_size", "small_batch_size", "small_size",
 )  # fmt: skip
 
-_CONTENDERS: dict[str, tuple[Weights, ...]] = {
+_CONTENDERS: dict[str, tuple[Start, ...]] = {
     "main": ("scratch", "fixed", "finetuned"),
     "ntp-token-id": ("scratch", "finetuned"),
     "mpm": ("fixed", "finetuned"),
@@ -53,9 +60,9 @@ class TaskSettings(Settings):
     classes: tuple[str, ...] = ()
     # By name of a pre-training of the profile ('main' is ``pretraining``), or `COMBINED`: with
     # which weights its backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the
-    # pre-trained. By name of a baseline (`BASELINES`): 'scratch'. Those of no profile entry are
-    # left out.
-    contenders: dict[str, tuple[Weights, ...]] = _CONTENDERS  # P2's strategies, and baselines
+    # pre-trained, as have the probes of a fixed one, 'linear' and 'neighbours'. By name of a
+    # baseline (`BASELINES`): 'scratch'. Those of no profile entry are left out.
+    contenders: dict[str, tuple[Start, ...]] = _CONTENDERS  # P2's strategies, and baselines
     sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
 
     @field_validator("classes")
