@@ -4,7 +4,8 @@ After arXiv 2403.05618, figure 7, and arXiv 2512.04149, figures 4 and 5. All con
 see the same labelled jets with the same seeds. *scratch* has random weights, *finetuned* a
 pre-trained backbone with all weights free, *fixed* a pre-trained backbone as it is: its jets are
 encoded once, without dropout, and only the head learns; probes (`jetfm.finetuning.probes`) read
-these jets, too. Nothing is masked when classifying.
+these jets, too. Nothing is masked when classifying; *beside* is fine-tuned and masks particles in a
+pass of its own (`jetfm.finetuning.masking_beside`).
 
 The labelled training jets of JetClass are, without their labels, among the jets of the
 pre-training; test jets are not. (Paper 1 takes all jets of this study from JetClass's test split.)
@@ -22,13 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.finetuning.contenders import ON_A_FIXED_BACKBONE, Contender
 from jetfm.finetuning.encoded_jets import EncodedJets, encode
+from jetfm.finetuning.masking_beside import MaskingBeside
 from jetfm.finetuning.probes import probe_and_test
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
@@ -41,6 +43,7 @@ from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
 EVALUATION_BATCH = 500
+_MASKS = 19  # in the seeds of masks, which those of dropout have not
 STUDY, LABELS = "study.json", "labels.npy"
 
 
@@ -288,9 +291,11 @@ def trained(
     torch.manual_seed(run_seed)
     n_classes = len(jets.train.class_names)
     contender = runner.contender.of(repetition)
-    module = contender.module(
-        n_classes, jets.train.preprocessing, settings.baselines, jets.train.tokenizer_hash
-    )
+    space, tokenizer = jets.train.preprocessing, jets.train.tokenizer_hash
+    if contender.weights == "beside":
+        module = contender.beside(n_classes, space, settings.mpm_weight, tokenizer)
+    else:
+        module = contender.module(n_classes, space, settings.baselines, tokenizer)
     indices = jets.train.training_order(run_seed)[:size]
     sides: Mapping[str, LabelledJets | EncodedJets] = jets.by_split
     if contender.weights == "fixed":
@@ -357,9 +362,16 @@ def train_and_test(
     )
     val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
     module.monitor = {"loss": "loss", "accuracy": "-accuracy"}[settings.monitor]
+
+    def batches(step: int) -> dict[str, Tensor]:
+        batch = sides["train"].batch(schedule.indices(step))
+        if isinstance(module, MaskingBeside):
+            return module.planned(batch, seed, step, _MASKS)
+        return batch
+
     training = Training(
         module,
-        lambda step: sides["train"].batch(schedule.indices(step)),
+        batches,
         plan,
         validation=EvaluationBatches(val, sides["val"].batch),
         folder=folder,

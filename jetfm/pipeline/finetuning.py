@@ -165,7 +165,8 @@ class FinetuningStages:
         folder = folders[0] if folders else None
         others = () if weights == "scratch" else tuple(folders[1:])
         contender = Contender(model, weights, self._label(model), folder, others)
-        return Runner(name, contender, self._labelled(self.profile.finetuning.tasks[name], model))
+        task = self.profile.finetuning.tasks[name]
+        return Runner(name, contender, self._labelled(task, model, weights))
 
     # Inside --------------------------------------------------------------------------------------
 
@@ -204,13 +205,14 @@ class FinetuningStages:
         ]
 
     def _tokens_read(self, chosen: Sequence[tuple[str, str, str]]) -> list[Stage]:
-        """Tokens of the jets of models that read ids; they follow from model and jets."""
+        """Tokens of the jets of models that read ids, and of training jets of which some are
+        masked; they follow from model and jets."""
         tasks = self.profile.finetuning.tasks
         found = {
             (split, self._settings[model].tokenizer, tasks[name].jets): None
-            for name, model, _ in chosen
-            if self._reads_ids(model)
+            for name, model, weights in chosen
             for split in SPLITS
+            if self._reads_ids(model) or (weights == "beside" and split == "train")
         }
         return [self.tokenizers.tokenised(*key) for key in found]
 
@@ -233,16 +235,18 @@ class FinetuningStages:
             link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
         return {name: {"sizes": task["sizes"]} for name, task in result.items()}
 
-    def _labelled(self, task: TaskSettings, model: str) -> Jets:
+    def _labelled(self, task: TaskSettings, model: str, weights: str) -> Jets:
         """The splits of a task as a contender reads them."""
         settings = self.profile.finetuning
         tokenizer = MAIN if model in BASELINES else self._settings[model].tokenizer
         limits = {"train": 0, "val": settings.limit_val_jets, "test": settings.limit_test_jets}
 
         def side(split: str) -> LabelledJets:
-            tokens = None
+            tokens = targets = None
             if self._reads_ids(model):
                 tokens = self.tokenizers.tokens(split, tokenizer, task.jets).folder
+            elif weights == "beside" and split == "train":
+                targets = self.tokenizers.tokens(split, tokenizer, task.jets).folder
             return LabelledJets(
                 self.jets.store(split, task.jets).folder,
                 task.classes if task.classes or task.jets == JETCLASS else ("QCD", "Tbqq"),
@@ -251,6 +255,7 @@ class FinetuningStages:
                 tokens,
                 limits[split],
                 self.profile.seed,
+                targets,
             )
 
         return Jets(**{split: side(split) for split in SPLITS})
@@ -262,7 +267,8 @@ class FinetuningStages:
         """
         settings, model = self.profile.finetuning, runner.contender.model
         task = settings.tasks[runner.task]
-        like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
+        others = {"tasks", "sizes", "n_seeds", "mpm_weight"}
+        like_these = settings.model_dump(mode="json", exclude=others)
         stores = [self.jets.stored(split, task.jets) for split in SPLITS]
         request = {
             "version": FITS_VERSION,
@@ -276,6 +282,8 @@ class FinetuningStages:
             "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
             "stores": [stage.artifact.digest for stage in stores],
         }
+        if runner.contender.weights == "beside":
+            request["mpm_weight"] = settings.mpm_weight
         if runner.contender.others:
             request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
         return fingerprint(request)

@@ -19,7 +19,7 @@ Weights = Literal["scratch", "fixed", "finetuned"]
 Probe = Literal["linear", "neighbours"]
 
 PROBES = get_args(Probe)
-Start = Weights | Probe
+Start = Weights | Probe | Literal["beside"]
 
 #: A number for training sets of up to so many jets; larger ones have the last.
 BySize = Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
@@ -60,8 +60,9 @@ class TaskSettings(Settings):
     classes: tuple[str, ...] = ()
     # By name of a pre-training of the profile ('main' is ``pretraining``), or `COMBINED`: with
     # which weights its backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the
-    # pre-trained, as have the probes of a fixed one, 'linear' and 'neighbours'. By name of a
-    # baseline (`BASELINES`): 'scratch'. Those of no profile entry are left out.
+    # pre-trained, as have the probes of a fixed one, 'linear' and 'neighbours'. 'beside' is
+    # fine-tuned and goes on learning masked particles. By name of a baseline (`BASELINES`):
+    # 'scratch'. Those of no profile entry are left out.
     contenders: dict[str, tuple[Start, ...]] = _CONTENDERS  # P2's strategies, and baselines
     sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
 
@@ -133,6 +134,9 @@ class FinetuningSettings(Settings):
     )
     rates: dict[Weights, Annotated[float, Field(gt=0)]] = {}  # by start, instead of optimizer.lr
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
+    # Of masked particles in the loss of 'beside'. Our choice: a token's loss starts at ln K, four
+    # times that of ten classes, and is to help and not to lead.
+    mpm_weight: float = Field(0.1, ge=0, exclude_if=lambda weight: weight == 0.1)
     # 'paper': what `RECIPE` names is paper 1's and paper 2's, whatever stands beside
     recipe: Literal["paper"] | None = None
     baselines: BaselineSettings = BaselineSettings()
@@ -145,9 +149,10 @@ class FinetuningSettings(Settings):
             return {name: value for name, value in values.items() if name not in RECIPE}
         return values
 
-    def optimizer_of(self, weights: Weights) -> OptimizerSettings:
-        """Optimiser of the fits with this start."""
-        rate, usual = self.rates.get(weights), self.optimizer
+    def optimizer_of(self, weights: Start) -> OptimizerSettings:
+        """Optimiser of the fits with this start; that of fine-tuning for 'beside'."""
+        rate = self.rates.get("finetuned" if weights == "beside" else weights)
+        usual = self.optimizer
         if rate is None:
             return usual
         others = None if usual.lr_others is None else usual.lr_others * rate / usual.lr
