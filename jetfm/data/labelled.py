@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jetfm.data.jet_ranges import Range, within
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
@@ -38,6 +39,7 @@ class LabelledJets:
     limit : so many jets at most, drawn with `seed`, as many of every class; zero means all
     targets : folder of the token store of the same jets, for models that read constituents and
         predict the tokens of some
+    ranges : jets outside are ignored, too
 
     Raises
     ------
@@ -53,6 +55,7 @@ class LabelledJets:
     limit: int = 0
     seed: int = 0
     targets: Path | None = None
+    ranges: tuple[Range, ...] = ()
 
     def __post_init__(self) -> None:
         found = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names))
@@ -103,6 +106,7 @@ class LabelledJets:
     def indices(self) -> np.ndarray:
         """(n,) ascending jets of the store."""
         found = np.flatnonzero(self.labels >= 0)
+        found = found[within(self.store, found, self.ranges)]
         if not self.limit or self.limit >= len(found):
             return found
         shuffled = np.random.default_rng([self.seed, 11]).permutation(found)

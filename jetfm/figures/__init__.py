@@ -7,7 +7,12 @@ names (`training`, `generation`, ...) are taken by the functions themselves.
 """
 
 from jetfm.figures.captions import CAPTIONS, LEDGER
-from jetfm.figures.finetuning_curves import learning_curves, pretraining_jets, reliability
+from jetfm.figures.finetuning_curves import (
+    learning_curves,
+    out_of_range,
+    pretraining_jets,
+    reliability,
+)
 from jetfm.figures.generated_jets import generation, generator_distances
 from jetfm.figures.index import PAPER_FIGURES, index_as_text
 from jetfm.figures.jets import (
@@ -45,6 +50,7 @@ __all__ = [
     "jet_classes",
     "learning_curves",
     "ledger",
+    "out_of_range",
     "pretraining_jets",
     "reliability",
     "resolutions",

@@ -36,6 +36,7 @@ _OTHERS: dict[str, Callable[..., Figure]] = {
     "fig04_distances": generated_jets.generator_distances,
     "fig05_pretraining_jets": curves.pretraining_jets,
     "fig05_calibration": curves.reliability,
+    "fig05_out_of_range": curves.out_of_range,
     LEDGER: ledger,
 }
 _OF_A_KIND = {

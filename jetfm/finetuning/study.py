@@ -12,6 +12,10 @@ pre-training; test jets are not. (Paper 1 takes all jets of this study from JetC
 Validation jets stop the training, test jets are seen once, at the end. What a seed changes is our
 choice, too: the head's weights, the training jets and their batches; the pre-trained backbone is
 always the same one, or where there are several they take turns.
+
+A task may train, and validate, on jets in some ranges (`jetfm.data.jet_ranges`). Its fits are
+tested on all jets, those inside and those outside apart: two numbers of one fit. A classifier
+trained on the other range, a task of its own, says what those outside allow.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.jet_ranges import ranges_as_text, within
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.finetuning.contenders import ON_A_FIXED_BACKBONE, Contender
@@ -102,16 +107,21 @@ def run_study(
     Returns
     -------
     by task: 'sizes', 'classes', 'n_test', 'n_val', 'n_leaked' and 'rows', with the metrics of
-    `jetfm.finetuning.scores.judged` by contender and size, one entry a seed
+    `jetfm.finetuning.scores.judged` by contender and size, one entry a seed; of a task with ranges
+    these and the number of test jets inside and outside, 'ranges', 'n_inside' and 'n_outside', and
+    in a row the same metrics of either, 'inside' and 'outside'
 
     Raises
     ------
     JetfmError
-        Fewer training jets than the smallest size of a task asks for.
+        Fewer training jets than the smallest size of a task asks for, or a class without jets
+        inside a task's ranges, or without test jets outside.
     """
     tasks: dict[str, list[Runner]] = {}
     for runner in runners:
         tasks.setdefault(runner.task, []).append(runner)
+    for name, (first, *_) in tasks.items():
+        _check_ranges(name, first.jets)
     sizes = {name: _possible_sizes(name, some[0], settings) for name, some in tasks.items()}
     points = [
         (runner, size, repetition)
@@ -152,8 +162,31 @@ def _possible_sizes(task: str, runner: Runner, settings: FinetuningSettings) -> 
     sizes = [size for size in wanted if size <= available]
     if not sizes:
         expected = f"at least {min(wanted)}, the smallest training size"
-        raise JetfmError(f"finetuning, {task}", f"{available} labelled training jets", expected)
+        ranges = ranges_as_text(runner.jets.train.ranges)
+        found = f"{available} labelled training jets" + (f" inside {ranges}" if ranges else "")
+        raise JetfmError(f"finetuning, {task}", found, expected)
     return sizes
+
+
+def _check_ranges(task: str, jets: Jets) -> None:
+    """A JetfmError where a selection of jets lacks a class."""
+    ranges = jets.train.ranges
+    if not ranges:
+        return
+    inside = within(jets.test.store, jets.test.indices, ranges)
+    selections = {
+        "training jets inside": (jets.train, jets.train.indices),
+        "validation jets inside": (jets.val, jets.val.indices),
+        "test jets inside": (jets.test, jets.test.indices[inside]),
+        "test jets outside": (jets.test, jets.test.indices[~inside]),
+    }
+    for text, (side, indices) in selections.items():
+        counts = np.bincount(side.labels[indices], minlength=len(side.class_names))
+        for name, n_jets in zip(side.class_names, counts, strict=True):
+            if not n_jets:
+                every = f"{len(indices)} {text} {ranges_as_text(ranges)}"
+                found = f"{every}, none of them {name}"
+                raise JetfmError(f"finetuning, {task}", found, "jets of every class of the task")
 
 
 def _collected(
@@ -163,7 +196,10 @@ def _collected(
     folder: Path,
     seed: int,
 ) -> dict:
-    rows = []
+    rows, jets = [], runners[0].jets
+    labels = jets.test.labels[jets.test.indices].astype(np.int16)
+    ranges = jets.train.ranges
+    inside = within(jets.test.store, jets.test.indices, ranges)
     for runner in runners:
         for size in sizes:
             seeds = settings.seeds(size)
@@ -174,9 +210,11 @@ def _collected(
             n_pretrainings = min(1 + len(runner.contender.others), len(seeds))
             if n_pretrainings > 1:
                 row["n_pretrainings"] = n_pretrainings
+            if ranges:
+                paths = [runner.path(folder, size, i).with_suffix(".npy") for i in seeds]
+                for name, chosen in (("inside", inside), ("outside", ~inside)):
+                    row[name] = _judged_on(paths, chosen, labels, settings.n_bootstrap)
             rows.append(row)
-    jets = runners[0].jets
-    labels = jets.test.labels[jets.test.indices].astype(np.int16)
     write_npy(runs_folder(folder, runners[0].task) / LABELS, labels)
     seen = _all_training_jets(jets, sizes, settings, seed)
     used = jets.train.hashes(seen) | jets.val.hashes(jets.val.indices)
@@ -187,7 +225,23 @@ def _collected(
         "n_test": len(jets.test.indices),
         "n_val": len(jets.val.indices),
         "n_leaked": len(jets.test.hashes(jets.test.indices) & used),
-    }
+    } | (
+        {"ranges": ranges, "n_inside": int(inside.sum()), "n_outside": int((~inside).sum())}
+        if ranges
+        else {}
+    )
+
+
+def _judged_on(
+    paths: Sequence[Path], chosen: np.ndarray, labels: np.ndarray, n_bootstrap: int
+) -> dict[str, list]:
+    """Metrics of fits on some of the test jets, one entry a fit."""
+    some = labels[chosen].astype(np.int64)
+    found = []
+    for path in paths:  # one at a time: scores are far larger than what is kept
+        scores = np.load(path, allow_pickle=False)[chosen]
+        found.append(judged(some, scores, n_bootstrap))
+    return {key: [one[key] for one in found] for key in found[0]}
 
 
 def _run_seed(seed: int, repetition: int) -> int:

@@ -34,6 +34,7 @@ FITS_VERSION = 5
 
 _BOTH = ("ten-classes", "landscape")
 _STRATEGIES = ("main", "mpm", "mpm-causal", "joint")
+_PROBED = ("linear", "neighbours", "fixed", "finetuned")
 #: The contenders that each figure compares, as patterns of tasks and of 'model weights'.
 SHOWN = {
     "fig05_finetuning": (("tagging",), (f"{COMBINED} *",)),
@@ -43,6 +44,14 @@ SHOWN = {
     ),
     "fig05_strategies": (_BOTH, (*(f"{name} finetuned" for name in _STRATEGIES), "main scratch")),
     "fig05_fixed": (_BOTH, ("* fixed",)),
+    "fig05_probes": (
+        _BOTH,
+        (
+            *(f"main {start}" for start in _PROBED),
+            *(f"joint {start}" for start in (*_PROBED, "beside")),
+            "main scratch",
+        ),
+    ),
     "fig05_features": (
         ("ten-classes",),
         ("ntp-full finetuned", "ntp-full scratch", "main finetuned", "main scratch"),
@@ -78,6 +87,9 @@ class FinetuningStages:
         """The stages that figures of the notebook read: the fits of the contenders shown."""
         like_main = ("main scratch", *(f"{name} finetuned" for name in self._like(MAIN).values()))
         every = SHOWN | {"fig05_pretraining_jets": (("ten-classes",), like_main)}
+        ranged = tuple(name for name, task in self.profile.finetuning.tasks.items() if task.ranges)
+        if ranged:
+            every["fig05_out_of_range"] = (ranged, ("*",))
         shown = [every[figure] for figure in figures if figure in every]
         if not shown:
             return []
@@ -158,6 +170,12 @@ class FinetuningStages:
             "n_test": results.n_test,
             "classes": list(results.result["classes"]),
         }
+
+    def out_of_range(self) -> dict:
+        """Arguments of `jetfm.figures.out_of_range`: a panel for each task that has ranges."""
+        if not any(task.ranges for task in self.profile.finetuning.tasks.values()):
+            return {"panels": []}
+        return {"panels": self.study().out_of_range()}
 
     def runner(self, name: str, model: str, weights: str) -> Runner:
         """A contender at a task, with the jets that it reads."""
@@ -240,6 +258,7 @@ class FinetuningStages:
         settings = self.profile.finetuning
         tokenizer = MAIN if model in BASELINES else self._settings[model].tokenizer
         limits = {"train": 0, "val": settings.limit_val_jets, "test": settings.limit_test_jets}
+        ranges = {"train": task.ranges, "val": task.ranges, "test": ()}  # tested on all
 
         def side(split: str) -> LabelledJets:
             tokens = targets = None
@@ -256,6 +275,7 @@ class FinetuningStages:
                 limits[split],
                 self.profile.seed,
                 targets,
+                ranges[split],
             )
 
         return Jets(**{split: side(split) for split in SPLITS})
@@ -284,6 +304,8 @@ class FinetuningStages:
         }
         if runner.contender.weights == "beside":
             request["mpm_weight"] = settings.mpm_weight
+        if task.train_on:
+            request["train_on"] = task.train_on
         if runner.contender.others:
             request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
         return fingerprint(request)

@@ -5,6 +5,7 @@ Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -58,6 +59,11 @@ class TaskSettings(Settings):
     # Named as in the schema; a jet's label is the place of its class here, so that the last of two
     # is the signal. Empty: all ten.
     classes: tuple[str, ...] = ()
+    # Train and validate on jets in these ranges (low <= value < high; GeV) alone; test on all,
+    # those inside and those outside told apart. Ours.
+    train_on: dict[Literal["jet_pt", "jet_abs_eta"], tuple[float, float]] = Field(
+        {}, exclude_if=operator.not_
+    )
     # By name of a pre-training of the profile ('main' is ``pretraining``), or `COMBINED`: with
     # which weights its backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the
     # pre-trained, as have the probes of a fixed one, 'linear' and 'neighbours'. 'beside' is
@@ -72,6 +78,19 @@ class TaskSettings(Settings):
         if len(names) == 1:
             raise ValueError("classes should be at least two, or none for all ten")
         return known_classes(names)
+
+    @field_validator("train_on")
+    @classmethod
+    def _ranges_rise(cls, ranges):
+        for name, (low, high) in ranges.items():
+            if not low < high:
+                raise ValueError(f"{name} should rise, found {low:g} to {high:g}")
+        return ranges
+
+    @property
+    def ranges(self) -> tuple[tuple[str, float, float], ...]:
+        """`train_on` as `jetfm.data.jet_ranges` takes it."""
+        return tuple((name, low, high) for name, (low, high) in self.train_on.items())
 
     @field_validator("contenders")
     @classmethod
