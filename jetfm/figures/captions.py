@@ -93,9 +93,9 @@ CAPTIONS = {
     "fig05_fixed": "What the backbones know before they are fine-tuned: they stay as they are, and "
     "only a head learns.",
     "fig05_probes": "What pre-training alone has put into the backbone, and what a head adds: "
-    "planes and the nearest labelled jets in the pooled output of a fixed backbone (start, mean and "
-    "maximum of the constituents), a head with attention on the same, and all weights free, with "
-    "masked particles of the labelled jets learned beside or not.",
+    "planes and the nearest labelled jets in the pooled output of a fixed backbone (start, mean "
+    "and maximum of the constituents), a head with attention on the same, and all weights free, "
+    "with masked particles of the labelled jets learned beside or not.",
     "fig05_features": "Ten classes with three features of a constituent, or with fourteen: charge, "
     "kind of particle and impact parameters, too.",
     "fig05_baselines": "The joint model, the same network from scratch, and classifiers without "

@@ -179,6 +179,7 @@ def out_of_range(panels: Sequence[Mapping]) -> Figure:
             "outside": f"tested outside: {panel['n_outside']:,} jets",
             "fall": "inside minus outside",
         }
+        row[1].sharey(row[0])
         for axis, (name, title) in zip(row, titles.items(), strict=True):
             for line in panel[name]:
                 drawn = _line(axis, line, colors[line["model"], line["weights"]])
@@ -187,7 +188,6 @@ def out_of_range(panels: Sequence[Mapping]) -> Figure:
             described = {"classes": panel["classes"], "jets": panel["jets"], "n_test": 0}
             _describe(axis, none | described | {"lines": panel[name]})
             axis.set_title(f"trained at {ranges}\n{title}", fontsize=9)
-        row[1].sharey(row[0])
         row[2].axhline(0, color="0.6", lw=0.8)
         row[2].set_ylabel("Difference of accuracies")
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=min(len(handles), 4))
