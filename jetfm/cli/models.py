@@ -304,12 +304,12 @@ def finetune(
     for name, value in given.items():
         if not value:
             raise JetfmError(name, "nothing", "--train, --test and --out together")
-    from jetfm.finetuning.contenders import STARTS, Contender
-    from jetfm.finetuning.own_jets import OwnJets, finetune_files
+    from jetfm.finetuning.contenders import Contender
+    from jetfm.finetuning.own_jets import OWN_STARTS, OwnJets, finetune_files
     from jetfm.settings import BASELINES
 
-    if weights not in STARTS:
-        raise JetfmError("--weights", repr(weights), f"one of {', '.join(STARTS)}")
+    if weights not in OWN_STARTS:
+        raise JetfmError("--weights", repr(weights), f"one of {', '.join(OWN_STARTS)}")
     layout, names = layout_of(branches, classes)
     names = names or tuple(name for name, _ in layout.classes)
     settings = profile_of(profile, data, seed, dry_run)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jetfm.data.jet_ranges import Range, within
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
@@ -36,6 +37,9 @@ class LabelledJets:
     max_constituents : longer jets keep their leading ones in pt
     tokens : folder of the token store of the same jets, for models that read ids
     limit : so many jets at most, drawn with `seed`, as many of every class; zero means all
+    targets : folder of the token store of the same jets, for models that read constituents and
+        predict the tokens of some
+    ranges : jets outside are ignored, too
 
     Raises
     ------
@@ -50,15 +54,17 @@ class LabelledJets:
     tokens: Path | None = None
     limit: int = 0
     seed: int = 0
+    targets: Path | None = None
+    ranges: tuple[Range, ...] = ()
 
     def __post_init__(self) -> None:
         found = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names))
         for name, n_jets in zip(self.class_names, found, strict=True):
             if not n_jets:
                 raise JetfmError(self.folder, f"no {name} jets", "jets of every class of the task")
-        if self.tokens is not None and len(self.token_store) != len(self.store):
+        if self._token_folder is not None and len(self.token_store) != len(self.store):
             found = f"tokens of {len(self.token_store)} jets"
-            raise JetfmError(self.tokens, found, f"{len(self.store)}, as in {self.folder}")
+            raise JetfmError(self._token_folder, found, f"{len(self.store)}, as in {self.folder}")
 
     def __reduce__(self):  # without what is cached
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
@@ -70,13 +76,17 @@ class LabelledJets:
 
     @cached_property
     def token_store(self) -> TokenStore:
-        """Their tokens."""
-        return TokenStore(self.tokens)
+        """Their tokens, as input or as targets."""
+        return TokenStore(self._token_folder)
+
+    @property
+    def _token_folder(self) -> Path | None:
+        return self.targets if self.tokens is None else self.tokens
 
     @property
     def tokenizer_hash(self) -> str | None:
         """Of the tokenizer that made the tokens; None without tokens, or where they do not say."""
-        return None if self.tokens is None else self.token_store.info.get("tokenizer")
+        return None if self._token_folder is None else self.token_store.info.get("tokenizer")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -96,6 +106,7 @@ class LabelledJets:
     def indices(self) -> np.ndarray:
         """(n,) ascending jets of the store."""
         found = np.flatnonzero(self.labels >= 0)
+        found = found[within(self.store, found, self.ranges)]
         if not self.limit or self.limit >= len(found):
             return found
         shuffled = np.random.default_rng([self.seed, 11]).permutation(found)
@@ -108,12 +119,16 @@ class LabelledJets:
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """'x', 'mask', 'n_constituents' and 'label' of some jets of the store.
 
-        'x' is (B, T, F) in network space, or ids (B, T) where the jets have `tokens`.
+        'x' is (B, T, F) in network space, or ids (B, T) where the jets have `tokens`. With
+        `targets` also 'ids' (B, T), the token of each constituent, -1 where it has none.
         """
         tokens = None if self.tokens is None else self.token_store
         batch = network_batch(
             self.store, indices, self.preprocessing, self.max_constituents, tokens
         )
+        if self.targets is not None:
+            ids = self.token_store.of_constituents(indices, batch["mask"].shape[1])
+            batch["ids"] = torch.as_tensor(ids)
         return batch | {"label": torch.as_tensor(self.labels[indices]).long()}
 
     def hashes(self, indices: np.ndarray) -> set[bytes]:

@@ -70,6 +70,20 @@ class TokenStore(RaggedFolder):
         ids = padded(np.take(self.ids, rows), mask, np.int64)
         return ids, padded(np.take(self.decoded, rows, axis=0), mask), mask
 
+    def of_constituents(self, indices: np.ndarray, n: int) -> np.ndarray:
+        """Ids of some jets by their constituents' places in the jets store, (B, n) int64.
+
+        -1 where a constituent has no token (cuts, caps), or the jet no such constituent; tokens of
+        those from place n on are left out.
+        """
+        rows, mask = self.rows_of(indices)
+        jet = np.repeat(np.arange(len(mask)), mask.sum(1))
+        place = np.take(self.positions, rows).astype(np.int64)
+        kept = place < n
+        ids = np.full((len(mask), n), -1, np.int64)
+        ids[jet[kept], place[kept]] = np.take(self.ids, rows)[kept]
+        return ids
+
 
 class TokenStoreWriter:
     """Write a token store in batches; it is complete only after a clean exit.

@@ -10,6 +10,7 @@ from jetfm.figures.captions import CAPTIONS, LEDGER
 from jetfm.figures.finetuning_curves import (
     learning_curves,
     mask_fractions,
+    out_of_range,
     pretraining_jets,
     reliability,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "learning_curves",
     "ledger",
     "mask_fractions",
+    "out_of_range",
     "pretraining_jets",
     "reliability",
     "resolutions",

@@ -5,6 +5,9 @@ from __future__ import annotations
 #: The figure that notebook 06 makes of the ledger.
 LEDGER = "fig06_ledger"
 
+#: Younger than some results that were kept, which need not have them.
+LATER = ("fig05_probes", "fig05_out_of_range")
+
 #: Caption of every figure, by file name, in the order of the notebooks.
 CAPTIONS = {
     "fig00_calibration": "Mean multiplicity and jet pT by class, and the share of each kind of "
@@ -92,6 +95,10 @@ CAPTIONS = {
     "jets of another set-up (after figure 5 of arXiv 2512.04149), and on ten classes.",
     "fig05_fixed": "What the backbones know before they are fine-tuned: they stay as they are, and "
     "only a head learns.",
+    "fig05_probes": "What pre-training alone has put into the backbone, and what a head adds: "
+    "planes and the nearest labelled jets in the pooled output of a fixed backbone (start, mean "
+    "and maximum of the constituents), a head with attention on the same, and all weights free, "
+    "with masked particles of the labelled jets learned beside or not.",
     "fig05_features": "Ten classes with three features of a constituent, or with fourteen: charge, "
     "kind of particle and impact parameters, too.",
     "fig05_baselines": "The joint model, the same network from scratch, and classifiers without "
@@ -102,6 +109,9 @@ CAPTIONS = {
     "that was masked in pre-training; models that differ in it alone.",
     "fig05_calibration": "Do classifiers know how sure they are? Accuracy by the probability of "
     "the predicted class, ten classes, all seeds together. On the diagonal they do.",
+    "fig05_out_of_range": "Classifiers trained on jets of some range, tested on jets inside it and "
+    "on jets outside, with the difference of both fit by fit. Where two tasks share out the range, "
+    "the accuracy inside of one is what the other could reach outside.",
     LEDGER: "Every judged claim. Left: claims with a number, as the distance from the paper's "
     "value in units of the tolerance; where the claim is a bound, all on its better side agrees, "
     "too. Right: claims of direction, in units of the uncertainty.",

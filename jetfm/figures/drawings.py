@@ -38,6 +38,7 @@ _OTHERS: dict[str, Callable[..., Figure]] = {
     "fig05_pretraining_jets": curves.pretraining_jets,
     "fig05_mask_fraction": curves.mask_fractions,
     "fig05_calibration": curves.reliability,
+    "fig05_out_of_range": curves.out_of_range,
     LEDGER: ledger,
 }
 _OF_A_KIND = {

@@ -16,8 +16,17 @@ from jetfm.settings import BASELINES
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _BASELINE_COLORS = dict(zip(BASELINES, ("#999999", "#666666", "#000000"), strict=True))
-_LINES = {"finetuned": "-", "fixed": "--", "scratch": ":"}
-_MARKERS = {"finetuned": "o", "fixed": "s", "scratch": "^"}
+_LINES = {
+    "finetuned": "-",
+    "fixed": "--",
+    "scratch": ":",
+    "beside": (0, (9, 2)),
+    "linear": (0, (5, 1.5, 1, 1.5)),
+    "neighbours": (0, (1, 3)),
+}
+_MARKERS = {
+    "finetuned": "o", "fixed": "s", "scratch": "^", "beside": "P", "linear": "D", "neighbours": "v",
+}  # fmt: skip
 _METRICS = {
     "accuracy": "Accuracy",
     "auc": "AUC",
@@ -126,11 +135,58 @@ def _colors(lines: Sequence[Mapping]) -> dict[tuple[str, str], str]:
         if model in BASELINES:
             color = _BASELINE_COLORS[model]
         elif len(models) == 1:
-            color = COLORS[weights]
+            color = COLORS.get(weights) or _COLORS[2 + list(_LINES).index(weights) % 4]
         else:
             color = _COLORS[models.index(model) % len(_COLORS)]
         colors[model, weights] = color
     return colors
+
+
+_RANGES = {
+    "jet_pt": r"${:g} \leq p_\mathrm{{T}}^\mathrm{{jet}} < {:g}$ GeV",
+    "jet_abs_eta": r"${:g} \leq |\eta^\mathrm{{jet}}| < {:g}$",
+}
+
+
+def out_of_range(panels: Sequence[Mapping]) -> Figure:
+    """Accuracy where a classifier was trained, and elsewhere, by number of labelled jets.
+
+    Parameters
+    ----------
+    panels : of `jetfm.finetuning.Finetuning.out_of_range`, a row each: test jets inside the ranges
+        of the training jets, outside, and the difference of both fit by fit. Bands and bars as of
+        `learning_curves`
+    """
+    if not panels:
+        figure, axis = plt.subplots(figsize=(4.9, 1.2))
+        axis.axis("off")
+        axis.text(0.5, 0.5, "not at this scale: no task is trained on a range", ha="center")
+        return figure
+    figure, axes = plt.subplots(
+        len(panels), 3, figsize=(12.6, 3.9 * len(panels)), squeeze=False, sharex="row"
+    )
+    colors = _colors([line for panel in panels for line in panel["inside"]])
+    handles: dict[str, object] = {}
+    for row, panel in zip(axes, panels, strict=True):
+        ranges = ", ".join(_RANGES[name].format(low, high) for name, low, high in panel["ranges"])
+        titles = {
+            "inside": f"tested inside: {panel['n_inside']:,} jets",
+            "outside": f"tested outside: {panel['n_outside']:,} jets",
+            "fall": "inside minus outside",
+        }
+        row[1].sharey(row[0])
+        for axis, (name, title) in zip(row, titles.items(), strict=True):
+            for line in panel[name]:
+                drawn = _line(axis, line, colors[line["model"], line["weights"]])
+                handles.setdefault(line["text"], drawn)
+            none = {"metric": "accuracy", "missing_contenders": [], "missing_sizes": []}
+            described = {"classes": panel["classes"], "jets": panel["jets"], "n_test": 0}
+            _describe(axis, none | described | {"lines": panel[name]})
+            axis.set_title(f"trained at {ranges}\n{title}", fontsize=9)
+        row[2].axhline(0, color="0.6", lw=0.8)
+        row[2].set_ylabel("Difference of accuracies")
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=min(len(handles), 4))
+    return figure
 
 
 def reliability(panels: Sequence[Mapping]) -> Figure:

@@ -6,16 +6,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jetfm.errors import JetfmError
+from jetfm.finetuning.masking_beside import MaskingBeside
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import BatchClassifier, HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.deepsets import DeepSets
-from jetfm.models.jet_model import load_backbone
+from jetfm.models.jet_model import load_backbone, load_model
 from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.physics.features import Preprocessing
-from jetfm.settings import BASELINES, BaselineSettings
+from jetfm.settings import BASELINES, PROBES, BaselineSettings
 
 #: How each kind of start is called in legends.
-STARTS = {"scratch": "from scratch", "fixed": "backbone fixed", "finetuned": "fine-tuned"}
+STARTS = {
+    "scratch": "from scratch",
+    "fixed": "backbone fixed",
+    "finetuned": "fine-tuned",
+    "beside": "fine-tuned, MPM beside",
+    "linear": "linear probe",
+    "neighbours": "nearest neighbours",
+}
+
+#: Starts that leave the backbone as it is: their jets are encoded once.
+ON_A_FIXED_BACKBONE = ("fixed", *PROBES)
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Contender:
     Parameters
     ----------
     model : name of a pre-training, or of a baseline (`jetfm.settings.BASELINES`)
-    weights : 'scratch', 'fixed' or 'finetuned'
+    weights : one of `STARTS`
     label : what legends call the model
     folder : of the pre-trained model; 'scratch' has a backbone of the same size
     others : folders of further pre-trainings of this model, which differ in their seed
@@ -97,6 +108,29 @@ class Contender:
         """
         network = self.network(n_classes, preprocessing, settings, tokenizer_hash)
         return HeadOnly(network.head) if self.weights == "fixed" else network
+
+    def beside(
+        self,
+        n_classes: int,
+        preprocessing: Preprocessing,
+        weight: float,
+        tokenizer_hash: str | None = None,
+    ) -> MaskingBeside:
+        """What is trained of a contender that starts 'beside'.
+
+        Parameters
+        ----------
+        weight : of masked particles in the loss
+        tokenizer_hash : of the tokens that it is to predict
+
+        Raises
+        ------
+        JetfmError
+            As of `backbone`, or a model that was not pre-trained with masked particles.
+        """
+        model = load_model(self.folder, tokenizer_hash)
+        self.backbone(preprocessing, loaded=model.backbone)
+        return MaskingBeside(model, n_classes, weight)
 
     def network(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.statistics import roc_curve
 from jetfm.settings import BASELINES, FinetuningSettings
+from jetfm.settings.finetuning import Weights
 from jetfm.storage.artifacts import as_json, fingerprint
 from jetfm.storage.files import make_folder, replacing, write_json
 from jetfm.storage.locks import exclusive
@@ -39,6 +41,8 @@ from jetfm.tokenizers.kinds import load_tokenizer
 from jetfm.tokenizers.own_jets import tokenize_files
 
 VALIDATION_SHARE = 0.1  # of the training jets, where no others are given
+
+OWN_STARTS = get_args(Weights)  # no probe: it is no classifier that is kept
 
 SCORES, METRICS = "scores.parquet", "metrics.json"
 
@@ -96,8 +100,10 @@ def finetune_files(
     ------
     JetfmError
         Unreadable or unsuitable files, fewer than two classes or a class without jets, a test jet
-        among the training jets, or a model of another tokenizer.
+        among the training jets, a model of another tokenizer, or a contender that is a probe.
     """
+    if contender.weights not in OWN_STARTS:
+        raise JetfmError("weights", repr(contender.weights), f"one of {', '.join(OWN_STARTS)}")
     with exclusive(make_folder(out), print):
         return _finetune_files(
             own, contender, settings, Path(out), seed, tokenizer, max_constituents, progress

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jetfm.data.jet_ranges import ranges_as_text
 from jetfm.figures.style import seed_spread
 from jetfm.finetuning.contenders import STARTS, Contender
 from jetfm.finetuning.label_savings import LabelSaving, label_saving
@@ -19,6 +20,8 @@ from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.finetuning.study import LABELS, STUDY, fit_path, runs_folder
 from jetfm.settings import BASELINES, FinetuningSettings
 from jetfm.storage.files import read_json
+
+_REGIONS = ("inside", "outside")  # of the ranges that a task is trained on
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,15 @@ class TaskResults:
         curve = [self.runs(scratch, "scratch", n, "accuracy") for n in self.sizes]
         return label_saving(self.sizes, curve, size, reached, self.n_test)
 
-    def curves(self, metric: str, contenders: Sequence[tuple[str, str]]) -> list[dict]:
+    def curves(
+        self, metric: str, contenders: Sequence[tuple[str, str]], region: str = ""
+    ) -> list[dict]:
         """Lines of a figure: 'text', 'model', 'weights', 'sizes', 'mean', 'spread' over seeds,
         and 'jets', the mean uncertainty from the test jets, None where the metric has none; 'cut',
         where the limit of steps ended a fit.
 
-        Of rejections also 'limited', where fewer than `FEW_PASSED` background jets passed, and
+        With a `region`, 'inside' or 'outside', of the test jets there alone. Of rejections also
+        'limited', where fewer than `FEW_PASSED` background jets passed, and
         'low', the lower end of the interval, which exists where a seed let none pass.
         """
         lines = []
@@ -127,6 +133,8 @@ class TaskResults:
             rows = [row for row in rows if row is not None]
             if not rows:
                 continue
+            if region:
+                rows = [row | row[region] for row in rows]
             values = [np.array(row[metric], float) for row in rows]
             lines.append(
                 {
@@ -168,6 +176,44 @@ class TaskResults:
             line["scratch"] = [one[key][at] for one in scratch for key in ("mean", "spread")]
             lines.append(line)
         return lines
+
+    def falls(self, contenders: Sequence[tuple[str, str]]) -> list[dict]:
+        """Lines as of `curves`: accuracy inside minus outside, fit by fit.
+
+        The test jets of the two are different ones, whose uncertainties add in quadrature.
+        """
+        lines = self.curves("accuracy", contenders, "inside")
+        for line in lines:
+            found: dict[str, list] = {"mean": [], "spread": [], "jets": []}
+            for size in line["sizes"]:
+                row = self.row(line["model"], line["weights"], size)
+                values, errors = (
+                    [np.array(row[region][key]) for region in _REGIONS]
+                    for key in ("accuracy", "accuracy_error")
+                )
+                found["mean"].append(float(np.mean(values[0] - values[1])))
+                found["spread"].append(seed_spread(values[0] - values[1]))
+                found["jets"].append(float(np.mean(np.hypot(*errors))))
+            line |= found
+        return lines
+
+    def out_of_range_as_text(self) -> str:
+        """Table of a task with ranges: accuracy inside, outside, and the difference, each with the
+        standard deviation over seeds and the uncertainty from the test jets."""
+        lines = [f"trained on {ranges_as_text(self.result['ranges'])}: {self.result['n_inside']:,} "
+                 f"test jets inside, {self.result['n_outside']:,} outside"]  # fmt: skip
+        sides = [self.curves("accuracy", self.contenders, region) for region in _REGIONS]
+        width = max(len(line["text"]) for line in sides[0])
+        heads = "".join(f"{head:>28s}" for head in (*_REGIONS, "inside - outside"))
+        lines.append(f"{'':{width}s} {'jets':>8s}{heads}")
+        for three in zip(*sides, self.falls(self.contenders), strict=True):
+            for at, size in enumerate(three[0]["sizes"]):
+                cells = "".join(
+                    f"{one['mean'][at]:11.4f} +- {one['spread'][at]:.4f} +- {one['jets'][at]:.4f}"
+                    for one in three
+                )
+                lines.append(f"{three[0]['text']:{width}s} {size:8,d}{cells}")
+        return "\n".join(lines)
 
     def reliability(self, contenders: Sequence[tuple[str, str]], size: int) -> dict:
         """A panel of `jetfm.figures.reliability`, all seeds of a contender together."""
@@ -281,7 +327,7 @@ class Finetuning:
         ]
         for pattern in patterns:  # and those that only larger profiles have
             model, _, weights = pattern.partition(" ")
-            named = weights in STARTS and model not in ("*", *wanted)
+            named = weights in STARTS and model != "*" and weights not in wanted.get(model, ())
             if named and (model, weights) not in results.contenders:
                 lacking.append(f"{self._text(model)}, {STARTS[weights]}")
         return {
@@ -294,6 +340,29 @@ class Finetuning:
             "missing_sizes": [size for size in missing if size not in results.sizes],
             "missing_contenders": lacking,
         }
+
+    def out_of_range(self) -> list[dict]:
+        """Panels of `jetfm.figures.out_of_range`, one for each task with ranges, all contenders."""
+        panels = []
+        for name, task in self.tasks.items():
+            if "ranges" not in task.result:
+                continue
+            panel = {
+                "classes": list(task.result["classes"]),
+                "jets": "landscape" if name == "landscape" else "jetclass",
+                "ranges": task.result["ranges"],
+                "n_inside": task.result["n_inside"],
+                "n_outside": task.result["n_outside"],
+                "fall": task.falls(task.contenders),
+            }
+            panel |= {one: task.curves("accuracy", task.contenders, one) for one in _REGIONS}
+            panels.append({"task": name} | panel)
+        return panels
+
+    def out_of_range_as_text(self) -> str:
+        """The tables of all tasks with ranges."""
+        found = {name: task for name, task in self.tasks.items() if "ranges" in task.result}
+        return "\n\n".join(f"{name}, {task.out_of_range_as_text()}" for name, task in found.items())
 
     def _text(self, model: str) -> str:
         return self.labels.get(model) or model

@@ -3,13 +3,19 @@
 After arXiv 2403.05618, figure 7, and arXiv 2512.04149, figures 4 and 5. All contenders of a task
 see the same labelled jets with the same seeds. *scratch* has random weights, *finetuned* a
 pre-trained backbone with all weights free, *fixed* a pre-trained backbone as it is: its jets are
-encoded once, without dropout, and only the head learns. Nothing is masked when classifying.
+encoded once, without dropout, and only the head learns; probes (`jetfm.finetuning.probes`) read
+these jets, too. Nothing is masked when classifying; *beside* is fine-tuned and masks particles in a
+pass of its own (`jetfm.finetuning.masking_beside`).
 
 The labelled training jets of JetClass are, without their labels, among the jets of the
 pre-training; test jets are not. (Paper 1 takes all jets of this study from JetClass's test split.)
 Validation jets stop the training, test jets are seen once, at the end. What a seed changes is our
 choice, too: the head's weights, the training jets and their batches; the pre-trained backbone is
 always the same one, or where there are several they take turns.
+
+A task may train, and validate, on jets in some ranges (`jetfm.data.jet_ranges`). Its fits are
+tested on all jets, those inside and those outside apart: two numbers of one fit. A classifier
+trained on the other range, a task of its own, says what those outside allow.
 """
 
 from __future__ import annotations
@@ -21,23 +27,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jetfm.data.batches import EvaluationBatches, InOrderBatches, LengthBucketedBatches
+from jetfm.data.jet_ranges import ranges_as_text, within
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
-from jetfm.finetuning.contenders import Contender
+from jetfm.finetuning.contenders import ON_A_FIXED_BACKBONE, Contender
 from jetfm.finetuning.encoded_jets import EncodedJets, encode
+from jetfm.finetuning.masking_beside import MaskingBeside
+from jetfm.finetuning.probes import probe_and_test
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
 from jetfm.runtime.device import current_device
 from jetfm.runtime.parallel import run_fits
-from jetfm.settings import FinetuningSettings, TrainingSettings
+from jetfm.schema import SPLITS
+from jetfm.settings import PROBES, FinetuningSettings, TrainingSettings
 from jetfm.storage.files import read_json, write_json, write_npy
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
 EVALUATION_BATCH = 500
+_MASKS = 19  # in the seeds of masks, which those of dropout have not
 STUDY, LABELS = "study.json", "labels.npy"
 
 
@@ -48,6 +59,11 @@ class Jets:
     train: LabelledJets
     val: LabelledJets
     test: LabelledJets
+
+    @property
+    def by_split(self) -> dict[str, LabelledJets]:
+        """'train', 'val' and 'test'."""
+        return {split: getattr(self, split) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -91,16 +107,21 @@ def run_study(
     Returns
     -------
     by task: 'sizes', 'classes', 'n_test', 'n_val', 'n_leaked' and 'rows', with the metrics of
-    `jetfm.finetuning.scores.judged` by contender and size, one entry a seed
+    `jetfm.finetuning.scores.judged` by contender and size, one entry a seed; of a task with ranges
+    these and the number of test jets inside and outside, 'ranges', 'n_inside' and 'n_outside', and
+    in a row the same metrics of either, 'inside' and 'outside'
 
     Raises
     ------
     JetfmError
-        Fewer training jets than the smallest size of a task asks for.
+        Fewer training jets than the smallest size of a task asks for, or a class without jets
+        inside a task's ranges, or without test jets outside.
     """
     tasks: dict[str, list[Runner]] = {}
     for runner in runners:
         tasks.setdefault(runner.task, []).append(runner)
+    for name, (first, *_) in tasks.items():
+        _check_ranges(name, first.jets)
     sizes = {name: _possible_sizes(name, some[0], settings) for name, some in tasks.items()}
     points = [
         (runner, size, repetition)
@@ -113,14 +134,14 @@ def run_study(
         (point for point in points if not point[0].path(folder, *point[1:]).exists()),
         key=lambda point: -point[1],
     )
-    encodings = {
-        (runner, tuple(sizes[runner.task]))
+    encodings = {  # one for all that read the same
+        (runner.task, runner.contender.model): (runner, tuple(sizes[runner.task]))
         for runner, _, _ in missing
-        if runner.contender.weights == "fixed"
+        if runner.contender.weights in ON_A_FIXED_BACKBONE
     }
     run_fits(
         _encode,
-        [(*encoding, settings, folder, seed) for encoding in encodings],
+        [(*encoding, settings, folder, seed) for encoding in encodings.values()],
         workers,
         "encode jets",
         progress,
@@ -141,8 +162,31 @@ def _possible_sizes(task: str, runner: Runner, settings: FinetuningSettings) -> 
     sizes = [size for size in wanted if size <= available]
     if not sizes:
         expected = f"at least {min(wanted)}, the smallest training size"
-        raise JetfmError(f"finetuning, {task}", f"{available} labelled training jets", expected)
+        ranges = ranges_as_text(runner.jets.train.ranges)
+        found = f"{available} labelled training jets" + (f" inside {ranges}" if ranges else "")
+        raise JetfmError(f"finetuning, {task}", found, expected)
     return sizes
+
+
+def _check_ranges(task: str, jets: Jets) -> None:
+    """A JetfmError where a selection of jets lacks a class."""
+    ranges = jets.train.ranges
+    if not ranges:
+        return
+    inside = within(jets.test.store, jets.test.indices, ranges)
+    selections = {
+        "training jets inside": (jets.train, jets.train.indices),
+        "validation jets inside": (jets.val, jets.val.indices),
+        "test jets inside": (jets.test, jets.test.indices[inside]),
+        "test jets outside": (jets.test, jets.test.indices[~inside]),
+    }
+    for text, (side, indices) in selections.items():
+        counts = np.bincount(side.labels[indices], minlength=len(side.class_names))
+        for name, n_jets in zip(side.class_names, counts, strict=True):
+            if not n_jets:
+                every = f"{len(indices)} {text} {ranges_as_text(ranges)}"
+                found = f"{every}, none of them {name}"
+                raise JetfmError(f"finetuning, {task}", found, "jets of every class of the task")
 
 
 def _collected(
@@ -152,7 +196,10 @@ def _collected(
     folder: Path,
     seed: int,
 ) -> dict:
-    rows = []
+    rows, jets = [], runners[0].jets
+    labels = jets.test.labels[jets.test.indices].astype(np.int16)
+    ranges = jets.train.ranges
+    inside = within(jets.test.store, jets.test.indices, ranges)
     for runner in runners:
         for size in sizes:
             seeds = settings.seeds(size)
@@ -163,9 +210,11 @@ def _collected(
             n_pretrainings = min(1 + len(runner.contender.others), len(seeds))
             if n_pretrainings > 1:
                 row["n_pretrainings"] = n_pretrainings
+            if ranges:
+                paths = [runner.path(folder, size, i).with_suffix(".npy") for i in seeds]
+                for name, chosen in (("inside", inside), ("outside", ~inside)):
+                    row[name] = _judged_on(paths, chosen, labels, settings.n_bootstrap)
             rows.append(row)
-    jets = runners[0].jets
-    labels = jets.test.labels[jets.test.indices].astype(np.int16)
     write_npy(runs_folder(folder, runners[0].task) / LABELS, labels)
     seen = _all_training_jets(jets, sizes, settings, seed)
     used = jets.train.hashes(seen) | jets.val.hashes(jets.val.indices)
@@ -176,7 +225,23 @@ def _collected(
         "n_test": len(jets.test.indices),
         "n_val": len(jets.val.indices),
         "n_leaked": len(jets.test.hashes(jets.test.indices) & used),
-    }
+    } | (
+        {"ranges": ranges, "n_inside": int(inside.sum()), "n_outside": int((~inside).sum())}
+        if ranges
+        else {}
+    )
+
+
+def _judged_on(
+    paths: Sequence[Path], chosen: np.ndarray, labels: np.ndarray, n_bootstrap: int
+) -> dict[str, list]:
+    """Metrics of fits on some of the test jets, one entry a fit."""
+    some = labels[chosen].astype(np.int64)
+    found = []
+    for path in paths:  # one at a time: scores are far larger than what is kept
+        scores = np.load(path, allow_pickle=False)[chosen]
+        found.append(judged(some, scores, n_bootstrap))
+    return {key: [one[key] for one in found] for key in found[0]}
 
 
 def _run_seed(seed: int, repetition: int) -> int:
@@ -217,6 +282,12 @@ def _encode(
             encode(classifier.backbone, side, indices, where, classifier.causal)
 
 
+def _encoded(folder: Path, runner: Runner, repetition: int) -> dict[str, EncodedJets]:
+    return {
+        split: EncodedJets(_encoded_folder(folder, runner, split, repetition)) for split in SPLITS
+    }
+
+
 def _encoded_folder(folder: Path, runner: Runner, split: str, repetition: int) -> Path:
     contender = runner.contender
     number = repetition % len(contender.trainings())
@@ -234,9 +305,36 @@ def one_fit(
 ) -> None:
     """Train on the first `size` jets of the repetition's order; write result and test scores."""
     path = runner.path(folder, size, repetition)
-    _, result, scores = trained(runner, size, repetition, settings, folder, seed)
+    if runner.contender.weights in PROBES:
+        result, scores = _probed(runner, size, repetition, settings, folder, seed)
+    else:
+        _, result, scores = trained(runner, size, repetition, settings, folder, seed)
     write_npy(path.with_suffix(".npy"), scores)
     write_json(path, result)
+
+
+def _probed(
+    runner: Runner,
+    size: int,
+    repetition: int,
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+) -> tuple[dict, np.ndarray]:
+    jets = runner.jets
+    indices = {split: side.indices for split, side in jets.by_split.items()}
+    indices["train"] = jets.train.training_order(_run_seed(seed, repetition))[:size]
+    return probe_and_test(
+        runner.contender.weights,
+        _encoded(folder, runner, repetition),
+        indices,
+        {
+            split: side.labels[indices[split]].astype(np.int64)
+            for split, side in jets.by_split.items()
+        },
+        len(jets.train.class_names),
+        settings,
+    )
 
 
 def trained(
@@ -252,18 +350,15 @@ def trained(
     torch.manual_seed(run_seed)
     n_classes = len(jets.train.class_names)
     contender = runner.contender.of(repetition)
-    module = contender.module(
-        n_classes, jets.train.preprocessing, settings.baselines, jets.train.tokenizer_hash
-    )
-    sides: Mapping[str, LabelledJets | EncodedJets] = {
-        split: getattr(jets, split) for split in ("train", "val", "test")
-    }
-    if contender.weights == "fixed":
-        sides = {
-            split: EncodedJets(_encoded_folder(folder, runner, split, repetition))
-            for split in sides
-        }
+    space, tokenizer = jets.train.preprocessing, jets.train.tokenizer_hash
+    if contender.weights == "beside":
+        module = contender.beside(n_classes, space, settings.mpm_weight, tokenizer)
+    else:
+        module = contender.module(n_classes, space, settings.baselines, tokenizer)
     indices = jets.train.training_order(run_seed)[:size]
+    sides: Mapping[str, LabelledJets | EncodedJets] = jets.by_split
+    if contender.weights == "fixed":
+        sides = _encoded(folder, runner, repetition)
     scratch = folder / "training" / runner.task / runner.path(folder, size, repetition).stem
     result, scores = train_and_test(
         module, sides, jets, indices, settings, scratch, run_seed, weights=contender.weights
@@ -327,9 +422,16 @@ def train_and_test(
     )
     val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
     module.monitor = {"loss": "loss", "accuracy": "-accuracy"}[settings.monitor]
+
+    def batches(step: int) -> dict[str, Tensor]:
+        batch = sides["train"].batch(schedule.indices(step))
+        if isinstance(module, MaskingBeside):
+            return module.planned(batch, seed, step, _MASKS)
+        return batch
+
     training = Training(
         module,
-        lambda step: sides["train"].batch(schedule.indices(step)),
+        batches,
         plan,
         validation=EvaluationBatches(val, sides["val"].batch),
         folder=folder,

@@ -112,7 +112,8 @@ class JetModel(SavedModule):
 
         Parameters
         ----------
-        batch : as for `loss`; on the CPU, if no GPU is to be kept waiting
+        batch : as for `loss`; on the CPU, if no GPU is to be kept waiting. 'maskable' (B, T), where
+            there is one, says which constituents may be masked: those that have a token
         generator : draws the masked constituents; by default torch's global one
         part : which jets of a larger batch these are, whose masks do not depend on that
 
@@ -130,7 +131,8 @@ class JetModel(SavedModule):
         if self.settings.predicts_next:
             targets["ntp"] = next_token_targets(ids, mask, batch["n_constituents"], self.n_codes)
         if self.settings.masks:
-            masked = draw_masked(mask, self.settings.mask_fraction, generator, part)
+            maskable = batch.get("maskable", mask)
+            masked = draw_masked(maskable, self.settings.mask_fraction, generator, part)
             visible = visible_part(mask, masked)
             ranks = pt_ranks(batch["decoded"][..., 0], masked)
             batch["mpm_slots"], batch["mpm_visible"] = visible
@@ -281,6 +283,14 @@ class JetModel(SavedModule):
 def load_backbone(folder: str | Path, tokenizer_hash: str | None = None) -> Backbone:
     """The backbone, with its start vector, of a pre-trained model: what fine-tuning starts from.
 
+    Parameters and errors are those of `load_model`.
+    """
+    return load_model(folder, tokenizer_hash).backbone
+
+
+def load_model(folder: str | Path, tokenizer_hash: str | None = None) -> JetModel:
+    """A pre-trained model that is to be fine-tuned.
+
     Parameters
     ----------
     folder : of a pre-trained model
@@ -295,4 +305,4 @@ def load_backbone(folder: str | Path, tokenizer_hash: str | None = None) -> Back
     if tokenizer_hash is not None and model.tokenizer_hash != tokenizer_hash:
         found = f"a backbone trained with tokenizer {model.tokenizer_hash[:12] or 'unknown'}"
         raise JetfmError(folder, found, f"tokenizer {tokenizer_hash[:12]}")
-    return model.backbone
+    return model

@@ -34,6 +34,7 @@ FITS_VERSION = 5
 
 _BOTH = ("ten-classes", "landscape")
 _STRATEGIES = ("main", "mpm", "mpm-causal", "joint")
+_PROBED = ("linear", "neighbours", "fixed", "finetuned")
 #: The contenders that each figure compares, as patterns of tasks and of 'model weights'.
 SHOWN = {
     "fig05_finetuning": (("tagging",), (f"{COMBINED} *",)),
@@ -43,6 +44,14 @@ SHOWN = {
     ),
     "fig05_strategies": (_BOTH, (*(f"{name} finetuned" for name in _STRATEGIES), "main scratch")),
     "fig05_fixed": (_BOTH, ("* fixed",)),
+    "fig05_probes": (
+        _BOTH,
+        (
+            *(f"main {start}" for start in _PROBED),
+            *(f"joint {start}" for start in (*_PROBED, "beside")),
+            "main scratch",
+        ),
+    ),
     "fig05_features": (
         ("ten-classes",),
         ("ntp-full finetuned", "ntp-full scratch", "main finetuned", "main scratch"),
@@ -85,6 +94,9 @@ class FinetuningStages:
             "fig05_pretraining_jets": (("ten-classes",), like_main),
             "fig05_mask_fraction": (_BOTH, masked),
         }
+        ranged = tuple(name for name, task in self.profile.finetuning.tasks.items() if task.ranges)
+        if ranged:
+            every["fig05_out_of_range"] = (ranged, ("*",))
         shown = [every[figure] for figure in figures if figure in every]
         if not shown:
             return []
@@ -169,13 +181,20 @@ class FinetuningStages:
             )
         return {"panels": panels}
 
+    def out_of_range(self) -> dict:
+        """Arguments of `jetfm.figures.out_of_range`: a panel for each task that has ranges."""
+        if not any(task.ranges for task in self.profile.finetuning.tasks.values()):
+            return {"panels": []}
+        return {"panels": self.study().out_of_range()}
+
     def runner(self, name: str, model: str, weights: str) -> Runner:
         """A contender at a task, with the jets that it reads."""
         folders = [] if model in BASELINES else [one.folder for one in self._trainings(model)]
         folder = folders[0] if folders else None
         others = () if weights == "scratch" else tuple(folders[1:])
         contender = Contender(model, weights, self._label(model), folder, others)
-        return Runner(name, contender, self._labelled(self.profile.finetuning.tasks[name], model))
+        task = self.profile.finetuning.tasks[name]
+        return Runner(name, contender, self._labelled(task, model, weights))
 
     # Inside --------------------------------------------------------------------------------------
 
@@ -224,13 +243,14 @@ class FinetuningStages:
         ]
 
     def _tokens_read(self, chosen: Sequence[tuple[str, str, str]]) -> list[Stage]:
-        """Tokens of the jets of models that read ids; they follow from model and jets."""
+        """Tokens of the jets of models that read ids, and of training jets of which some are
+        masked; they follow from model and jets."""
         tasks = self.profile.finetuning.tasks
         found = {
             (split, self._settings[model].tokenizer, tasks[name].jets): None
-            for name, model, _ in chosen
-            if self._reads_ids(model)
+            for name, model, weights in chosen
             for split in SPLITS
+            if self._reads_ids(model) or (weights == "beside" and split == "train")
         }
         return [self.tokenizers.tokenised(*key) for key in found]
 
@@ -253,16 +273,19 @@ class FinetuningStages:
             link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
         return {name: {"sizes": task["sizes"]} for name, task in result.items()}
 
-    def _labelled(self, task: TaskSettings, model: str) -> Jets:
+    def _labelled(self, task: TaskSettings, model: str, weights: str) -> Jets:
         """The splits of a task as a contender reads them."""
         settings = self.profile.finetuning
         tokenizer = MAIN if model in BASELINES else self._settings[model].tokenizer
         limits = {"train": 0, "val": settings.limit_val_jets, "test": settings.limit_test_jets}
+        ranges = {"train": task.ranges, "val": task.ranges, "test": ()}  # tested on all
 
         def side(split: str) -> LabelledJets:
-            tokens = None
+            tokens = targets = None
             if self._reads_ids(model):
                 tokens = self.tokenizers.tokens(split, tokenizer, task.jets).folder
+            elif weights == "beside" and split == "train":
+                targets = self.tokenizers.tokens(split, tokenizer, task.jets).folder
             return LabelledJets(
                 self.jets.store(split, task.jets).folder,
                 task.classes if task.classes or task.jets == JETCLASS else ("QCD", "Tbqq"),
@@ -271,6 +294,8 @@ class FinetuningStages:
                 tokens,
                 limits[split],
                 self.profile.seed,
+                targets,
+                ranges[split],
             )
 
         return Jets(**{split: side(split) for split in SPLITS})
@@ -282,7 +307,8 @@ class FinetuningStages:
         """
         settings, model = self.profile.finetuning, runner.contender.model
         task = settings.tasks[runner.task]
-        like_these = settings.model_dump(mode="json", exclude={"tasks", "sizes", "n_seeds"})
+        others = {"tasks", "sizes", "n_seeds", "mpm_weight"}
+        like_these = settings.model_dump(mode="json", exclude=others)
         stores = [self.jets.stored(split, task.jets) for split in SPLITS]
         request = {
             "version": FITS_VERSION,
@@ -296,6 +322,10 @@ class FinetuningStages:
             "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
             "stores": [stage.artifact.digest for stage in stores],
         }
+        if runner.contender.weights == "beside":
+            request["mpm_weight"] = settings.mpm_weight
+        if task.train_on:
+            request["train_on"] = task.train_on
         if runner.contender.others:
             request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
         return fingerprint(request)

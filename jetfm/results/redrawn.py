@@ -50,13 +50,12 @@ def redraw(source: Path, say: Callable[[str], None] = print, progress: bool = Tr
     """
     if not source.is_dir():
         raise JetfmError(source, "no such folder", "results that `jetfm results` has kept")
-    names = [*(f"{name}.json" for name in CAPTIONS), *_BESIDE]
+    figures = shown.there(CAPTIONS, source, ".json")
+    names = [*(f"{name}.json" for name in figures), *_BESIDE]
     shown.check_complete(source, names, "results that were kept, e.g. results/laptop")
     profile = f"{source.name}-redrawn"
     folder = figures_folder(profile)
-    tasks = [
-        (DRAWN_BY[name], name, read_json(source / f"{name}.json"), folder) for name in CAPTIONS
-    ]
+    tasks = [(DRAWN_BY[name], name, read_json(source / f"{name}.json"), folder) for name in figures]
     run_fits(draw_in_worker, tasks, n_cores(), "figures", progress, "figure")
     for name in _BESIDE:
         copy_file(source / name, folder / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import nbformat
 from jetfm import ledger
 from jetfm.errors import JetfmError
 from jetfm.figures import CAPTIONS
+from jetfm.figures.captions import LATER
 from jetfm.ledger.claims import CLAIMS
 from jetfm.ledger.verdicts import VERDICTS
 from jetfm.notebooks import numbered
@@ -78,15 +79,21 @@ def load_results(profile: str) -> Results:
         A figure or the ledger is missing.
     """
     folder = figures_folder(profile)
-    names = [*(f"{figure}.png" for figure in CAPTIONS), "ledger.json", RECORD]
+    figures = there(CAPTIONS, folder, ".png")
+    names = [*(f"{figure}.png" for figure in figures), "ledger.json", RECORD]
     check_complete(folder, names, f"a finished run: make paper-figures PROFILE={profile}")
     entries = ledger.load(folder / "ledger.json")
     chapters = []
     for notebook in numbered():
-        names = [name for name in CAPTIONS if name[3:5] == notebook.name[:2]]
+        names = [name for name in figures if name[3:5] == notebook.name[:2]]
         chapters.append(Chapter(notebook, title_of(notebook), [_shown(n, entries) for n in names]))
     run = read_json(folder / RECORD)
     return Results(run["profile"], folder, run, entries, chapters)
+
+
+def there(names: Iterable[str], folder: Path, suffix: str) -> list[str]:
+    """Names of figures without those of `LATER` that a folder has not."""
+    return [name for name in names if name not in LATER or (folder / f"{name}{suffix}").exists()]
 
 
 def check_complete(folder: Path, names: Sequence[str], expected: str) -> None:

@@ -10,6 +10,7 @@ from jetfm.settings.data import DataSettings, LandscapeSettings, SplitSizes
 from jetfm.settings.finetuning import (
     BASELINES,
     COMBINED,
+    PROBES,
     BaselineSettings,
     FinetuningSettings,
     TaskSettings,
@@ -36,6 +37,7 @@ __all__ = [
     "BASELINES",
     "COMBINED",
     "PRETRAINING_PRESETS",
+    "PROBES",
     "TOKENIZER_PRESETS",
     "BackboneSettings",
     "BaselineSettings",

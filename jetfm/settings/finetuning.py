@@ -5,14 +5,22 @@ Sources: P1 is OmniJet-alpha (arXiv 2403.05618), P2 its successor (arXiv 2512.04
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import operator
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from jetfm.settings.base import Positive, Settings, known_classes
 from jetfm.settings.training import OptimizerSettings
 
+#: With which weights a backbone starts that is trained, or whose head is.
 Weights = Literal["scratch", "fixed", "finetuned"]
+
+#: What reads a fixed backbone without a network: `jetfm.finetuning.probes`.
+Probe = Literal["linear", "neighbours"]
+
+PROBES = get_args(Probe)
+Start = Weights | Probe | Literal["beside"]
 
 #: A number for training sets of up to so many jets; larger ones have the last.
 BySize = Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
@@ -33,7 +41,7 @@ RECIPE = (
     "batch_size", "small_batch_size", "small_size",
 )  # fmt: skip
 
-_CONTENDERS: dict[str, tuple[Weights, ...]] = {
+_CONTENDERS: dict[str, tuple[Start, ...]] = {
     "main": ("scratch", "fixed", "finetuned"),
     "ntp-token-id": ("scratch", "finetuned"),
     "mpm": ("fixed", "finetuned"),
@@ -51,11 +59,17 @@ class TaskSettings(Settings):
     # Named as in the schema; a jet's label is the place of its class here, so that the last of two
     # is the signal. Empty: all ten.
     classes: tuple[str, ...] = ()
+    # Train and validate on jets in these ranges (low <= value < high; GeV) alone; test on all,
+    # those inside and those outside told apart. Ours.
+    train_on: dict[Literal["jet_pt", "jet_abs_eta"], tuple[float, float]] = Field(
+        {}, exclude_if=operator.not_
+    )
     # By name of a pre-training of the profile ('main' is ``pretraining``), or `COMBINED`: with
     # which weights its backbone starts. 'scratch' are random ones, 'fixed' and 'finetuned' the
-    # pre-trained. By name of a baseline (`BASELINES`): 'scratch'. Those of no profile entry are
-    # left out.
-    contenders: dict[str, tuple[Weights, ...]] = _CONTENDERS  # P2's strategies, and baselines
+    # pre-trained, as have the probes of a fixed one, 'linear' and 'neighbours'. 'beside' is
+    # fine-tuned and goes on learning masked particles. By name of a baseline (`BASELINES`):
+    # 'scratch'. Those of no profile entry are left out.
+    contenders: dict[str, tuple[Start, ...]] = _CONTENDERS  # P2's strategies, and baselines
     sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
 
     @field_validator("classes")
@@ -64,6 +78,19 @@ class TaskSettings(Settings):
         if len(names) == 1:
             raise ValueError("classes should be at least two, or none for all ten")
         return known_classes(names)
+
+    @field_validator("train_on")
+    @classmethod
+    def _ranges_rise(cls, ranges):
+        for name, (low, high) in ranges.items():
+            if not low < high:
+                raise ValueError(f"{name} should rise, found {low:g} to {high:g}")
+        return ranges
+
+    @property
+    def ranges(self) -> tuple[tuple[str, float, float], ...]:
+        """`train_on` as `jetfm.data.jet_ranges` takes it."""
+        return tuple((name, low, high) for name, (low, high) in self.train_on.items())
 
     @field_validator("contenders")
     @classmethod
@@ -128,6 +155,9 @@ class FinetuningSettings(Settings):
     # As in `TrainingSettings`; what is tested is computed in fp32 whatever stands here
     precision: Literal["fp32", "bf16"] = Field("fp32", exclude_if=lambda name: name == "fp32")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, if wanted
+    # Of masked particles in the loss of 'beside'. Our choice: a token's loss starts at ln K, four
+    # times that of ten classes, and is to help and not to lead.
+    mpm_weight: float = Field(0.1, ge=0, exclude_if=lambda weight: weight == 0.1)
     # 'paper': what `RECIPE` names is paper 1's and paper 2's, whatever stands beside
     recipe: Literal["paper"] | None = None
     baselines: BaselineSettings = BaselineSettings()
@@ -140,9 +170,10 @@ class FinetuningSettings(Settings):
             return {name: value for name, value in values.items() if name not in RECIPE}
         return values
 
-    def optimizer_of(self, weights: Weights) -> OptimizerSettings:
-        """Optimiser of the fits with this start."""
-        rate, usual = self.rates.get(weights), self.optimizer
+    def optimizer_of(self, weights: Start) -> OptimizerSettings:
+        """Optimiser of the fits with this start; that of fine-tuning for 'beside'."""
+        rate = self.rates.get("finetuned" if weights == "beside" else weights)
+        usual = self.optimizer
         if rate is None:
             return usual
         others = None if usual.lr_others is None else usual.lr_others * rate / usual.lr

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from jetfm.errors import JetfmError
 from jetfm.settings import (
     BASELINES,
+    COMBINED,
     ContinuousSettings,
     DataSettings,
     FinetuningSettings,
@@ -78,10 +79,20 @@ class Profile(Settings):
             if settings.tokenizer not in tokenizers:
                 found = f"the tokenizer of '{name}' is '{settings.tokenizer}'"
                 raise ValueError(f"{found}: expected one of {', '.join(tokenizers)}")
+        quality, main = self.generative_quality, self.pretraining
+        masks = {name: one.masks for name, one in {"main": main, **self.strategies}.items()}
+        masks[COMBINED] = quality.model.masks
         models = dict.fromkeys(("main", *self.strategies, *BASELINES))
         usual = {name for task in FinetuningSettings().tasks.values() for name in task.contenders}
         for task, settings in self.finetuning.tasks.items():
-            for name in settings.contenders:
+            for name, starts in settings.contenders.items():
+                if "beside" in starts and not masks.get(name, True):
+                    found = f"contender '{name}' of task '{task}' starts 'beside'"
+                    able = ", ".join(one for one, does in masks.items() if does) or "none here"
+                    raise ValueError(
+                        f"{found}, but was not pre-trained with masked particles: expected another"
+                        f" start, or a model that was ({able})"
+                    )
                 if name not in models and name not in usual:  # those may lack a pre-training here
                     found = f"a contender of task '{task}' is '{name}'"
                     raise ValueError(f"{found}: expected one of {', '.join(models)}")
@@ -225,6 +236,9 @@ def dry_run(profile: Profile) -> Profile:
     values["finetuning"] |= {"sizes": (20,), "n_seeds": 1, "max_steps": 2, "batch_size": 8}
     values["finetuning"] |= {"small_batch_size": 8, "validate_every": 1, "n_bootstrap": 2}
     values["finetuning"] |= {"limit_val_jets": 20, "limit_test_jets": 40}
-    for task in values["finetuning"]["tasks"].values():
+    tasks = values["finetuning"]["tasks"]
+    for name in [name for name, task in tasks.items() if "train_on" in task]:
+        del tasks[name]  # of a few jets all may be on one side
+    for task in tasks.values():
         task["sizes"] = ()
     return Profile.model_validate(values)

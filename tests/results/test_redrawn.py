@@ -9,12 +9,13 @@ import pytest
 
 from jetfm.errors import JetfmError
 from jetfm.figures import CAPTIONS
+from jetfm.figures.captions import LATER
 from jetfm.figures.drawings import DRAWN_BY
 from jetfm.results import redrawn
 from jetfm.results.cells import makers
 from jetfm.results.redrawn import keep_results, redraw
 from jetfm.results.repository import RESULTS
-from jetfm.storage.files import read_json
+from jetfm.storage.files import copy_file, read_json
 
 KEPT = sorted(path for path in RESULTS.iterdir() if path.is_dir())
 #: A figure of each notebook; all of them: `make redraw`.
@@ -60,3 +61,20 @@ def test_what_is_kept(finished, tmp_path):
         redraw(folder)
     with pytest.raises(JetfmError, match="absent: found no such folder"):
         redraw(tmp_path / "absent")
+
+
+def test_results_kept_before_a_younger_figure_are_drawn_without_it(tmp_path, monkeypatch):
+    """Any other that lacks is still an error."""
+    monkeypatch.setenv("JETFM_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
+    kept, some = tmp_path / "old", ("fig05_fixed", *LATER)
+    kept.mkdir()
+    for name in ("fig05_fixed.json", "ledger.json", "run.json"):
+        copy_file(KEPT[0] / name, kept / name)
+    for module in (redrawn, redrawn.shown):
+        monkeypatch.setattr(module, "CAPTIONS", {name: CAPTIONS[name] for name in some})
+    text = redraw(kept, say=lambda text: None, progress=False).read_text()
+    assert "fig05_fixed.png" in text and not any(f"{name}.png" in text for name in LATER)
+    (kept / "fig05_fixed.json").unlink()
+    with pytest.raises(JetfmError, match=r"no fig05_fixed\.json"):
+        redraw(kept, say=lambda text: None, progress=False)
