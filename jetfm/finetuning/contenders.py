@@ -10,6 +10,7 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import BatchClassifier, HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_model import load_backbone
+from jetfm.models.lorentz_transformer import LorentzTransformer
 from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import BASELINES, BaselineSettings
@@ -119,6 +120,8 @@ def baseline(
     if name == "deepsets":
         network = DeepSets(preprocessing.n_features, n_classes, settings.deepsets)
         return SetClassifier(network)
+    if name == "lgatr":
+        return LorentzTransformer(preprocessing, n_classes, **dict(settings.lgatr))
     return ParticleTransformer(
         preprocessing,
         n_classes,

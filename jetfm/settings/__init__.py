@@ -12,6 +12,7 @@ from jetfm.settings.finetuning import (
     COMBINED,
     BaselineSettings,
     FinetuningSettings,
+    LorentzSettings,
     TaskSettings,
 )
 from jetfm.settings.flow import FlowSettings
@@ -46,6 +47,7 @@ __all__ = [
     "GenerationSettings",
     "GenerativeQualitySettings",
     "LandscapeSettings",
+    "LorentzSettings",
     "OptimizerSettings",
     "PretrainingSettings",
     "ScalingSettings",
