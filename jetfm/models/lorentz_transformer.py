@@ -12,17 +12,19 @@ turned. As in the paper's taggers (official configuration) these are the two dir
 
 Four-momenta are (E, px, py, pz) in units of 20 GeV (official code). They come from pt and from
 angles about the jet's axis, massless like all kinematics here. Taking eta and phi from the axis *is*
-a boost along the beam and a rotation about it, to a frame where the jet flies transverse to
-the beam: every product of two momenta stays, and the beam's directions do, up to a factor. What is
-lost is how fast that frame moves. In it, the reference of time measures energies and those of the
-beam the angle to it, so that the network sees what the others see.
+a boost along the beam, by the axis's pseudorapidity, and a rotation about it: to a frame where the
+jet flies transverse to the beam, but for its mass. Every product of two momenta stays as it was, and
+the directions of the beam do, up to a factor. What is lost is how fast that frame moves. In it, the
+reference of time measures energies and those of the beam the angle to it: what the other networks,
+too, see of the jet.
 
 Ours, and not the paper's:
 
 - a full L-GATr with all sixteen components of a multivector takes ten times as long on a CPU;
 - the full set of 14 features gives its last eleven, the mass among them, as scalars, in network
   space;
-- each reference has a scalar that names it, as the class token has;
+- a scalar names the references of time, and one those of the beam, as one names the class token; the
+  two beams share it, so that the mirror image of a jet in eta, as in phi, has the same logits;
 - no constituent gets a small mass for numerics: the package's norms have a floor of their own.
 """
 
@@ -44,6 +46,8 @@ REFERENCES = (  # (t, x, y, z); official configuration
     (1.0, 0.0, 0.0, -1.0),
     (1.0, 0.0, 0.0, 0.0),
 )
+_NAMES = (1, 1, 2)  # of the references; 0 is the class token
+_N_NAMES = 3
 
 
 def four_momenta(x: Tensor, mask: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -91,6 +95,7 @@ class LorentzTransformer(BatchClassifier):
     """
 
     references: Tensor
+    names: Tensor
 
     def __init__(
         self,
@@ -109,12 +114,14 @@ class LorentzTransformer(BatchClassifier):
                 raise JetfmError(name, channels, f"a multiple of n_heads = {n_heads}")
         n_others = preprocessing.n_features - len(KINEMATICS)
         self.register_buffer("references", torch.tensor(REFERENCES), persistent=False)
+        names = F.one_hot(torch.tensor((0, *_NAMES)), _N_NAMES).float()
+        self.register_buffer("names", names, persistent=False)
         self.network = LGATrSlim(
             num_blocks=n_blocks,
             in_v_channels=1,
             out_v_channels=0,
             hidden_v_channels=n_vectors,
-            in_s_channels=1 + len(REFERENCES) + n_others,
+            in_s_channels=_N_NAMES + n_others,
             out_s_channels=n_classes,
             hidden_s_channels=n_scalars,
             num_heads=n_heads,
@@ -129,18 +136,12 @@ class LorentzTransformer(BatchClassifier):
         x, mask = batch["x"], batch["mask"]
         momenta = four_momenta(x, mask, self.preprocessing) / UNIT
         n_jets, n_added = len(x), 1 + len(self.references)
-        # the class token has no direction
-        added = torch.cat([torch.zeros_like(self.references[:1]), self.references])
+        added = F.pad(self.references, (0, 0, 1, 0))  # the class token has no direction
         vectors = torch.cat([added.to(momenta.dtype).expand(n_jets, -1, -1), momenta], 1)
         others = torch.where(mask.unsqueeze(-1), x[..., len(KINEMATICS) :], 0)
-        names = torch.eye(n_added, 1 + len(REFERENCES), dtype=momenta.dtype, device=x.device)
-        scalars = torch.cat(
-            [
-                F.pad(names, (0, others.shape[-1])).expand(n_jets, -1, -1),
-                F.pad(others.to(momenta.dtype), (1 + len(REFERENCES), 0)),
-            ],
-            1,
-        )
+        names = F.pad(self.names[:n_added], (0, others.shape[-1])).to(momenta.dtype)
+        others = F.pad(others, (_N_NAMES, 0)).to(momenta.dtype)
+        scalars = torch.cat([names.expand(n_jets, -1, -1), others], 1)
         seen = F.pad(mask, (n_added, 0), value=True)[:, None, None]  # (B, 1, 1, S): of every query
         _, logits = self.network(vectors.unsqueeze(2), scalars, attn_mask=seen)
         return logits[:, 0]
