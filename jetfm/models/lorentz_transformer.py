@@ -11,20 +11,23 @@ turned. As in the paper's taggers (official configuration) these are the two dir
 (1, 0, 0, +-1), and that of time, (1, 0, 0, 0), which leave rotations about the beam.
 
 Four-momenta are (E, px, py, pz) in units of 20 GeV (official code). They come from pt and from
-angles about the jet's axis, massless like all kinematics here. Taking eta and phi from the axis *is*
-a boost along the beam, by the axis's pseudorapidity, and a rotation about it: to a frame where the
-jet flies transverse to the beam, but for its mass. Every product of two momenta stays as it was, and
-the directions of the beam do, up to a factor. What is lost is how fast that frame moves. In it, the
-reference of time measures energies and those of the beam the angle to it: what the other networks,
-too, see of the jet.
+angles about the jet's axis, massless like all kinematics here. Taking eta and phi from it *is* a
+boost along the beam, by the axis's pseudorapidity, and a rotation about it: to a frame where the
+jet flies transverse to the beam, but for its mass. Every product of two momenta stays, and so do
+the directions of the beam, up to a factor. What is lost is how fast that frame moves. In it, the
+reference of time measures energies and those of the beam the angle to it: no more of the jet than
+the other networks see.
 
 Ours, and not the paper's:
 
-- a full L-GATr with all sixteen components of a multivector takes ten times as long on a CPU;
-- the full set of 14 features gives its last eleven, the mass among them, as scalars, in network
-  space;
-- a scalar names the references of time, and one those of the beam, as one names the class token; the
-  two beams share it, so that the mirror image of a jet in eta, as in phi, has the same logits;
+- not all sixteen components of a multivector, as in L-GATr: it takes ten times as long on a CPU;
+- of the full set of 14 features the last eleven are scalars, in network space, the mass too;
+- one scalar names the class token, one the beams and one time; since the beams share theirs, the
+  mirror image of a jet in eta, as in phi, has the same logits;
+- momenta and references are seen by an observer who follows the jet at a rapidity of ln 8. Where
+  all momenta are large and nearly parallel, their products keep few digits of a float32; nothing
+  else changes, by the symmetry. (The official code for top jets goes to each jet's rest frame,
+  which a single massless constituent has not.)
 - no constituent gets a small mass for numerics: the package's norms have a floor of their own.
 """
 
@@ -41,6 +44,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.schema import KINEMATICS
 
 UNIT = 20.0  # GeV; official code
+BOOST = 8.0  # e^rapidity: where a jet of 640 GeV and mass 160 GeV is about at rest; exact in binary
 REFERENCES = (  # (t, x, y, z); official configuration
     (1.0, 0.0, 0.0, 1.0),
     (1.0, 0.0, 0.0, -1.0),
@@ -50,7 +54,9 @@ _NAMES = (1, 1, 2)  # of the references; 0 is the class token
 _N_NAMES = 3
 
 
-def four_momenta(x: Tensor, mask: Tensor, preprocessing: Preprocessing) -> Tensor:
+def four_momenta(
+    x: Tensor, mask: Tensor, preprocessing: Preprocessing, boost: float = 1.0
+) -> Tensor:
     """Massless four-momenta of constituents, in the frame where the jet's axis is eta = phi = 0.
 
     Parameters
@@ -58,6 +64,7 @@ def four_momenta(x: Tensor, mask: Tensor, preprocessing: Preprocessing) -> Tenso
     x : (B, T, F) network space, the kinematics first; more columns are not looked at
     mask : (B, T) True at real constituents
     preprocessing : the map that `x` came through
+    boost : e^rapidity of an observer who moves along with the jet, in the direction of its axis, x
 
     Returns
     -------
@@ -68,8 +75,12 @@ def four_momenta(x: Tensor, mask: Tensor, preprocessing: Preprocessing) -> Tenso
         x = x[..., :3].to(torch.promote_types(x.dtype, torch.float32))
         # padding may hold anything, and 0 * inf is no gradient
         pt, eta, phi = kinematics.inverse(torch.where(mask.unsqueeze(-1), x, 0)).unbind(-1)
-        directions = (torch.cosh(eta), torch.cos(phi), torch.sin(phi), torch.sinh(eta))
-        momenta = pt.unsqueeze(-1) * torch.stack(directions, -1)
+        # (E + px) / pt and (E - px) / pt; as a difference the second would keep few digits
+        along = (torch.cosh(eta) + torch.cos(phi)) / boost
+        against = torch.sinh(eta / 2).square() + torch.sin(phi / 2).square()
+        against = 2 * boost * against
+        parts = ((along + against) / 2, (along - against) / 2, torch.sin(phi), torch.sinh(eta))
+        momenta = pt.unsqueeze(-1) * torch.stack(parts, -1)
     return torch.where(mask.unsqueeze(-1), momenta, 0)
 
 
@@ -95,6 +106,7 @@ class LorentzTransformer(BatchClassifier):
     """
 
     references: Tensor
+    boost: Tensor
     names: Tensor
 
     def __init__(
@@ -114,6 +126,10 @@ class LorentzTransformer(BatchClassifier):
                 raise JetfmError(name, channels, f"a multiple of n_heads = {n_heads}")
         n_others = preprocessing.n_features - len(KINEMATICS)
         self.register_buffer("references", torch.tensor(REFERENCES), persistent=False)
+        boost = torch.eye(4)
+        boost[0, 0] = boost[1, 1] = (BOOST + 1 / BOOST) / 2
+        boost[0, 1] = boost[1, 0] = (1 / BOOST - BOOST) / 2
+        self.register_buffer("boost", boost, persistent=False)
         names = F.one_hot(torch.tensor((0, *_NAMES)), _N_NAMES).float()
         self.register_buffer("names", names, persistent=False)
         self.network = LGATrSlim(
@@ -134,9 +150,10 @@ class LorentzTransformer(BatchClassifier):
         A jet without constituents is fine: the class token still has the references to look at.
         """
         x, mask = batch["x"], batch["mask"]
-        momenta = four_momenta(x, mask, self.preprocessing) / UNIT
-        n_jets, n_added = len(x), 1 + len(self.references)
-        added = F.pad(self.references, (0, 0, 1, 0))  # the class token has no direction
+        momenta = four_momenta(x, mask, self.preprocessing, BOOST) / UNIT
+        n_jets, n_added = x.shape[0], 1 + len(self.references)
+        references = self.references @ self.boost
+        added = F.pad(references, (0, 0, 1, 0))  # the class token has no direction
         vectors = torch.cat([added.to(momenta.dtype).expand(n_jets, -1, -1), momenta], 1)
         others = torch.where(mask.unsqueeze(-1), x[..., len(KINEMATICS) :], 0)
         names = F.pad(self.names[:n_added], (0, others.shape[-1])).to(momenta.dtype)

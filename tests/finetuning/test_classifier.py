@@ -467,4 +467,4 @@ def test_onnx_gives_the_same_probabilities(
     assert as_documented["classes"] == list(CLASSES)
     assert as_documented["probabilities"].shape == (1, 2)
     record_property("largest difference", largest)
-    assert largest < 2e-6
+    assert largest < (5e-5 if kind == "lgatr" else 2e-6)  # products of momenta cancel

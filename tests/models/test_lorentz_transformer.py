@@ -86,10 +86,12 @@ def test_momenta_are_those_of_the_vector_package(pt_map):
     physical = torch.as_tensor(np.stack([pt, eta, phi], -1))
     x = preprocessing.forward(physical, torch.as_tensor(mask))
     x[~torch.as_tensor(mask)] = 900.0  # anything, too large for an exponential
-    found = four_momenta(x, torch.as_tensor(mask), preprocessing).numpy()
     expected = vector.array({"pt": pt, "eta": eta, "phi": phi, "mass": np.zeros_like(pt)})
-    expected = np.stack([expected.E, expected.px, expected.py, expected.pz], -1)
-    np.testing.assert_allclose(found, expected * mask[..., None], rtol=1e-10, atol=1e-10)
+    for boost in (1.0, 8.0):
+        found = four_momenta(x, torch.as_tensor(mask), preprocessing, boost).numpy()
+        seen = expected.boostX(-np.tanh(np.log(boost)))
+        seen = np.stack([seen.E, seen.px, seen.py, seen.pz], -1)
+        np.testing.assert_allclose(found, seen * mask[..., None], rtol=1e-10, atol=1e-10)
 
 
 @settings(max_examples=15)
