@@ -15,8 +15,8 @@ from jetfm.schema import class_by_name
 from jetfm.settings import BASELINES
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_BASELINE_COLORS = dict(zip(BASELINES, ("#999999", "#666666", "#000000", "#A0522D"), strict=True))
-_BASELINE_MARKERS = dict(zip(BASELINES, "xxx*", strict=True))
+_BASELINE_COLORS = dict(zip(BASELINES, ("#999999", "#666666", "#000000", "#7A3EB1"), strict=True))
+_BASELINE_MARKERS = dict(zip(BASELINES, "xxxD", strict=True))
 _LINES = {"finetuned": "-", "fixed": "--", "scratch": ":"}
 _MARKERS = {"finetuned": "o", "fixed": "s", "scratch": "^"}
 _METRICS = {
