@@ -101,7 +101,7 @@ def test_as_a_program(tmp_path):
         (("finetune", *OWN, "--baseline", "part", "--model", "m"), "(--model); expected none"),
         (("finetune", *OWN, "--baseline", "part", "--weights", "fixed"), "a pre-trained model"),
         (("finetune", *OWN, "--weights", "frozen"), "scratch, fixed, finetuned"),
-        (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part"),
+        (("finetune", *OWN, "--baseline", "gnn"), "deepsets, transformer, part, lgatr"),
         (
             ("finetune", *OWN, "--baseline", "deepsets"),
             "t: found no such file; expected a ROOT, parquet or h5 file",

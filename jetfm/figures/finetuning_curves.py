@@ -15,7 +15,8 @@ from jetfm.schema import class_by_name
 from jetfm.settings import BASELINES
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_BASELINE_COLORS = dict(zip(BASELINES, ("#999999", "#666666", "#000000"), strict=True))
+_BASELINE_COLORS = dict(zip(BASELINES, ("#999999", "#666666", "#000000", "#7A3EB1"), strict=True))
+_BASELINE_MARKERS = dict(zip(BASELINES, "xxxD", strict=True))
 _LINES = {
     "finetuned": "-",
     "fixed": "--",
@@ -77,7 +78,7 @@ def _line(axis: plt.Axes, line: Mapping, color: str):
     weights = line["weights"]
     style = {"color": color, "ls": _LINES[weights], "marker": _MARKERS[weights], "markersize": 4}
     if line["model"] in BASELINES:
-        style |= {"ls": "-.", "marker": "x"}
+        style |= {"ls": "-.", "marker": _BASELINE_MARKERS[line["model"]]}
     drawn = axis.errorbar(sizes, mean, np.nan_to_num(jets), lw=1.4, elinewidth=0.8, **style)
     axis.fill_between(sizes, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
     weak = np.array(line["cut"]) | np.array(line.get("limited", False))

@@ -11,6 +11,7 @@ from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import BatchClassifier, HeadOnly, JetClassifier, SetClassifier
 from jetfm.models.deepsets import DeepSets
 from jetfm.models.jet_model import load_backbone, load_model
+from jetfm.models.lorentz_transformer import LorentzTransformer
 from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.physics.features import Preprocessing
 from jetfm.settings import BASELINES, PROBES, BaselineSettings
@@ -153,6 +154,8 @@ def baseline(
     if name == "deepsets":
         network = DeepSets(preprocessing.n_features, n_classes, settings.deepsets)
         return SetClassifier(network)
+    if name == "lgatr":
+        return LorentzTransformer(preprocessing, n_classes, **dict(settings.lgatr))
     return ParticleTransformer(
         preprocessing,
         n_classes,

@@ -13,6 +13,7 @@ from jetfm.settings.finetuning import (
     PROBES,
     BaselineSettings,
     FinetuningSettings,
+    LorentzSettings,
     TaskSettings,
 )
 from jetfm.settings.flow import FlowSettings
@@ -48,6 +49,7 @@ __all__ = [
     "GenerationSettings",
     "GenerativeQualitySettings",
     "LandscapeSettings",
+    "LorentzSettings",
     "OptimizerSettings",
     "PretrainingSettings",
     "ScalingSettings",

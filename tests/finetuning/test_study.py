@@ -213,12 +213,12 @@ def test_study_separates_separable_jets(jets, token_jets, pretrained, omnijet, t
     some = runners(jets, pretrained) + runners(token_jets, omnijet, WEIGHTS, "omnijet")
     some += [
         Runner("tagging", Contender(name, "scratch"), jets)
-        for name in ("deepsets", "transformer", "part")
+        for name in ("deepsets", "transformer", "part", "lgatr")
     ]
     result = run_study(some, SETTINGS, tmp_path, 1, progress=False, workers=1)
     results = Finetuning(tmp_path)
     task = results["tagging"]
-    assert results.n_fits == 9 and results.n_leaked == 0
+    assert results.n_fits == 10 and results.n_leaked == 0
     for model, weights in task.contenders:
         assert task.runs(model, weights, 60, "auc").min() > 0.9, (model, weights)
         right = task.correct(model, weights, 60).mean(1)

@@ -23,6 +23,7 @@ from jetfm.models.deepsets import DeepSets
 from jetfm.models.flow_matching import FlowModel
 from jetfm.models.heads import ClassHead
 from jetfm.models.jet_model import JetModel
+from jetfm.models.lorentz_transformer import LorentzTransformer
 from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.features import Preprocessing
@@ -160,6 +161,7 @@ CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
     "DeepSets, fine-tuning": lambda: SetClassifier(DeepSets()),
     "transformer": lambda: TransformerClassifier(3, 2, dim=32, n_blocks=2, n_heads=4),
     "ParT": lambda: ParticleTransformer(dim=32, n_blocks=2, n_heads=4),
+    "L-GATr-slim": lambda: LorentzTransformer(n_vectors=8, n_scalars=8, n_blocks=2),
 }
 
 

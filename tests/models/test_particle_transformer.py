@@ -12,6 +12,7 @@ from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import JetClassifier, SetClassifier, by_length
 from jetfm.models.deepsets import DeepSets
+from jetfm.models.lorentz_transformer import LorentzTransformer
 from jetfm.models.particle_transformer import ParticleTransformer
 from jetfm.models.transformer import n_parameters
 from jetfm.models.transformer_classifier import TransformerClassifier
@@ -25,6 +26,7 @@ NETWORKS = {
     "pairs": lambda: ParticleTransformer(**SIZES),
     "plain": lambda: ParticleTransformer(**SIZES, pair_bias=False),
     "deepsets": lambda: SetClassifier(DeepSets(3, 3)),
+    "lorentz": lambda: LorentzTransformer(None, 3, n_vectors=8, n_scalars=8, n_blocks=2),
     "jet transformer": lambda: SetClassifier(TransformerClassifier(3, 3, 16, 2, 4)),
 }
 
@@ -72,9 +74,13 @@ def test_padding_and_company_change_nothing(name, extra, training):
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=4), st.booleans(), st.booleans())
-def test_small_jets_have_finite_loss_and_gradients(counts, pairs, training):
-    network = network_of("pairs" if pairs else "plain").train(training)
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 131]), min_size=1, max_size=4),
+    st.sampled_from(["pairs", "plain", "lorentz"]),
+    st.booleans(),
+)
+def test_jets_of_any_length_have_finite_loss_and_gradients(counts, name, training):
+    network = network_of(name).train(training)
     loss, metrics = network.loss(batch_of(counts))
     loss.backward()
     assert torch.isfinite(loss) and metrics["weight"] == len(counts)
@@ -85,8 +91,8 @@ def test_small_jets_have_finite_loss_and_gradients(counts, pairs, training):
 def test_gradient_reaches_every_parameter(name):
     network = network_of(name).train()
     network.loss(batch_of([5, 9, 30, 1]))[0].backward()
-    without = [name for name, p in network.named_parameters() if not p.grad.abs().sum() > 0]
-    assert without == []
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if not p.grad.abs().sum() > 0] == []
 
 
 @pytest.mark.parametrize("name", NETWORKS)

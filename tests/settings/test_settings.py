@@ -15,6 +15,7 @@ from torch import nn
 from jetfm.errors import JetfmError
 from jetfm.settings import (
     TOKENIZER_PRESETS,
+    BaselineSettings,
     FinetuningSettings,
     OptimizerSettings,
     TokenizerSettings,
@@ -22,7 +23,7 @@ from jetfm.settings import (
     TrainingSettings,
     merged,
 )
-from jetfm.settings.profiles import load_profile
+from jetfm.settings.profiles import available_profiles, load_profile
 from jetfm.tokenizers import make_tokenizer
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
@@ -301,6 +302,22 @@ def test_the_papers_recipe_wins_over_what_stands_beside_it():
     assert found.optimizer_of("finetuned").lr == 1e-4 and found.optimizer.name == "adamw"
     kept = FinetuningSettings.model_validate(own)
     assert (kept.max_steps, kept.ema, kept.optimizer.name) == (7, 0.9, "muon")
+
+
+def test_a_later_baseline_leaves_the_hashes_of_fits_alone():
+    """Of the others, too: all sizes together are part of what names a fit."""
+    usual, larger = BaselineSettings(), BaselineSettings(lgatr={"n_blocks": 12})
+    assert set(usual.model_dump()) == {"dim", "n_blocks", "n_heads", "deepsets"}
+    assert larger.model_dump()["lgatr"]["n_blocks"] == 12 and larger.lgatr.n_vectors == 16
+    for settings in (usual, larger):
+        assert BaselineSettings.model_validate_json(settings.model_dump_json()) == settings
+    listed = {
+        name: [task for task, one in profile.finetuning.tasks.items() if "lgatr" in one.contenders]
+        for name in available_profiles()
+        for profile in [load_profile(name)]
+    }
+    paper = listed.pop("paper")
+    assert paper == ["ten-classes", "landscape"] and not any(listed.values())
 
 
 def test_each_start_has_its_rate():
