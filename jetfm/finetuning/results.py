@@ -113,8 +113,9 @@ class TaskResults:
         reached = self.runs(model, "finetuned", size, "accuracy")
         if scratch is None or reached is None:
             return None
-        curve = [self.runs(scratch, "scratch", n, "accuracy") for n in self.sizes]
-        return label_saving(self.sizes, curve, size, reached, self.n_test)
+        curve = {n: self.runs(scratch, "scratch", n, "accuracy") for n in self.sizes}
+        curve = {n: accuracies for n, accuracies in curve.items() if accuracies is not None}
+        return label_saving(list(curve), list(curve.values()), size, reached, self.n_test)
 
     def curves(
         self, metric: str, contenders: Sequence[tuple[str, str]], region: str = ""
@@ -165,17 +166,25 @@ class TaskResults:
         'size', `what` (the values), 'mean', 'spread' and 'jets' as in `curves`, and 'scratch', mean
         and spread without pre-training, empty where it did not run
         """
-        curves = {x: self.curves("accuracy", [(names[x], "finetuned")]) for x in sorted(names)}
-        found = {x: some[0] for x, some in curves.items() if some}
-        scratch = self.curves("accuracy", [(self.scratch_of(model), "scratch")])
         lines = []
-        for at, size in enumerate(self.sizes):
+        for size in self.sizes:
+            found = {x: self._at(names[x], "finetuned", size) for x in sorted(names)}
+            found = {x: point for x, point in found.items() if point}
             line = {"size": size, what: list(found)}
             for key in ("mean", "spread", "jets"):
-                line[key] = [curve[key][at] for curve in found.values()]
-            line["scratch"] = [one[key][at] for one in scratch for key in ("mean", "spread")]
+                line[key] = [point[key] for point in found.values()]
+            scratch = self._at(self.scratch_of(model), "scratch", size)
+            line["scratch"] = [scratch[key] for key in ("mean", "spread")] if scratch else []
             lines.append(line)
         return lines
+
+    def _at(self, model: str | None, weights: str, size: int) -> dict:
+        """'mean', 'spread' and 'jets' of accuracy at a size; nothing where it did not run."""
+        for curve in self.curves("accuracy", [(model, weights)]):
+            if size in curve["sizes"]:
+                at = curve["sizes"].index(size)
+                return {key: curve[key][at] for key in ("mean", "spread", "jets")}
+        return {}
 
     def falls(self, contenders: Sequence[tuple[str, str]]) -> list[dict]:
         """Lines as of `curves`: accuracy inside minus outside, fit by fit.
@@ -241,7 +250,8 @@ class TaskResults:
                 saving = self.saving(model, size) if weights == "finetuned" else None
                 if saving is not None:
                     text = self.row(model, weights, size)["text"]
-                    against = self.row(self.scratch_of(model), "scratch", size)["text"]
+                    others = (self.row(self.scratch_of(model), "scratch", n) for n in self.sizes)
+                    against = next(row["text"] for row in others if row is not None)
                     lines.append(f"{text:40s} {size:8,d} labels are worth {saving.as_text()} times "
                                  f"as many of {against}")  # fmt: skip
         return "\n".join(lines)

@@ -68,11 +68,21 @@ class Jets:
 
 @dataclass(frozen=True)
 class Runner:
-    """A contender at a task, with the jets that it reads."""
+    """A contender at a task, with the jets that it reads.
+
+    Parameters
+    ----------
+    most : labelled jets; larger sizes are for others. Zero means all sizes
+    """
 
     task: str
     contender: Contender
     jets: Jets
+    most: int = 0
+
+    def sizes(self, of_task: Sequence[int]) -> list[int]:
+        """Its own of a task's training sizes."""
+        return [size for size in of_task if not self.most or size <= self.most]
 
     def path(self, folder: Path, size: int, repetition: int) -> Path:
         """Where the result of a fit is kept."""
@@ -126,7 +136,7 @@ def run_study(
     points = [
         (runner, size, repetition)
         for runner in runners
-        for size in sizes[runner.task]
+        for size in runner.sizes(sizes[runner.task])
         for repetition in settings.seeds(size)
     ]
     # The longest first, so that no worker is left alone with one of them at the end.
@@ -201,7 +211,7 @@ def _collected(
     ranges = jets.train.ranges
     inside = within(jets.test.store, jets.test.indices, ranges)
     for runner in runners:
-        for size in sizes:
+        for size in runner.sizes(sizes):
             seeds = settings.seeds(size)
             found = [read_json(runner.path(folder, size, i)) for i in seeds]
             row = {"model": runner.contender.model, "weights": runner.contender.weights}

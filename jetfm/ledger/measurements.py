@@ -400,9 +400,12 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
 
 
 def _mean_difference(study: TaskResults, *points: tuple[str, str]) -> Measurement | str:
-    """Accuracy of one model and weights minus another's, mean over the sizes; or why not."""
-    text = f"mean over {', '.join(map(str, study.sizes))} jets"
-    return _of_accuracies(study, [[(*p, size) for size in study.sizes] for p in points], text)
+    """Accuracy of one model and weights minus another's, mean over the sizes that both were fitted
+    with; or why not."""
+    common = [s for s in study.sizes if all(study.row(*point, s) is not None for point in points)]
+    sizes = common or study.sizes  # none: the models, or the sizes, are missed by name
+    text = f"mean over {', '.join(map(str, sizes))} jets"
+    return _of_accuracies(study, [[(*p, size) for size in sizes] for p in points], text)
 
 
 def _of_accuracies(

@@ -29,8 +29,9 @@ from jetfm.version import __version__
 FINETUNING = "finetuning"
 
 # Raise it when a change of the code changes a fit: 1 had batches of one length, 2 validated large
-# sets once, at the end, 3 padded all jets of a batch alike, 4 did not say which were cut short.
-FITS_VERSION = 5
+# sets once, at the end, 3 padded all jets of a batch alike, 4 did not say which were cut short,
+# 5 had no dropout in pre-trained backbones.
+FITS_VERSION = 6
 
 _BOTH = ("ten-classes", "landscape")
 _STRATEGIES = ("main", "mpm", "mpm-causal", "joint")
@@ -194,7 +195,8 @@ class FinetuningStages:
         others = () if weights == "scratch" else tuple(folders[1:])
         contender = Contender(model, weights, self._label(model), folder, others)
         task = self.profile.finetuning.tasks[name]
-        return Runner(name, contender, self._labelled(task, model, weights))
+        most = task.most_labels.get(model, 0)
+        return Runner(name, contender, self._labelled(task, model, weights), most)
 
     # Inside --------------------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ class TaskSettings(Settings):
     # 'scratch'. Those of no profile entry are left out.
     contenders: dict[str, tuple[Start, ...]] = _CONTENDERS  # P2's strategies, and baselines
     sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
+    # By contender, the most of them that it is fitted with; the others have all.
+    most_labels: dict[str, Positive] = Field({}, exclude_if=operator.not_)
 
     @field_validator("classes")
     @classmethod
@@ -92,6 +94,13 @@ class TaskSettings(Settings):
     def ranges(self) -> tuple[tuple[str, float, float], ...]:
         """`train_on` as `jetfm.data.jet_ranges` takes it."""
         return tuple((name, low, high) for name, (low, high) in self.train_on.items())
+
+    @model_validator(mode="after")
+    def _limits_contenders(self):
+        for name in self.most_labels:
+            if name not in self.contenders:
+                raise ValueError(f"most_labels names {name!r}, which is no contender of the task")
+        return self
 
     @field_validator("contenders")
     @classmethod

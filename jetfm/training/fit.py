@@ -88,6 +88,7 @@ def fit(training: Training) -> TrainingResult:
                 purge_step=state.step + 1,
                 filename_suffix=f".{state.step}",  # or two starts in one second share a file
             )
+        module.train()  # a loaded part comes in evaluation mode, which Lightning keeps
         rng_devices = [] if training.runs_on == "cpu" else None
         try:
             with quiet(), torch.random.fork_rng(rng_devices):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from jetfm.finetuning.results import TaskResults
+from jetfm.finetuning.study import Runner
+from jetfm.ledger import measurements
 from jetfm.pipeline import Pipeline
 from jetfm.settings import PretrainingSettings
+from jetfm.settings.finetuning import TaskSettings
 from jetfm.settings.profiles import load_profile
 
 
@@ -29,6 +35,35 @@ def test_accuracies_by_a_property_of_the_pretraining_are_those_of_its_models():
         assert line["mean"] == pytest.approx([0.21, 0.61])
         assert line["spread"] == pytest.approx([np.std([0, 0.02], ddof=1)] * 2)
         assert line["scratch"] == pytest.approx([0.2, np.std([0.1, 0.3], ddof=1)])
+
+
+def test_a_contender_without_a_size_is_left_out_there_alone():
+    rows = [row("main", "scratch", 100, 0.6, 0.62), row("main", "scratch", 1000, 0.8, 0.82)]
+    rows += [row("mpm", "finetuned", size, 0.7, 0.72) for size in (100, 1000, 10_000)]
+    rows += [row("joint", "finetuned", 100, 0.65, 0.66)]
+    sizes = [100, 1000, 10_000]
+    task = TaskResults(
+        "landscape", {"rows": rows, "sizes": sizes, "classes": ["QCD", "Tbqq"], "n_test": 10**6}
+    )
+    (line,) = task.curves("accuracy", [("joint", "finetuned")])
+    assert line["sizes"] == [100]
+    lines = task.against({0.4: "mpm", 0.6: "joint"}, "mask_fraction", "main")
+    assert [one["mask_fraction"] for one in lines] == [[0.4, 0.6], [0.4], [0.4]]
+    assert [bool(one["scratch"]) for one in lines] == [True, True, False]
+    saving = task.saving("mpm", 100)  # of the two sizes that scratch has
+    assert saving.ratio == pytest.approx(10**0.5, rel=0.2)
+    assert "10,000 labels" in task.savings_as_text()
+    measured = measurements._mean_difference(task, ("joint", "finetuned"), ("main", "scratch"))
+    assert measured.value == pytest.approx(0.045)
+    assert "mean over 100 jets" in measured.note
+
+
+def test_most_labels_takes_sizes_from_its_contender_alone():
+    runner = partial(Runner, "landscape", None, None)
+    assert runner(most=1000).sizes([100, 1000, 10_000]) == [100, 1000]
+    assert runner().sizes([100, 1000, 10_000]) == [100, 1000, 10_000]
+    with pytest.raises(ValidationError, match="'joint', which is no contender"):
+        TaskSettings(contenders={"mpm": ("finetuned",)}, most_labels={"joint": 100})
 
 
 def test_models_that_differ_in_more_than_their_mask_are_not_compared():

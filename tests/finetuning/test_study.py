@@ -265,6 +265,24 @@ def test_strategies_train_what_they_say(jets, pair_bias, tmp_path, monkeypatch):
     assert all(changed)
 
 
+def test_a_pretrained_backbone_is_fine_tuned_with_its_dropout(jets, tmp_path, monkeypatch):
+    """The same as one of random weights: a start is compared with a start, not with a dropout."""
+    backbone, modes = SMALL.model_copy(update={"dropout": 0.3}), {}
+    JetModel(PretrainingSettings(backbone=backbone), n_codes=N_CODES, n_features=3).save(tmp_path)
+    original = JetClassifier.loss
+    for runner in runners(jets, tmp_path, ("scratch", "finetuned")):
+        seen = modes[runner.contender.weights] = []
+
+        def spy(module, batch, seen=seen):
+            seen.append({part.training for part in module.modules()})
+            return original(module, batch)
+
+        monkeypatch.setattr(JetClassifier, "loss", spy)
+        study.one_fit(runner, 20, 0, SHORT, tmp_path / runner.contender.weights, 1)
+    assert modes["scratch"] == modes["finetuned"]
+    assert {True} in modes["finetuned"] and {True, False} not in modes["finetuned"]
+
+
 def test_two_workers_and_an_interruption_change_nothing(jets, pretrained, tmp_path, monkeypatch):
     some, settings = (
         runners(jets, pretrained, ("fixed", "finetuned")),

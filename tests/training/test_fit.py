@@ -144,6 +144,19 @@ def test_interrupted_training_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert torch.equal(best[0]["module"]["weight"], best[1]["module"]["weight"])
 
 
+def test_a_part_that_comes_in_evaluation_mode_trains_as_one_in_training_mode():
+    """As loaded models do: without it a fine-tuned backbone would have no dropout."""
+    modules = [Noisy(), Noisy().eval()]
+    for module in modules:
+        whole = nn.ModuleDict({"loaded": module})
+        whole.loss = module.loss
+        plan = training_settings(max_steps=7, validate_every=3, optimizer=RANGER)
+        options = {"validation": VALIDATION, "restore_best": False, "progress": False}
+        fit(Training(whole, batches, plan, seed=3, **options))
+    assert same(*modules)
+    assert modules[0].forwards == 7
+
+
 def test_finished_training_is_not_repeated(tmp_path):
     first, expected = train(tmp_path)
     again, result = train(tmp_path, say=print)
