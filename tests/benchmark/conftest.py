@@ -31,7 +31,7 @@ finetuning:
         ntp-token-id: [finetuned]
         deepsets: [scratch]
     ten-classes: {contenders: &none {main: [], joint: [], ntp-token-id: [], mpm: [],
-      mpm-causal: [], ntp-full: [], mpm-pairs: [], ntp-300: [], deepsets: [], part: []}}
+      mpm-causal: [], mpm-20: [], ntp-full: [], mpm-pairs: [], ntp-300: [], deepsets: [], part: []}}
     landscape: {sizes: [20], contenders: {<<: *none, main: [finetuned], deepsets: [scratch]}}
   n_seeds: [[20, 2], [40, 1]]
   limit_val_jets: 20
