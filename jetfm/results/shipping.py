@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,8 +62,10 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     }
     combined = pipeline.generation.model(COMBINED)
     models["omnijet"] = (combined, pipeline.profile.generative_quality.model)
-    for name in {settings.tokenizer for _, settings in models.values()}:
+    tokenizers = {settings.tokenizer for _, settings in models.values()}
+    for name in tokenizers:
         _ship_tokenizer(pipeline, name, out / "tokenizers" / name)
+    _keep_only(out / "tokenizers", tokenizers)
     for name, (stage, settings) in models.items():
         card = _ship_model(pipeline, name, stage, settings, out)
         say(f"{name}: {card}")
@@ -72,6 +75,13 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     write_text(folder / "README.md", _classifier_card(pipeline, stage, classifier))
     _write_checksums(out)
     return out
+
+
+def _keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove what was shipped under other names: no model needs it any more."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in names:
+            shutil.rmtree(path)
 
 
 def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:

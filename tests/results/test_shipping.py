@@ -67,6 +67,14 @@ def test_a_card_says_how_many_jets(limit, said):
     assert f"| jets | {said} simulated training jets a class, `source: sample` |" in lines
 
 
+def test_tokenizers_of_an_earlier_shipping_do_not_stay(tmp_path):
+    for name in ("main", "conditional-8192", "conditional-512"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").touch()
+    shipping._keep_only(tmp_path, {"main", "conditional-8192"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conditional-8192", "main"]
+
+
 def test_half_precision_is_read_as_single(tmp_path):
     model = model_of("ntp")
     model.save(tmp_path, half=True)
