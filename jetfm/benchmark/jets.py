@@ -12,7 +12,7 @@ import pyarrow as pa
 from jetfm.benchmark.format import Benchmark, Digests, Task, check_task
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
-from jetfm.finetuning.study import Jets, labelled_jets
+from jetfm.finetuning.study import Jets, labelled_jets, possible_sizes
 from jetfm.pipeline import Pipeline
 from jetfm.schema import JET_COLUMNS, SPLITS
 from jetfm.simulation.shipped import made_on
@@ -40,8 +40,7 @@ class BenchmarkJets:
     def seeds(self, task: str) -> dict[int, int]:
         """How many repetitions, by number of labelled jets."""
         settings = self.pipeline.profile.finetuning
-        available = len(self.of(task).train.training_order(0))
-        sizes = [size for size in settings.sizes_of(task) if size <= available]
+        sizes = possible_sizes(task, self.of(task), settings)
         return {size: len(settings.seeds(size)) for size in sizes}
 
     def labelled(self, task: str, size: int, repetition: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.finetuning.contenders import STARTS, Contender
 from jetfm.finetuning.results import Finetuning
-from jetfm.finetuning.study import Jets, Runner, run_study, runs_folder
+from jetfm.finetuning.study import Jets, Runner, run_shared
 from jetfm.models.jet_model import JetModel, load_backbone
 from jetfm.pipeline import Pipeline
 from jetfm.pipeline.finetuning import FITS_VERSION
@@ -21,7 +21,7 @@ from jetfm.pipeline.stage import Stage
 from jetfm.schema import SPLITS
 from jetfm.settings import FinetuningSettings
 from jetfm.storage.artifacts import fingerprint
-from jetfm.storage.files import link_files, read_json
+from jetfm.storage.files import read_json
 from jetfm.storage.paths import weights_folder, work_folder
 from jetfm.tokenizers import Tokenizer, load_tokenizer
 from jetfm.tokenizers.encoding import tokenize
@@ -155,13 +155,8 @@ class OwnModel:
         """All fits; they are kept apart, too, for other choices of tasks and sizes."""
         runners = list(self._runners())
         kept = [work_folder() / "fits" / self._of_fits(runner) for runner in runners]
-        for runner, fits in zip(runners, kept, strict=True):
-            link_files(fits, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
-        profile, shown = self.pipeline.profile, self.pipeline.run.progress
-        result = run_study(runners, self._settings, folder, profile.seed, shown)
-        for runner, fits in zip(runners, kept, strict=True):
-            link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
-        return {name: {"sizes": task["sizes"]} for name, task in result.items()}
+        seed, shown = self.pipeline.profile.seed, self.pipeline.run.progress
+        return run_shared(runners, kept, self._settings, folder, seed, shown)
 
     def _of_fits(self, runner: Runner) -> str:
         """Hash of all that decides the fits of one task and start."""

@@ -60,6 +60,11 @@ class TaskResults:
         return list(dict.fromkeys((row["model"], row["weights"]) for row in self.result["rows"]))
 
     @property
+    def jets(self) -> str:
+        """What figures call its jets, 'landscape' or 'jetclass'."""
+        return "landscape" if self.name == "landscape" else "jetclass"
+
+    @property
     def is_binary(self) -> bool:
         """Whether there is one signal and one background."""
         return len(self.result["classes"]) == 2
@@ -343,7 +348,7 @@ class Finetuning:
         return {
             "metric": metric,
             "classes": list(results.result["classes"]),
-            "jets": "landscape" if task == "landscape" else "jetclass",
+            "jets": results.jets,
             "n_test": results.n_test,
             "lines": results.curves(metric, list(dict.fromkeys(contenders))),
             "published": published_lines(task, metric),
@@ -359,7 +364,7 @@ class Finetuning:
                 continue
             panel = {
                 "classes": list(task.result["classes"]),
-                "jets": "landscape" if name == "landscape" else "jetclass",
+                "jets": task.jets,
                 "ranges": task.result["ranges"],
                 "n_inside": task.result["n_inside"],
                 "n_outside": task.result["n_outside"],

@@ -43,7 +43,7 @@ from jetfm.runtime.device import current_device
 from jetfm.runtime.parallel import run_fits
 from jetfm.schema import SPLITS
 from jetfm.settings import PROBES, FinetuningSettings, TrainingSettings
-from jetfm.storage.files import read_json, write_json, write_npy
+from jetfm.storage.files import link_files, read_json, write_json, write_npy
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
@@ -132,7 +132,7 @@ def run_study(
         tasks.setdefault(runner.task, []).append(runner)
     for name, (first, *_) in tasks.items():
         _check_ranges(name, first.jets)
-    sizes = {name: _possible_sizes(name, some[0], settings) for name, some in tasks.items()}
+    sizes = {name: possible_sizes(name, some[0].jets, settings) for name, some in tasks.items()}
     points = [
         (runner, size, repetition)
         for runner in runners
@@ -166,13 +166,47 @@ def run_study(
     return result
 
 
-def _possible_sizes(task: str, runner: Runner, settings: FinetuningSettings) -> list[int]:
+def run_shared(
+    runners: Sequence[Runner],
+    kept: Sequence[Path],
+    settings: FinetuningSettings,
+    folder: Path,
+    seed: int,
+    progress: bool = True,
+) -> dict:
+    """`run_study`, whose fits other studies have too.
+
+    Parameters
+    ----------
+    kept : a folder for each runner, named by all that decides its fits: those there are taken, and
+        new ones put there
+
+    Returns
+    -------
+    'sizes' by task
+    """
+    for runner, fits in zip(runners, kept, strict=True):
+        link_files(fits, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
+    result = run_study(runners, settings, folder, seed, progress)
+    for runner, fits in zip(runners, kept, strict=True):
+        link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
+    return {name: {"sizes": task["sizes"]} for name, task in result.items()}
+
+
+def possible_sizes(task: str, jets: Jets, settings: FinetuningSettings) -> list[int]:
+    """Training sizes of a task that there are enough jets for.
+
+    Raises
+    ------
+    JetfmError
+        Fewer jets than the smallest.
+    """
     wanted = settings.sizes_of(task)
-    available = len(runner.jets.train.training_order(0))
+    available = len(jets.train.training_order(0))
     sizes = [size for size in wanted if size <= available]
     if not sizes:
         expected = f"at least {min(wanted)}, the smallest training size"
-        ranges = ranges_as_text(runner.jets.train.ranges)
+        ranges = ranges_as_text(jets.train.ranges)
         found = f"{available} labelled training jets" + (f" inside {ranges}" if ranges else "")
         raise JetfmError(f"finetuning, {task}", found, expected)
     return sizes
@@ -333,7 +367,7 @@ def _probed(
 ) -> tuple[dict, np.ndarray]:
     jets = runner.jets
     indices = {split: side.indices for split, side in jets.by_split.items()}
-    indices["train"] = jets.train.training_order(_run_seed(seed, repetition))[:size]
+    indices["train"] = labelled_jets(jets.train, size, repetition, seed)
     return probe_and_test(
         runner.contender.weights,
         _encoded(folder, runner, repetition),
@@ -365,7 +399,7 @@ def trained(
         module = contender.beside(n_classes, space, settings.mpm_weight, tokenizer)
     else:
         module = contender.module(n_classes, space, settings.baselines, tokenizer)
-    indices = jets.train.training_order(run_seed)[:size]
+    indices = labelled_jets(jets.train, size, repetition, seed)
     sides: Mapping[str, LabelledJets | EncodedJets] = jets.by_split
     if contender.weights == "fixed":
         sides = _encoded(folder, runner, repetition)

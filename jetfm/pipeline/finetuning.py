@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from jetfm.data.labelled import LabelledJets
-from jetfm.finetuning import Contender, Finetuning, Jets, Runner, run_study
-from jetfm.finetuning.study import runs_folder
+from jetfm.finetuning import Contender, Finetuning, Jets, Runner
+from jetfm.finetuning.study import run_shared
 from jetfm.pipeline.generation import BY_TYPE, GenerationStages
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.pretraining import PretrainingStages
@@ -22,7 +22,6 @@ from jetfm.schema import SPLITS
 from jetfm.settings import BASELINES, COMBINED, PretrainingSettings
 from jetfm.settings.finetuning import TaskSettings
 from jetfm.storage.artifacts import fingerprint
-from jetfm.storage.files import link_files
 from jetfm.storage.paths import work_folder
 from jetfm.version import __version__
 
@@ -174,7 +173,7 @@ class FinetuningStages:
             lines = study[task].against(names, "mask_fraction", MAIN)
             panels.append(
                 {
-                    "jets": "landscape" if task == "landscape" else "jetclass",
+                    "jets": study[task].jets,
                     "lines": [line for line in lines if len(line["mask_fraction"]) > 1],
                     "n_test": study[task].n_test,
                     "classes": list(study[task].result["classes"]),
@@ -268,12 +267,7 @@ class FinetuningStages:
         settings, seed = self.profile.finetuning, self.profile.seed
         runners = [self.runner(*one) for one in chosen]
         kept = [work_folder() / "fits" / self._fits(runner) for runner in runners]
-        for runner, fits in zip(runners, kept, strict=True):
-            link_files(fits, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
-        result = run_study(runners, settings, folder, seed, self.run.progress)
-        for runner, fits in zip(runners, kept, strict=True):
-            link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
-        return {name: {"sizes": task["sizes"]} for name, task in result.items()}
+        return run_shared(runners, kept, settings, folder, seed, self.run.progress)
 
     def _labelled(self, task: TaskSettings, model: str, weights: str) -> Jets:
         """The splits of a task as a contender reads them."""
