@@ -113,7 +113,10 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
     sizes = [size for line in panel["lines"] for size in line["sizes"]]
     axis.set_xscale("log")
     if sizes:
-        axis.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
+        low, high = min(sizes) / 1.6, max(sizes) * 1.6
+        axis.set_xlim(low, high)
+        if 10 ** np.floor(np.log10(high)) < low:  # no power of ten is in sight
+            axis.set_xticks(sorted(set(sizes)), [f"{size:,}" for size in sorted(set(sizes))])
     axis.xaxis.set_minor_formatter(NullFormatter())
     if panel["metric"].startswith("rejection"):
         axis.set_yscale("log")

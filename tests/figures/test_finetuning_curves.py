@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jetfm.figures import mask_fractions, pretraining_jets
+from jetfm.figures import learning_curves, mask_fractions, pretraining_jets
 
 LINE = {"size": 1000, "n_pretraining": [300, 30_000], "mean": [0.4, 0.5], "spread": [0.01, 0.02]}
 LINE |= {"jets": [0.01, 0.01], "scratch": [0.3, 0.01]}
@@ -33,6 +33,22 @@ def test_a_profile_that_fine_tunes_none_has_an_empty_figure(lines, tmp_path):
     figure = pretraining_jets(lines, 2000, ["QCD", "Tbqq"])
     figure.savefig(tmp_path / "empty.png")
     assert figure.axes[0].get_xscale() == "linear"
+
+
+@pytest.mark.parametrize("sizes", [[50], [300], [20, 40], [100], [1000, 10_000]])
+def test_every_number_of_labels_has_a_labelled_axis(sizes):
+    ones = [0.5] * len(sizes)
+    line = {"text": "NTP", "model": "main", "weights": "scratch", "sizes": sizes, "mean": ones}
+    line |= {"spread": ones, "jets": ones, "cut": [False] * len(sizes)}
+    panel = {"metric": "accuracy", "classes": ["QCD", "Tbqq"], "jets": "jetclass", "n_test": 9}
+    panel |= {"lines": [line], "published": [], "missing_sizes": [], "missing_contenders": []}
+    figure = learning_curves([panel])
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    low, high = axis.get_xlim()
+    ticks = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+    shown = [text.get_text() for place, text in ticks if low < place < high]
+    assert shown and all(shown)
 
 
 def test_mask_fractions_stand_at_their_percentages_task_by_task():
