@@ -40,6 +40,7 @@ for command in (
     figures.compare,
     results.results,
     results.redraw,
+    results.keep,
     results.paper_map,
     results.ship,
 ):

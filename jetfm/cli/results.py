@@ -50,6 +50,27 @@ def redraw(
     typer.echo(f"all of it on one page: {draw_again(kept)}")
 
 
+def keep(
+    profile: ProfileOption = "laptop",
+    data: DataOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    out: Annotated[Path, typer.Option(help="Folder for the stages and fits.")] = Path("kept"),
+    largest: Annotated[
+        float, typer.Option(help="Leave out files larger than this, in MB.", min=0)
+    ] = 100.0,
+) -> None:
+    """Copy all that a profile has finished, but for jets and tokens, to go on on another machine.
+
+    There, JETFM_KEPT=weights:FOLDER makes every command take from it what it finds, however the
+    profile's jets are made.
+    """
+    pipeline = pipeline_of(profile, data, seed, dry_run)
+    from jetfm.results.keeping import keep_finished
+
+    typer.echo(f"kept in {keep_finished(pipeline, out, round(largest * 1e6))}")
+
+
 def paper_map(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("docs/paper_map.md"),
 ) -> None:

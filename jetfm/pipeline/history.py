@@ -8,7 +8,7 @@ from jetfm.runtime.distributed import rank
 from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import read_json, write_json
 
-_HISTORY = "history.json"
+HISTORY = "history.json"
 
 
 def save_trained(model, result, folder: Path) -> dict:
@@ -21,13 +21,13 @@ def save_trained(model, result, folder: Path) -> dict:
     """
     if rank() == 0:
         model.save(folder, best_loss=result.best_metric, best_step=result.best_step)
-        write_json(folder / _HISTORY, result.history)
+        write_json(folder / HISTORY, result.history)
     return result.metrics
 
 
 def learning_curves(artifact: Artifact) -> dict:
     """Arguments of `jetfm.figures.training`: learning curves, and the step that was kept."""
-    rows = read_json(artifact / _HISTORY)
+    rows = read_json(artifact / HISTORY)
     history = {}
     for split, name in (("train", "train"), ("val", "validation")):
         chosen = [row for row in rows if row["split"] == name]

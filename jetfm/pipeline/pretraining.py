@@ -17,7 +17,7 @@ from jetfm.data.batches import mean_length
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
-from jetfm.pipeline.history import learning_curves, save_trained
+from jetfm.pipeline.history import HISTORY, learning_curves, save_trained
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
 from jetfm.pretraining.comparison import Strategies, judge
@@ -186,7 +186,7 @@ class PretrainingStages:
         return Strategies(
             {name: self.label(name) for name in chosen},
             {name: stage.folder for name, stage in stages.items()},
-            {name: self.pretrained(name).folder for name in chosen},
+            {name: self._with_history(name).folder for name in chosen},
         )
 
     def summary(self) -> dict:
@@ -204,7 +204,7 @@ class PretrainingStages:
 
     def history(self) -> dict:
         """Learning curves of the main model, as `jetfm.figures.training` takes them."""
-        return learning_curves(self.pretrained().artifact)
+        return learning_curves(self._with_history().artifact)
 
     # Described -----------------------------------------------------------------------------------
 
@@ -234,6 +234,11 @@ class PretrainingStages:
         ]
 
     # Inside --------------------------------------------------------------------------------------
+
+    def _with_history(self, name: str = MAIN) -> Stage:
+        """The first training of a model whose learning curve was kept: some ship without."""
+        every = self.repeated(name)
+        return next((one for one in every if (one.folder / HISTORY).exists()), every[0])
 
     def _pretrain(self, settings: PretrainingSettings, number: int, folder: Path) -> dict:
         train, val = (TokenStore(s.folder) for s in self.tokenizers.learned(settings).values())

@@ -2,13 +2,15 @@
 
 A stage is declared with the stages that it reads, and made when its artifact is asked for: first
 what it needs, then itself, or nothing where it is found done (`jetfm.storage.artifacts`). Its
-inputs are artifacts, and the digest that names its folder follows from theirs.
+inputs are artifacts, and the digest that names its folder follows from theirs. One that is kept
+(`jetfm.storage.kept`), as those of ``weights/`` are, is used as it is, and nothing made for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from jetfm.runtime.device import DEVICE, computing_on, current_device, device_fo
 from jetfm.runtime.distributed import rank
 from jetfm.runtime.parallel import run_fits
 from jetfm.settings.profiles import Profile
-from jetfm.storage.artifacts import Artifact, produce
+from jetfm.storage.artifacts import Artifact, produce, request_of
 from jetfm.storage.files import sha256
-from jetfm.storage.paths import work_folder
+from jetfm.storage.kept import KeptStages, recipe_of
+from jetfm.storage.paths import kept_folders, work_folder
 
 _HASHED = 64 * 2**20  # bytes; larger source files are known by name, size and time
 
@@ -70,6 +73,9 @@ class Stage:
         RuntimeError
             The run is restricted to others (`Run.restrict`).
         """
+        if self._found is None and (kept := self._kept):
+            self.run.say(f"{self.key}: kept in {kept.folder}")
+            self._found = kept
         if self._found is None:
             if not self.run.wants(self):
                 raise RuntimeError(f"{self.key} is read by a figure that does not say so (read_by)")
@@ -88,6 +94,8 @@ class Stage:
 
     def find(self) -> Artifact | None:
         """The finished stage; None, and nothing made, where it or what it needs is not there."""
+        if self._found is None:
+            self._found = self._kept
         if self._found is None and all(stage.find() for stage in self.needs):
             try:
                 if self.files:
@@ -96,6 +104,33 @@ class Stage:
                 return None
             self._found = self._produce(None, silent)
         return self._found
+
+    @cached_property
+    def recipe(self) -> str:
+        """What it is, whoever made it: settings, seed, versions and the recipes of what it reads,
+        not their bits."""
+        inputs = {name: stage.recipe for name, stage in self.inputs.items()}
+        if self.files and self.files.made_by:
+            inputs |= {stage.key: stage.recipe for stage in self.files.made_by}
+        elif self.files:
+            inputs |= self.files.digests()
+        return recipe_of(self._request({}), inputs)
+
+    @property
+    def _kept(self) -> Artifact | None:
+        """Itself, where it is kept."""
+        try:
+            return self.run.kept.find(self._request({}), lambda: self.recipe)
+        except JetfmError:  # no files of jets that it could be of: told when they are needed
+            return None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is found finished in a folder of kept stages."""
+        return self._kept is not None
+
+    def _request(self, inputs: Mapping[str, str]) -> dict:
+        return request_of(self.name, self.settings, inputs, self.run.profile.seed, self.version)
 
     def _produce(self, make: Callable | None, say: Callable[[str], None]) -> Artifact | None:
         digests = {name: stage.artifact.digest for name, stage in self.inputs.items()}
@@ -145,6 +180,10 @@ class Run:
     progress : show progress bars
     say : told which stage starts, ends, or is found done
     in_worker : ``in_worker(profile, keys)`` makes stages in a worker process
+
+    Attributes
+    ----------
+    kept : finished stages that are not made again
     """
 
     def __init__(
@@ -164,6 +203,7 @@ class Run:
                 f" take longer ({DEVICE}=cuda has them there)"
             )
         self.stages: dict[str, Stage] = {}
+        self.kept = KeptStages(kept_folders())
         self.only: dict[str, Stage] | None = None
         self._in_worker = in_worker
 

@@ -15,7 +15,7 @@ import torch
 from jetfm.data.batches import InOrderBatches
 from jetfm.data.token_store import TokenStore
 from jetfm.physics.features import Preprocessing
-from jetfm.pipeline.history import learning_curves
+from jetfm.pipeline.history import HISTORY, learning_curves
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.schema import SPLITS
@@ -66,7 +66,7 @@ class TokenizerStages:
             data_hash = fingerprint(train.info["sha256"], length=64)
             usage = self._usage(tokenizer.eval(), limit)
             tokenizer.save(folder, usage=usage, training_data=data_hash, **metrics)
-            write_json(folder / "history.json", result["history"])
+            write_json(folder / HISTORY, result["history"])
             return metrics
 
         return self.run.stage(

@@ -14,12 +14,14 @@ from jetfm.explore.stages import classifier_stage
 from jetfm.finetuning.classifier import Classifier
 from jetfm.models.jet_model import JetModel
 from jetfm.pipeline import Pipeline
+from jetfm.pipeline.history import HISTORY
 from jetfm.pipeline.stage import Stage
 from jetfm.pipeline.tokenizers import MAIN
 from jetfm.pretraining.comparison import losses
 from jetfm.schema import CLASS_NAMES
 from jetfm.settings import COMBINED, PretrainingSettings
 from jetfm.storage.files import copy_file, sha256, write_text
+from jetfm.storage.kept import write_kept_record
 from jetfm.storage.paths import sample_folder
 from jetfm.storage.weights import WEIGHTS
 from jetfm.tokenizers import load_tokenizer
@@ -47,8 +49,10 @@ _NOT_FOR = (
 def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> Path:
     """Write the profile's main, MPM, joint and combined models that it has, and a classifier.
 
-    Models are written in half precision. What that does to their losses on the validation jets of
-    the sample that ships stands in their cards, with the losses that a test finds again.
+    Models are written in half precision, every training of theirs. What that does to their losses
+    on the validation jets of the sample that ships stands in their cards, with the losses that a
+    test finds again. Each folder is a kept stage (`jetfm.storage.kept`): the profile itself begins
+    with it, and what it began with stays as it is.
 
     Parameters
     ----------
@@ -56,9 +60,10 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     """
     known = pipeline.pretraining.settings
     models = {
-        name: (pipeline.pretraining.pretrained(name), known[name])
+        f"{name}-{number}" if number > 1 else name: (stage, known[name])
         for name in (MAIN, "mpm", "joint")
         if name in known
+        for number, stage in enumerate(pipeline.pretraining.repeated(name), 1)
     }
     combined = pipeline.generation.model(COMBINED)
     models["omnijet"] = (combined, pipeline.profile.generative_quality.model)
@@ -69,10 +74,7 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     for name, (stage, settings) in models.items():
         card = _ship_model(pipeline, name, stage, settings, out)
         say(f"{name}: {card}")
-    stage = classifier_stage(pipeline, _CLASSIFIER)
-    classifier, folder = Classifier.load(stage.folder), out / "classifiers" / _CLASSIFIER
-    classifier.save(folder, half=True, profile=pipeline.profile.name)
-    write_text(folder / "README.md", _classifier_card(pipeline, stage, classifier))
+    _ship_classifier(pipeline, out / "classifiers" / _CLASSIFIER)
     _write_checksums(out)
     return out
 
@@ -86,16 +88,25 @@ def _keep_only(folder: Path, names: Collection[str]) -> None:
 
 def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:
     stage = pipeline.tokenizers.trained(name)
-    for file in (f"{NAME}.json", WEIGHTS, USAGE):  # in single precision: ids are ids
+    if _lies_in(folder, stage):
+        return
+    for file in (f"{NAME}.json", WEIGHTS, USAGE, HISTORY):  # in single precision: ids are ids
         copy_file(stage.folder / file, folder / file)
     write_text(folder / "README.md", _tokenizer_card(pipeline, stage))
+    write_kept_record(stage.artifact, stage.recipe, folder)
+
+
+def _lies_in(folder: Path, stage: Stage) -> bool:
+    return stage.folder.resolve() == folder.resolve()
 
 
 def _ship_model(
     pipeline: Pipeline, name: str, stage: Stage, settings: PretrainingSettings, out: Path
 ) -> str:
-    model, tokenizer = JetModel.load(stage.folder), pipeline.tokenizers.load(settings.tokenizer)
     folder = out / "models" / name
+    if _lies_in(folder, stage):
+        return "is there"
+    model, tokenizer = JetModel.load(stage.folder), pipeline.tokenizers.load(settings.tokenizer)
     held_out = pipeline.tokenizers.tokens("val", settings.tokenizer).multiplicity
     with TemporaryDirectory() as scratch:
         sample = tokenize_files(tokenizer, sample_folder() / "val", scratch, progress=False)
@@ -110,7 +121,19 @@ def _ship_model(
     info |= {"losses": halved, "losses_in_single_precision": whole}
     model.save(folder, half=True, **info)
     write_text(folder / "README.md", _card(pipeline, name, stage, settings, halved, whole))
+    copy_file(stage.folder / HISTORY, folder / HISTORY)
+    write_kept_record(stage.artifact, stage.recipe, folder)
     return ", ".join(f"{objective} loss {loss:.4f}" for objective, loss in halved.items())
+
+
+def _ship_classifier(pipeline: Pipeline, folder: Path) -> None:
+    stage = classifier_stage(pipeline, _CLASSIFIER)
+    if _lies_in(folder, stage):
+        return
+    classifier = Classifier.load(stage.folder)
+    classifier.save(folder, half=True, profile=pipeline.profile.name)
+    write_text(folder / "README.md", _classifier_card(pipeline, stage, classifier))
+    write_kept_record(stage.artifact, stage.recipe, folder)
 
 
 def _only_losses(found: dict) -> dict[str, float]:
@@ -129,11 +152,12 @@ def _card(
     whole: dict,
 ) -> str:
     record, training = stage.artifact.record, settings.training
+    base, _, number = name.partition("-")
     combined = pipeline.generation.generators[COMBINED].classes
     classes = combined if name == "omnijet" else CLASS_NAMES
     lines = [
-        f"# {name}: {settings.label}", "",
-        f"For {_USES[name]}.", "",
+        f"# {name}: {settings.label}{f', training {number} of its kind' * bool(number)}", "",
+        f"For {_USES[base]}.", "",
         f"**Not for.** {_NOT_FOR}", "",
         "| | |", "|---|---|",
         *_origin(pipeline, record),

@@ -92,16 +92,9 @@ def produce(
     -------
     the artifact; None when it is not there and `make` is None
     """
-    request = {
-        "stage": stage,
-        "version": version,
-        "jetfm": __version__,
-        "seed": seed,
-        "settings": as_json(settings),
-        "inputs": dict(sorted((inputs or {}).items())),
-    }
+    request = request_of(stage, settings, inputs, seed, version)
     folder = Path(work) / f"{stage}-{fingerprint(request)}"
-    done = _read_record(folder)  # before the lock: a finished folder may well be read-only
+    done = read_record(folder)  # before the lock: a finished folder may well be read-only
     if done is not None:
         say(f"{stage}: done before, {folder.name}")
         return Artifact(folder, done)
@@ -111,7 +104,7 @@ def produce(
         return _beside_the_first(folder, make if together else None)
     make_folder(folder)
     with exclusive(folder, say):
-        done = _read_record(folder)
+        done = read_record(folder)
         if done is not None:
             say(f"{stage}: done before, {folder.name}")
             return Artifact(folder, done)
@@ -141,11 +134,25 @@ def produce(
         return Artifact(folder, record)
 
 
+def request_of(
+    stage: str, settings: Any, inputs: Mapping[str, str] | None, seed: int, version: int
+) -> dict:
+    """All that decides what a stage delivers, as JSON values; parameters as of `produce`."""
+    return {
+        "stage": stage,
+        "version": version,
+        "jetfm": __version__,
+        "seed": seed,
+        "settings": as_json(settings),
+        "inputs": dict(sorted((inputs or {}).items())),
+    }
+
+
 def _beside_the_first(folder: Path, make: Callable[[Path], dict | None] | None) -> Artifact:
     """What processes other than the first do: take part if asked to, then wait for the record."""
     if make is not None:
         make(folder)
-    while (done := _read_record(folder)) is None:
+    while (done := read_record(folder)) is None:
         time.sleep(0.5)  # torchrun ends this process if the first one fails
     return Artifact(folder, done)
 
@@ -167,7 +174,8 @@ def fingerprint(values: Any, length: int = 10) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def _read_record(folder: Path) -> dict | None:
+def read_record(folder: Path) -> dict | None:
+    """The record of a finished stage; None where it, or a file that it names, is not there."""
     path = folder / RECORD
     if not path.exists():
         return None

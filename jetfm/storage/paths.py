@@ -1,7 +1,7 @@
 """Where jetfm reads and writes: the clone itself, unless an environment variable says otherwise.
 
-``JETFM_WORK`` moves the folder of artifacts, ``JETFM_FIGURES`` that of the figures; empty, they do
-nothing.
+``JETFM_WORK`` moves the folder of artifacts, ``JETFM_FIGURES`` that of the figures, ``JETFM_KEPT``
+names folders of kept stages in place of ``weights/``; empty, they do nothing.
 """
 
 from __future__ import annotations
@@ -58,6 +58,18 @@ def sample_folder() -> Path:
 def weights_folder() -> Path:
     """The pre-trained models that ship with the repository."""
     return project_folder() / "weights"
+
+
+def kept_folders() -> list[Path]:
+    """Where finished stages are looked for before they are made (`jetfm.storage.kept`).
+
+    ``weights/`` by default; ``JETFM_KEPT`` names others, as `PATH` names folders, or ``none``.
+    """
+    named = os.environ.get("JETFM_KEPT", "").strip()
+    if not named:
+        return [weights_folder()]
+    names = named.split(os.pathsep) if named != "none" else []
+    return [project_folder() / expanded(name) for name in names]
 
 
 def shipped_folder() -> Path:

@@ -17,8 +17,10 @@ from jetfm.errors import JetfmError
 from jetfm.figures import CAPTIONS
 from jetfm.notebooks import numbered
 from jetfm.pipeline import Pipeline
+from jetfm.pipeline.stage import silent
 from jetfm.results.alone import draw_alone
 from jetfm.results.cells import makers, needed, run
+from jetfm.results.keeping import keep_finished
 from jetfm.schema import CLASSES
 from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.artifacts import as_json
@@ -199,6 +201,24 @@ def test_studies_share_the_fits_of_equal_contenders(first, tiny):
     assert 0 < len(other) < len(usual) and longer.keys() == other.keys()
     assert all(path.samefile(usual[name]) for name, path in other.items())
     assert not any(path.samefile(usual[name]) for name, path in longer.items())
+
+
+def test_what_is_kept_gives_the_ledger_again_on_another_machine(
+    first, work, tiny, tmp_path, monkeypatch
+):
+    """From the jets, which are made anew, with nothing trained; scores lost half their digits."""
+    keep_finished(Pipeline(tiny, progress=False), tmp_path / "kept", 2**20, say=silent)
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("JETFM_KEPT", str(tmp_path / "kept"))
+    started = []
+    ledger = Pipeline(tiny, progress=False, say=started.append).ledger()
+    assert ledger == first
+    kinds = {line.partition(":")[0].partition("-")[0] for line in started if "starting" in line}
+    assert kinds == {"jets", "store", "tokens", "finetuning"} & kinds
+    assert not list(work_folder().rglob("*.ckpt"))
+    n_before = sum(1 for _ in (tmp_path / "kept").rglob("*.json"))
+    keep_finished(Pipeline(tiny, progress=False), tmp_path / "kept", 2**20, say=silent)
+    assert sum(1 for _ in (tmp_path / "kept").rglob("*.json")) == n_before
 
 
 def test_tokens_belong_to_their_jets(work, tiny):
