@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.judging.classifier_test import classifier_test
+from jetfm.judging.classifier_test import classifier_test, over_seeds
 from jetfm.judging.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
 from jetfm.judging.jet_sample import JetSample, acceptance_of, count_violations
 from jetfm.judging.memorisation import coverage, neighbours, token_duplicates
@@ -33,6 +33,8 @@ CONSTITUENT_QUANTITIES = dict(zip(KINEMATICS, ("GeV", "", ""), strict=True))
 QUANTITIES = JET_QUANTITIES | CONSTITUENT_QUANTITIES
 MIN_JETS = 50  # our choice: with fewer of a class it is not judged on its own
 
+_APART = 1_000_003  # between the seeds of two classifier tests; our choice, and a prime
+
 NETWORK_SPACE = Preprocessing()  # that the classifier tests see, whatever the generator used
 
 
@@ -42,6 +44,7 @@ def evaluate_sample(
     training: JetSample | None = None,
     *,
     classifiers: Mapping[str, int] | None = None,
+    classifier_seeds: int = 1,
     folder: str | Path | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
@@ -56,6 +59,7 @@ def evaluate_sample(
         tokens are compared as well
     classifiers : epochs of the classifier test, by network of
         `jetfm.judging.classifier_test.NETWORKS`
+    classifier_seeds : tests of each network
     folder : for the classifiers' checkpoints; None keeps them in memory
 
     Returns
@@ -69,7 +73,8 @@ def evaluate_sample(
     memorisation : 'distance_ratio', 'close' and, for tokens, 'copied', 'repeated' and the same
         with '_sequence' (`jetfm.judging.memorisation`); None without training jets
     coverage : of the truth by the sample
-    classifiers : by network, what `classifier_test` returns
+    classifiers : by network, what `classifier_test` returns; of several tests what
+        `jetfm.judging.classifier_test.over_seeds` makes of them
     violations : counts of 'sample' and 'truth', and the 'acceptance' in abs(eta_rel), abs(phi_rel)
         that they refer to: the training jets', or else the truth's
 
@@ -84,6 +89,7 @@ def evaluate_sample(
     """
     options = {
         "classifiers": dict(classifiers or {}),
+        "n_tests": classifier_seeds,
         "n_bootstrap": n_bootstrap,
         "seed": seed,
         "progress": progress,
@@ -110,7 +116,7 @@ def evaluate_sample(
 
 
 def _entry(
-    sample, truth, training, acceptance, folder, *, classifiers, n_bootstrap, seed, progress
+    sample, truth, training, acceptance, folder, *, classifiers, n_tests, n_bootstrap, seed, progress
 ) -> dict:
     again = {"n_bootstrap": n_bootstrap, "seed": seed}
     counts = {"sample": len(sample), "truth": len(truth)}
@@ -124,14 +130,19 @@ def _entry(
     entry["memorisation"] = {name: one.to_dict() for name, one in found.items()} or None
     entry["coverage"] = coverage(sample, truth, seed).to_dict()
     entry["classifiers"] = {
-        network: classifier_test(
-            _network_space(sample),
-            _network_space(truth),
-            None if folder is None else folder / network,
-            seed,
-            epochs=epochs,
-            progress=progress,
-            network=network,
+        network: over_seeds(
+            [
+                classifier_test(
+                    _network_space(sample),
+                    _network_space(truth),
+                    None if folder is None else folder / _named(network, number),
+                    seed + _APART * number,
+                    epochs=epochs,
+                    progress=progress,
+                    network=network,
+                )
+                for number in range(n_tests)
+            ]
         )
         for network, epochs in classifiers.items()
     }
@@ -141,6 +152,10 @@ def _entry(
         "acceptance": list(acceptance),
     }
     return entry
+
+
+def _named(network: str, number: int) -> str:
+    return f"{network}-{number + 1}" if number else network
 
 
 def _distances(sample: JetSample, truth: JetSample, again: dict) -> dict:

@@ -82,6 +82,7 @@ def judge_generator(
         training,
         classifiers={name: n for name, n in settings.classifier_epochs.items() if n},
         folder=folder / "training",
+        classifier_seeds=settings.classifier_seeds,
         n_bootstrap=settings.n_bootstrap,
         seed=seed,
         progress=progress,

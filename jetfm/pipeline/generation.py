@@ -222,7 +222,7 @@ class GenerationStages:
             seed, progress = self.profile.seed, self.run.progress
             return judge_generator(sample, truth, training, folder, settings, seed, progress)
 
-        chosen = {"classifier_epochs", "n_bootstrap", "n_training"}
+        chosen = {"classifier_epochs", "classifier_seeds", "n_bootstrap", "n_training"}
         return self.run.stage(
             "generative-quality",
             make,

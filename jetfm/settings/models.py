@@ -269,6 +269,9 @@ class GenerativeQualitySettings(Settings):
         "deepsets": 100,
         "transformer": 100,
     }
+    # Classifier tests of each network, which differ in their weights and in which jets they learn
+    # from and are tested on; their mean is the result. Ours.
+    classifier_seeds: Positive = Field(1, exclude_if=lambda n: n == 1)
     n_bootstrap: int = Field(50, ge=2)  # resamplings behind every uncertainty
     n_training: Positive = 100_000  # training jets among which copies are looked for, at most
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jetfm.errors import JetfmError
+from jetfm.judging import metrics
 from jetfm.judging.jet_sample import JetSample
 from jetfm.judging.metrics import QUANTITIES, evaluate_sample
 from jetfm.judging.table import as_text
@@ -131,6 +132,25 @@ def test_classifier_tests_tell_wide_jets_apart(tmp_path):
     for test in tests(0.6, tmp_path).values():
         assert test["auc"] > 0.5 + 5 * test["auc_error"] and test["n_test"] == 200
     assert {path.name for path in tmp_path.iterdir()} == {"deepsets", "transformer"}
+
+
+def test_several_classifier_tests_are_the_mean_of_single_ones():
+    """Of other weights, and of other jets; their spread is part of the uncertainty."""
+    counts = np.random.default_rng(1).integers(3, 9, (2, 200))
+    sample, truth = random_sample(3, counts[1], 0.6), random_sample(1, counts[0])
+
+    def test(n_tests, seed):
+        options = {"classifiers": {"deepsets": 4}, "classifier_seeds": n_tests, "seed": seed}
+        return evaluate(sample, truth, **options)["combined"]["classifiers"]["deepsets"]
+
+    both, apart = test(2, 5), metrics._APART
+    ones = [test(1, 5), test(1, 5 + apart)]
+    areas = [one["auc"] for one in ones]
+    assert both["auc_of_tests"] == areas and areas[0] != areas[1]
+    assert both["auc"] == pytest.approx(np.mean(areas))
+    errors = [np.mean([one["auc_error"] for one in ones]), abs(areas[0] - areas[1]) / 2**0.5]
+    assert both["auc_error"] == pytest.approx(np.hypot(*errors))
+    assert "auc_of_tests" not in ones[0]
 
 
 def test_tokens_are_compared_where_all_have_them():
