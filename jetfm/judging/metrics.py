@@ -116,7 +116,17 @@ def evaluate_sample(
 
 
 def _entry(
-    sample, truth, training, acceptance, folder, *, classifiers, n_tests, n_bootstrap, seed, progress
+    sample,
+    truth,
+    training,
+    acceptance,
+    folder,
+    *,
+    classifiers,
+    n_tests,
+    n_bootstrap,
+    seed,
+    progress,
 ) -> dict:
     again = {"n_bootstrap": n_bootstrap, "seed": seed}
     counts = {"sample": len(sample), "truth": len(truth)}

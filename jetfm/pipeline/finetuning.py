@@ -212,7 +212,7 @@ class FinetuningStages:
         others = () if weights == "scratch" else tuple(folders[1:])
         contender = Contender(model, weights, self._label(model), folder, others)
         task = self.profile.finetuning.tasks[name]
-        most = task.most_labels.get(model, 0)
+        most = task.most_labels_of(model, weights)
         return Runner(name, contender, self._labelled(task, model, weights), most)
 
     # Inside --------------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ class TaskSettings(Settings):
     # 'scratch'. Those of no profile entry are left out.
     contenders: dict[str, tuple[Start, ...]] = _CONTENDERS  # P2's strategies, and baselines
     sizes: tuple[Positive, ...] = ()  # training jets; empty: those of the study
-    # By contender, the most of them that it is fitted with; the others have all.
+    # By contender, or contender and start ('joint beside'), the most of them that it is fitted
+    # with; the others have all.
     most_labels: dict[str, Positive] = Field({}, exclude_if=operator.not_)
 
     @field_validator("classes")
@@ -95,10 +96,15 @@ class TaskSettings(Settings):
         """`train_on` as `jetfm.data.jet_ranges` takes it."""
         return tuple((name, low, high) for name, (low, high) in self.train_on.items())
 
+    def most_labels_of(self, model: str, start: Start) -> int:
+        """The most labels that a contender is fitted with; zero means all."""
+        return self.most_labels.get(f"{model} {start}", self.most_labels.get(model, 0))
+
     @model_validator(mode="after")
     def _limits_contenders(self):
+        starts = {f"{name} {start}" for name, some in self.contenders.items() for start in some}
         for name in self.most_labels:
-            if name not in self.contenders:
+            if name not in self.contenders.keys() | starts:
                 raise ValueError(f"most_labels names {name!r}, which is no contender of the task")
         return self
 

@@ -66,6 +66,15 @@ def test_most_labels_takes_sizes_from_its_contender_alone():
         TaskSettings(contenders={"mpm": ("finetuned",)}, most_labels={"joint": 100})
 
 
+def test_most_labels_of_one_start_are_its_own():
+    contenders = {"joint": ("finetuned", "beside"), "mpm": ("fixed",)}
+    task = TaskSettings(contenders=contenders, most_labels={"joint beside": 100, "mpm": 10})
+    asked = [("joint", "beside"), ("joint", "finetuned"), ("mpm", "fixed")]
+    assert [task.most_labels_of(*one) for one in asked] == [100, 0, 10]
+    with pytest.raises(ValidationError, match="'mpm beside', which is no contender"):
+        TaskSettings(contenders=contenders, most_labels={"mpm beside": 100})
+
+
 def test_models_that_differ_in_more_than_their_mask_are_not_compared():
     profile = load_profile("smoke")
     mpm = profile.strategies["mpm"]
