@@ -28,6 +28,10 @@ def results(
     keep: Annotated[
         Path, typer.Option(help="Folder for the numbers behind the figures, by profile.")
     ] = Path("results"),
+    readme: Annotated[
+        Path | None,
+        typer.Option(help="Write the first claims that a reader asks for into this file, too."),
+    ] = None,
 ) -> None:
     """Write pictures and ledger of a finished profile as Markdown, for readers of a repository.
 
@@ -35,10 +39,12 @@ def results(
     """
     settings = profile_of(profile, data, seed, dry_run)
     from jetfm.results.redrawn import keep_results
-    from jetfm.results.repository import write_results
+    from jetfm.results.repository import write_headlines, write_results
 
     numbers = keep_results(settings.name, keep / settings.name)
     typer.echo(f"written to {write_results(settings.name, out)}, numbers kept in {numbers}")
+    if readme is not None:
+        typer.echo(f"claims in {write_headlines(settings.name, readme)}")
 
 
 def redraw(

@@ -8,6 +8,7 @@ from PIL.Image import Dither, Quantize, Resampling
 from PIL.Image import open as opened
 
 from jetfm import ledger
+from jetfm.errors import JetfmError
 from jetfm.results.page import SIGNS
 from jetfm.results.shown import (
     FIGURES_OF,
@@ -18,12 +19,20 @@ from jetfm.results.shown import (
     papers_number,
     statement,
 )
-from jetfm.storage.files import replacing, write_text
+from jetfm.storage.files import naming, replacing, write_text
 from jetfm.storage.paths import project_folder
 
 TEXT = "RESULTS.md"
 RESULTS = project_folder() / "results"  # kept numbers, by profile
 _WIDTH = 1000  # pixels of the copies
+
+#: The claims that a reader asks for first, for the table in ``README.md``.
+HEADLINES = (
+    "mass-resolution-512", "mass-resolution-8192", "generation-auc", "joint-generates",
+    "finetune-100", "finetune-1000", "gain-up-to", "labels-100", "input-landscape",
+    "mpm-beats-ntp", "joint-beats-ntp", "joint-rejection", "fewer-labels-larger-gain",
+)  # fmt: skip
+BEGIN, END = "<!-- headlines: written by `jetfm results --readme` -->", "<!-- end -->"
 
 
 def write_results(profile: str, out: Path) -> Path:
@@ -46,6 +55,27 @@ def write_results(profile: str, out: Path) -> Path:
     }:
         path.unlink()
     return write_text(out / TEXT, "\n".join(_lines(results)) + "\n")
+
+
+def write_headlines(profile: str, readme: Path) -> Path:
+    """Write the table of `HEADLINES` between two marks of a Markdown file; the rest stays.
+
+    Raises
+    ------
+    JetfmError
+        The ledger is missing, or the file's marks.
+    """
+    with naming(readme):
+        text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise JetfmError(readme, "no place for the claims", f"a line {BEGIN}, and {END} after it")
+    results = load_results(profile)
+    entries = {row["id"]: row for row in results.entries}
+    lines = [f"Profile `{profile}`. {ledger.summary(results.entries)}.", ""]
+    lines += _table([entries[name] for name in HEADLINES])
+    return write_text(readme, "\n".join([before + begin, *lines, end + after]))
 
 
 def _small_copy(picture: Path, copy: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from jetfm.errors import JetfmError
 from jetfm.figures import CAPTIONS
 from jetfm.figures.style import COLORS
 from jetfm.ledger.claims import CLAIMS
-from jetfm.results.repository import write_results
+from jetfm.results.repository import BEGIN, END, HEADLINES, write_headlines, write_results
 
 
 def test_every_picture_and_claim_is_there_and_again_the_same(finished, tmp_path):
@@ -55,3 +57,17 @@ def test_tables_have_as_many_cells_as_columns(finished, tmp_path):
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) > len(CLAIMS)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6, 9}
+
+
+def test_the_headlines_stand_between_their_marks_and_nothing_else_changes(finished, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# before\n{BEGIN}\nold | table\n{END}\nafter\n", encoding="utf-8")
+    for _ in range(2):  # the second time finds what the first wrote
+        text = write_headlines("smoke", readme).read_text(encoding="utf-8")
+        assert text.startswith(f"# before\n{BEGIN}\nProfile `smoke`.")
+        assert text.endswith(f"{END}\nafter\n") and "old | table" not in text
+        rows = re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)
+        assert tuple(rows) == HEADLINES
+    readme.write_text(f"{END} {BEGIN}", encoding="utf-8")
+    with pytest.raises(JetfmError, match="no place for the claims"):
+        write_headlines("smoke", readme)
