@@ -14,6 +14,7 @@ from jetfm.finetuning.scores import FEW_PASSED
 from jetfm.judging.metrics import QUANTITIES
 from jetfm.judging.study import GenerativeStudy
 from jetfm.ledger.claims import TAGGING, TRANSFER
+from jetfm.ledger.contrasts import Term, contrast, n_common
 from jetfm.ledger.verdicts import Ledger, Measurement
 from jetfm.physics.statistics import standard_error
 from jetfm.settings import COMBINED
@@ -230,8 +231,11 @@ def _token_classifiers(
         elif len(classifiers.accuracies(classifier, inputs[0])) < 2:
             book.out_of_reach[claim] = few
         else:
-            runs = [classifiers.accuracies(classifier, name) for name in inputs]
-            book.measured[claim] = _over_seeds(runs, classifiers.n_test, note, weights)
+            terms = [
+                Term(sign * weight, classifiers.accuracies(classifier, name))
+                for name, sign, weight in zip(inputs, _SIGNS, weights, strict=False)
+            ]
+            book.measured[claim] = _over_seeds(terms, classifiers.n_test, note)
 
     for classifier in ("deepsets", "transformer"):
         rises, below = f"{classifier}-rises", f"{classifier}-below-original"
@@ -423,19 +427,22 @@ def _of_accuracies(
         return "this training size is not in the profile"
     if any(values is None for values in runs.values()):
         return "the profile lacks one of these models"
-    common = min(map(len, runs.values()))  # a difference is between equal labels
-    if common < 2:
+    terms = [
+        Term(sign / len(group), runs[point], point[2], study.row(*point).get("n_pretrainings", 1))
+        for sign, group in zip(_SIGNS, groups, strict=False)
+        for point in group
+    ]
+    if n_common(terms) < 2:
         return "one seed has no spread"
     cut = _cut_short(study, points)
     if cut:
         return cut
-    means = [np.mean([runs[point][:common] for point in group], 0) for group in groups]
-    jets = _from_test_jets(study, groups, common)
-    return _over_seeds(means, study.n_test, _joined(note, _pretrainings(study, points)), jets=jets)
+    jets = _from_test_jets(study, groups)
+    return _over_seeds(terms, study.n_test, _joined(note, _pretrainings(study, points)), jets)
 
 
 def _from_test_jets(
-    study: TaskResults, groups: Sequence[Sequence[tuple[str, str, int]]], n_seeds: int
+    study: TaskResults, groups: Sequence[Sequence[tuple[str, str, int]]]
 ) -> float | None:
     """Uncertainty from the test jets, which all points share; None where it is not known which of
     them each got right."""
@@ -445,7 +452,7 @@ def _from_test_jets(
             correct = study.correct(*point)
             if correct is None:
                 return None
-            total = total + sign * correct[:n_seeds].mean(0) / len(group)
+            total = total + sign * correct.mean(0) / len(group)
     return float(np.std(total, ddof=1) / math.sqrt(len(total)))
 
 
@@ -538,22 +545,23 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
         book.out_of_reach[claim] = text
         return
     logs = [np.log(np.array(row["rejection30"], float)) for row in rows]
-    difference = logs[0] - logs[1]
-    if len(difference) < 2:
+    turns = [row.get("n_pretrainings", 1) for row in rows]
+    terms = [Term(sign, *one) for sign, *one in zip((1, -1), logs, (size,) * 2, turns, strict=True)]
+    if n_common(terms) < 2:
         book.out_of_reach[claim] = "one seed has no spread"
         return
     jets = [
         np.mean(np.log(row["rejection30_high"]) - np.log(row["rejection30_low"])) / 2
         for row in rows
     ]
-    error = math.hypot(standard_error(difference, n_sigma=2) / 2, *jets)
+    found = contrast(terms)
+    error = math.hypot(found.error, *jets)
     note = _joined(
         f"{size} jets; {passed[0]:.0f} and {passed[1]:.0f} background jets passed",
         "uncertainty: seeds (Student) and background jets (binomial)",
         _pretrainings(study, [(name, "finetuned", size) for name in (model, "main")]),
     )
-    value, n_seeds = float(difference.mean()), len(difference)
-    book.measured[claim] = Measurement(value, error, study.n_test, n_seeds, note)
+    book.measured[claim] = Measurement(found.value, error, study.n_test, found.n_seeds, note)
 
 
 def _gain_falls(book: Ledger, study: TaskResults) -> None:
@@ -593,29 +601,24 @@ def _joined(*notes: str) -> str:
 
 
 def _over_seeds(
-    runs: Sequence[np.ndarray],
-    n_test: int,
-    note: str,
-    weights: Sequence[float] = (1, 1, 1, 1),
-    jets: float | None = None,
+    terms: Sequence[Term], n_test: int, note: str, jets: float | None = None
 ) -> Measurement:
-    """First minus second, minus the same of a second pair, of accuracies over seeds.
+    """A sum of accuracies over seeds.
 
-    The uncertainty adds in quadrature half the two-sigma quantile over seeds and what the test jets
-    contribute: `jets`, where it is known, which for differences on the same jets is small; else the
-    binomial error of each accuracy, as if they were independent. `weights` are positive.
+    The uncertainty adds in quadrature that over seeds (`jetfm.ledger.contrasts`) and what the test
+    jets contribute: `jets`, where it is known, which for differences on the same jets is small;
+    else the binomial error of each accuracy, as if they were independent.
     """
-    factors = _SIGNS[: len(runs)] * np.array(weights[: len(runs)])
-    values = sum(factor * run for factor, run in zip(factors, runs, strict=True))
+    found = contrast(terms)
     kind = "the same ones for all"
     if jets is None:
-        means = np.array([run.mean() for run in runs])
+        factors, means = np.array([(term.factor, term.runs.mean()) for term in terms]).T
         jets = np.sqrt((factors**2 * means * (1 - means)).sum() / n_test)
         kind = "binomial"
     return Measurement(
-        float(values.mean()),
-        math.hypot(standard_error(values, n_sigma=2) / 2, jets),
+        found.value,
+        math.hypot(found.error, jets),
         n_test,
-        len(values),
+        found.n_seeds,
         _joined(note, f"uncertainty: seeds (Student) and test jets ({kind})"),
     )
