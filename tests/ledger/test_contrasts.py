@@ -67,8 +67,8 @@ def test_the_spread_of_pretrainings_is_shared_by_all_sizes():
     def draw(n_pretrainings):
         shift = rng.normal(0, 1, 2)
         return [
-            Term(0.5, shift[np.arange(n) % 2] + rng.normal(0, 0.1, n), size, n_pretrainings)
-            for size, n in ((100, 6), (10_000, 2))
+            Term(0.5, shift[np.arange(6) % 2] + rng.normal(0, 0.1, 6), size, n_pretrainings)
+            for size in (100, 10_000)
         ]
 
     with_, without = _covered(lambda: draw(2)), _covered(lambda: draw(1))
