@@ -68,8 +68,8 @@ def keep(
 ) -> None:
     """Copy all that a profile has finished, but for jets and tokens, to go on on another machine.
 
-    There, JETFM_KEPT=weights:FOLDER makes every command take from it what it finds, however the
-    profile's jets are made.
+    There, JETFM_KEPT=weights:FOLDER makes every command take from it what it finds. Jets and tokens
+    are made anew; fits of the study are taken where the jets came out the same, bit for bit.
     """
     pipeline = pipeline_of(profile, data, seed, dry_run)
     from jetfm.results.keeping import keep_finished

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,12 +73,14 @@ class Runner:
     Parameters
     ----------
     most : labelled jets; larger sizes are for others. Zero means all sizes
+    shared : folder that finished fits appear in, too, for other studies
     """
 
     task: str
     contender: Contender
     jets: Jets
     most: int = 0
+    shared: Path | None = None
 
     def sizes(self, of_task: Sequence[int]) -> list[int]:
         """Its own of a task's training sizes."""
@@ -179,7 +181,7 @@ def run_shared(
     Parameters
     ----------
     kept : a folder for each runner, named by all that decides its fits: those there are taken, and
-        new ones put there
+        each new one put there as soon as it is finished
 
     Returns
     -------
@@ -187,9 +189,8 @@ def run_shared(
     """
     for runner, fits in zip(runners, kept, strict=True):
         link_files(fits, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
+    runners = [replace(one, shared=fits) for one, fits in zip(runners, kept, strict=True)]
     result = run_study(runners, settings, folder, seed, progress)
-    for runner, fits in zip(runners, kept, strict=True):
-        link_files(runs_folder(folder, runner.task), fits, f"{runner.contender.name}_*")
     return {name: {"sizes": task["sizes"]} for name, task in result.items()}
 
 
@@ -355,6 +356,8 @@ def one_fit(
         _, result, scores = trained(runner, size, repetition, settings, folder, seed)
     write_npy(path.with_suffix(".npy"), scores)
     write_json(path, result)
+    if runner.shared is not None:
+        link_files(path.parent, runner.shared, f"{path.stem}.*")
 
 
 def _probed(

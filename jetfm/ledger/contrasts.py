@@ -82,8 +82,10 @@ def _by_seeds(terms: Sequence[Term]) -> list[np.ndarray]:
 
 
 def _over_pretrainings(parts: Sequence[np.ndarray], n_pretrainings: int) -> float:
-    """Standard error of the sum from the means of each pre-training's seeds."""
-    if n_pretrainings < 2 or min(map(len, parts)) < n_pretrainings:
+    """Standard error of the sum from the means of each pre-training's seeds, of the parts that have
+    one of each."""
+    parts = [part for part in parts if len(part) >= n_pretrainings]
+    if n_pretrainings < 2 or not parts:
         return 0.0
     sums = [
         sum(part[first::n_pretrainings].mean() for part in parts) for first in range(n_pretrainings)

@@ -22,6 +22,7 @@ from jetfm.token_quality.classifiers import TokenClassifiers
 from jetfm.token_quality.study import TokenQuality, TokenQualityStudy
 
 _SIGNS = np.array([1, -1, -1, 1])  # of the accuracies in a difference of differences
+_APART = "binomial"  # uncertainty from test jets as if each accuracy had others
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
 
 
@@ -235,7 +236,9 @@ def _token_classifiers(
                 Term(sign * weight, classifiers.accuracies(classifier, name))
                 for name, sign, weight in zip(inputs, _SIGNS, weights, strict=False)
             ]
-            book.measured[claim] = _over_seeds(terms, classifiers.n_test, note)
+            means, factors = zip(*((term.runs.mean(), term.factor) for term in terms), strict=True)
+            jets = _binomial(means, factors, classifiers.n_test)
+            book.measured[claim] = _over_seeds(terms, classifiers.n_test, jets, note, _APART)
 
     for classifier in ("deepsets", "transformer"):
         rises, below = f"{classifier}-rises", f"{classifier}-below-original"
@@ -281,7 +284,12 @@ def _generation(book: Ledger, study: GenerativeStudy) -> None:
         found = [study.metrics(name)["classifiers"].get("deepsets") for name in names]
         return None if None in found else [(one["auc"], one["auc_error"]) for one in found]
 
+    names = [name for name in (combined, quarks, tops) if name is not None]
+    tests = [study.metrics(name)["classifiers"].get("deepsets") or {} for name in names]
+    n_tests = max((len(one.get("auc_of_tests", ())) for one in tests), default=1)
     text = "uncertainty: bootstrap over test jets"
+    if n_tests > 1:
+        text = f"mean of {n_tests} classifiers; {text}, and their spread"
     put("generation-auc", auc(combined), lambda x: x, [combined], text)
     put("generation-auc-single", auc(quarks, tops), lambda x, y: (x + y) / 2, [quarks, tops], text)
     pair = [quarks, tops]
@@ -438,7 +446,11 @@ def _of_accuracies(
     if cut:
         return cut
     jets = _from_test_jets(study, groups)
-    return _over_seeds(terms, study.n_test, _joined(note, _pretrainings(study, points)), jets)
+    kind = "the same ones for all"
+    if jets is None:
+        means = [np.mean([runs[point].mean() for point in group]) for group in groups]
+        jets, kind = _binomial(means, _SIGNS[: len(means)], study.n_test), _APART
+    return _over_seeds(terms, study.n_test, jets, _joined(note, _pretrainings(study, points)), kind)
 
 
 def _from_test_jets(
@@ -601,20 +613,14 @@ def _joined(*notes: str) -> str:
 
 
 def _over_seeds(
-    terms: Sequence[Term], n_test: int, note: str, jets: float | None = None
+    terms: Sequence[Term], n_test: int, jets: float, note: str, kind: str
 ) -> Measurement:
     """A sum of accuracies over seeds.
 
     The uncertainty adds in quadrature that over seeds (`jetfm.ledger.contrasts`) and what the test
-    jets contribute: `jets`, where it is known, which for differences on the same jets is small;
-    else the binomial error of each accuracy, as if they were independent.
+    jets contribute, `jets`, of this `kind`.
     """
     found = contrast(terms)
-    kind = "the same ones for all"
-    if jets is None:
-        factors, means = np.array([(term.factor, term.runs.mean()) for term in terms]).T
-        jets = np.sqrt((factors**2 * means * (1 - means)).sum() / n_test)
-        kind = "binomial"
     return Measurement(
         found.value,
         math.hypot(found.error, jets),
@@ -622,3 +628,9 @@ def _over_seeds(
         found.n_seeds,
         _joined(note, f"uncertainty: seeds (Student) and test jets ({kind})"),
     )
+
+
+def _binomial(accuracies: Sequence[float], factors: Sequence[float], n_test: int) -> float:
+    """Uncertainty of a sum of accuracies from the test jets, as if each had others."""
+    means = np.array(accuracies)
+    return float(np.sqrt((np.square(factors) * means * (1 - means)).sum() / n_test))

@@ -5,15 +5,14 @@ A model that is fine-tuned is a pre-training of the profile, or one of paper 1's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
 from jetfm.data.labelled import LabelledJets
 from jetfm.finetuning import Contender, Finetuning, Jets, Runner
-from jetfm.finetuning.study import run_shared
+from jetfm.finetuning.study import run_shared, runs_folder
 from jetfm.pipeline.generation import BY_TYPE, GenerationStages
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.pretraining import PretrainingStages
@@ -34,10 +33,6 @@ FINETUNING = "finetuning"
 # sets once, at the end, 3 padded all jets of a batch alike, 4 did not say which were cut short,
 # 5 had no dropout in pre-trained backbones.
 FITS_VERSION = 6
-
-# What stages are known by: bits that this machine made, or how they are made (`Stage.recipe`)
-DIGEST: Callable[[Stage], str] = attrgetter("artifact.digest")
-RECIPE: Callable[[Stage], str] = attrgetter("recipe")
 
 _BOTH = ("ten-classes", "landscape")
 _STRATEGIES = ("main", "mpm", "mpm-causal", "joint")
@@ -194,16 +189,16 @@ class FinetuningStages:
             return {"panels": []}
         return {"panels": self.study().out_of_range()}
 
-    def fits(self) -> Iterator[tuple[Path, str]]:
-        """The folder of every contender's fits, where there may be some, and their recipe."""
-        for name, model, weights in self._chosen():
+    def fits(self) -> Iterator[Path]:
+        """The folder of every contender's fits, where there may be some."""
+        for one in self._chosen():
+            task, model, _ = one
+            campaign = self.profile.finetuning.tasks[task].jets
             stages = [] if model in BASELINES else self._trainings(model)
-            stages += [
-                self.jets.stored(s, self.profile.finetuning.tasks[name].jets) for s in SPLITS
-            ]
+            stages += [self.jets.stored(split, campaign) for split in SPLITS]
+            stages += self._tokens_read([one])
             if all(stage.find() for stage in stages):
-                runner = self.runner(name, model, weights)
-                yield work_folder() / FITS / self._fits(runner), self._fits(runner, RECIPE)
+                yield work_folder() / FITS / self._fits(self.runner(*one))
 
     def runner(self, name: str, model: str, weights: str) -> Runner:
         """A contender at a task, with the jets that it reads."""
@@ -286,8 +281,8 @@ class FinetuningStages:
         runners = [self.runner(*one) for one in chosen]
         kept = [work_folder() / FITS / self._fits(runner) for runner in runners]
         for runner, fits in zip(runners, kept, strict=True):
-            for found in self.run.kept.fits(self._fits(runner, RECIPE)):
-                link_files(found, fits, f"{runner.contender.name}_*")
+            for found in self.run.kept.fits(fits.name):
+                link_files(found, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
         return run_shared(runners, kept, settings, folder, seed, self.run.progress)
 
     def _labelled(self, task: TaskSettings, model: str, weights: str) -> Jets:
@@ -317,14 +312,10 @@ class FinetuningStages:
 
         return Jets(**{split: side(split) for split in SPLITS})
 
-    def _fits(self, runner: Runner, known_by: Callable[[Stage], str] = DIGEST) -> str:
+    def _fits(self, runner: Runner) -> str:
         """Hash of all that decides a contender's fits, so that studies share them.
 
         Another strategy in the profile, or another size, then costs its own fits alone.
-
-        Parameters
-        ----------
-        known_by : what the models and jets are known by, `DIGEST` or `RECIPE`
         """
         settings, model = self.profile.finetuning, runner.contender.model
         task = settings.tasks[runner.task]
@@ -340,13 +331,13 @@ class FinetuningStages:
             "max_constituents": self.profile.data.max_constituents,
             "contender": runner.contender.name,
             "preprocessing": runner.jets.train.preprocessing.to_dict(),
-            "model": None if model in BASELINES else known_by(self.generation.model(model)),
-            "stores": [known_by(stage) for stage in stores],
+            "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
+            "stores": [stage.artifact.digest for stage in stores],
         }
         if runner.contender.weights == "beside":
             request["mpm_weight"] = settings.mpm_weight
         if task.train_on:
             request["train_on"] = task.train_on
         if runner.contender.others:
-            request["others"] = [known_by(one) for one in self._trainings(model)[1:]]
+            request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
         return fingerprint(request)

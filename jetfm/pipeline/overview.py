@@ -72,7 +72,10 @@ class StageGraph:
             for line in table
         ]
         done = sum(row["done"] for row in rows)
-        return "\n".join([*text, f"{done} of {len(rows)} stages are done, in {work_folder()}"])
+        kept = sum(stage.is_kept for stage in self.stages)
+        elsewhere = f", {kept} of them kept elsewhere" if kept else ""
+        text.append(f"{done} of {len(rows)} stages are done, in {work_folder()}{elsewhere}")
+        return "\n".join(text)
 
     def __str__(self) -> str:
         return self.as_text()

@@ -138,12 +138,13 @@ class PretrainingStages:
         """All pre-trainings of the profile: side by side, one core each, where one process trains
         a model; else in turn. The first of each is returned."""
         every = {name: self.repeated(name) for name in self.settings}
-        stages = {name: some for name, some in every.items() if self.run.wants(some[0])}
+        wanted = {name: list(filter(self.run.wants, some)) for name, some in every.items()}
+        stages = {name: some for name, some in wanted.items() if some}
         # two objectives in a step take twice as long: first, so that no core waits at the end
         names = sorted(stages, key=lambda name: self.settings[name].objective != "joint")
         every = [stage for name in names for stage in stages[name]]
         for stage in every:
-            for tokens in stage.needs:
+            for tokens in () if stage.find() else stage.needs:
                 tokens.artifact  # noqa: B018, made here, with all cores
         with computing_on(self.run.device):
             processes = n_processes()
@@ -238,7 +239,8 @@ class PretrainingStages:
     def _with_history(self, name: str = MAIN) -> Stage:
         """The first training of a model whose learning curve was kept: some ship without."""
         every = self.repeated(name)
-        return next((one for one in every if (one.folder / HISTORY).exists()), every[0])
+        found = (one for one in every if one.find() and (one.folder / HISTORY).exists())
+        return next(found, every[0])
 
     def _pretrain(self, settings: PretrainingSettings, number: int, folder: Path) -> dict:
         train, val = (TokenStore(s.folder) for s in self.tokenizers.learned(settings).values())

@@ -73,7 +73,7 @@ class Stage:
         RuntimeError
             The run is restricted to others (`Run.restrict`).
         """
-        if self._found is None and (kept := self._kept):
+        if self._found is None and not self._in_work() and (kept := self._kept()):
             self.run.say(f"{self.key}: kept in {kept.folder}")
             self._found = kept
         if self._found is None:
@@ -93,17 +93,43 @@ class Stage:
         return self.artifact.folder
 
     def find(self) -> Artifact | None:
-        """The finished stage; None, and nothing made, where it or what it needs is not there."""
+        """The finished stage; None, and nothing made, where it or what it needs is not there, nor
+        itself kept."""
         if self._found is None:
-            self._found = self._kept
-        if self._found is None and all(stage.find() for stage in self.needs):
-            try:
-                if self.files:
-                    self.files.paths()
-            except JetfmError:  # there are none; other faults are told
-                return None
-            self._found = self._produce(None, silent)
+            self._found = self._in_work() or self._kept()
         return self._found
+
+    def _in_work(self) -> Artifact | None:
+        if not all(stage.find() for stage in self.needs):
+            return None
+        try:
+            if self.files:
+                self.files.paths()
+        except JetfmError:  # there are none; other faults are told
+            return None
+        return self._produce(None, silent)
+
+    def _kept(self) -> Artifact | None:
+        like = self.run.kept.like(self._request({}))
+        try:
+            recipe = self.recipe if like else ""
+        except JetfmError:  # no files of jets that it could be of: told when they are needed
+            return None
+        return next((one for one in like if one.record["recipe"] == recipe and self._of(one)), None)
+
+    def _of(self, kept: Artifact) -> bool:
+        """Whether a kept stage read the kept stages that are found."""
+        read = kept.record["inputs"]
+        return all(
+            stage.artifact.digest == read[name]
+            for name, stage in self.inputs.items()
+            if name in read and stage.find() and stage.is_kept
+        )
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was found finished in a folder of kept stages, and not in ``work/``."""
+        return self._found is not None and "recipe" in self._found.record
 
     @cached_property
     def recipe(self) -> str:
@@ -115,19 +141,6 @@ class Stage:
         elif self.files:
             inputs |= self.files.digests()
         return recipe_of(self._request({}), inputs)
-
-    @property
-    def _kept(self) -> Artifact | None:
-        """Itself, where it is kept."""
-        try:
-            return self.run.kept.find(self._request({}), lambda: self.recipe)
-        except JetfmError:  # no files of jets that it could be of: told when they are needed
-            return None
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it is found finished in a folder of kept stages."""
-        return self._kept is not None
 
     def _request(self, inputs: Mapping[str, str]) -> dict:
         return request_of(self.name, self.settings, inputs, self.run.profile.seed, self.version)

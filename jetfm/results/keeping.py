@@ -11,43 +11,43 @@ from jetfm.pipeline import Pipeline
 from jetfm.storage.files import copy_file, write_npy
 from jetfm.storage.kept import FITS, keep
 
-_MADE_AGAIN = (
-    "jets",
-    "store",
-    "tokens",
-    "finetuning",
-)  # large and soon made; or collected from fits
+# Large and soon made, or collected from fits; observables are those of these very jets.
+_MADE_AGAIN = ("jets", "store", "tokens", "observables", "finetuning")
 
 
 def keep_finished(
     pipeline: Pipeline, out: Path, largest: int, say: Callable[[str], None] = print
 ) -> Path:
-    """Write the finished stages and fits of a profile, but for jets and tokens.
+    """Write the finished stages and fits of a profile, but for jets and what is soon made of them.
 
     What is kept already, in ``weights/`` or elsewhere, is left out.
 
     Parameters
     ----------
     out : a folder; what it holds already stays
-    largest : bytes; larger files are left out, and a stage that needs them cannot be made there
+    largest : bytes; larger files are left out, and named
     """
     n_stages = 0
     for stage in pipeline.stages().stages:
         artifact = stage.find()
-        if artifact is None or stage.name.partition("-")[0] in _MADE_AGAIN or stage.is_kept:
+        if artifact is None or stage.is_kept or stage.name.partition("-")[0] in _MADE_AGAIN:
             continue
-        keep(artifact, stage.recipe, out / f"{stage.name}-{stage.recipe[:10]}", largest)
+        left_out = keep(artifact, stage.recipe, out / f"{stage.name}-{stage.recipe[:10]}", largest)
+        if left_out:
+            say(f"{stage.key}: without {', '.join(left_out)}, too large")
         n_stages += 1
-    n_fits = sum(_keep_fits(*fits, out) for fits in pipeline.finetuning.fits())
+    n_fits = sum(
+        _keep_fits(folder, out / FITS / folder.name) for folder in pipeline.finetuning.fits()
+    )
     say(f"{n_stages} stages and {n_fits} fits more")
     return out
 
 
-def _keep_fits(folder: Path, recipe: str, out: Path) -> int:
+def _keep_fits(folder: Path, out: Path) -> int:
     """Copy the fits of a contender, scores in half precision; how many were not there."""
     n_fits = 0
     for path in sorted(folder.glob("*.json")):
-        there = out / FITS / recipe / path.name
+        there = out / path.name
         if not there.exists():
             scores = np.load(path.with_suffix(".npy"), allow_pickle=False)
             write_npy(there.with_suffix(".npy"), scores.astype(np.float16))

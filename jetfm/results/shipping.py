@@ -20,6 +20,7 @@ from jetfm.pipeline.tokenizers import MAIN
 from jetfm.pretraining.comparison import losses
 from jetfm.schema import CLASS_NAMES
 from jetfm.settings import COMBINED, PretrainingSettings
+from jetfm.storage.artifacts import RECORD
 from jetfm.storage.files import copy_file, sha256, write_text
 from jetfm.storage.kept import write_kept_record
 from jetfm.storage.paths import sample_folder
@@ -71,6 +72,7 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     for name in tokenizers:
         _ship_tokenizer(pipeline, name, out / "tokenizers" / name)
     _keep_only(out / "tokenizers", tokenizers)
+    _keep_only(out / "models", models)
     for name, (stage, settings) in models.items():
         card = _ship_model(pipeline, name, stage, settings, out)
         say(f"{name}: {card}")
@@ -80,8 +82,8 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
 
 
 def _keep_only(folder: Path, names: Collection[str]) -> None:
-    """Remove what was shipped under other names: no model needs it any more."""
-    for path in folder.iterdir():
+    """Remove what was shipped under other names: it is of another profile."""
+    for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path)
 
@@ -90,14 +92,22 @@ def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:
     stage = pipeline.tokenizers.trained(name)
     if _lies_in(folder, stage):
         return
-    for file in (f"{NAME}.json", WEIGHTS, USAGE, HISTORY):  # in single precision: ids are ids
+    (folder / RECORD).unlink(missing_ok=True)
+    for file in (f"{NAME}.json", WEIGHTS, USAGE):  # in single precision: ids are ids
         copy_file(stage.folder / file, folder / file)
+    _copy_history(stage, folder)
     write_text(folder / "README.md", _tokenizer_card(pipeline, stage))
     write_kept_record(stage.artifact, stage.recipe, folder)
 
 
 def _lies_in(folder: Path, stage: Stage) -> bool:
+    """Whether it is what shipped before."""
     return stage.folder.resolve() == folder.resolve()
+
+
+def _copy_history(stage: Stage, folder: Path) -> None:
+    if (stage.folder / HISTORY).exists():  # some shipped without
+        copy_file(stage.folder / HISTORY, folder / HISTORY)
 
 
 def _ship_model(
@@ -107,6 +117,7 @@ def _ship_model(
     if _lies_in(folder, stage):
         return "is there"
     model, tokenizer = JetModel.load(stage.folder), pipeline.tokenizers.load(settings.tokenizer)
+    (folder / RECORD).unlink(missing_ok=True)  # until all of it is new
     held_out = pipeline.tokenizers.tokens("val", settings.tokenizer).multiplicity
     with TemporaryDirectory() as scratch:
         sample = tokenize_files(tokenizer, sample_folder() / "val", scratch, progress=False)
@@ -121,7 +132,7 @@ def _ship_model(
     info |= {"losses": halved, "losses_in_single_precision": whole}
     model.save(folder, half=True, **info)
     write_text(folder / "README.md", _card(pipeline, name, stage, settings, halved, whole))
-    copy_file(stage.folder / HISTORY, folder / HISTORY)
+    _copy_history(stage, folder)
     write_kept_record(stage.artifact, stage.recipe, folder)
     return ", ".join(f"{objective} loss {loss:.4f}" for objective, loss in halved.items())
 
@@ -130,6 +141,7 @@ def _ship_classifier(pipeline: Pipeline, folder: Path) -> None:
     stage = classifier_stage(pipeline, _CLASSIFIER)
     if _lies_in(folder, stage):
         return
+    (folder / RECORD).unlink(missing_ok=True)
     classifier = Classifier.load(stage.folder)
     classifier.save(folder, half=True, profile=pipeline.profile.name)
     write_text(folder / "README.md", _classifier_card(pipeline, stage, classifier))

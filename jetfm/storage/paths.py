@@ -64,12 +64,22 @@ def kept_folders() -> list[Path]:
     """Where finished stages are looked for before they are made (`jetfm.storage.kept`).
 
     ``weights/`` by default; ``JETFM_KEPT`` names others, as `PATH` names folders, or ``none``.
+
+    Raises
+    ------
+    JetfmError
+        A named folder that is not there.
     """
     named = os.environ.get("JETFM_KEPT", "").strip()
     if not named:
         return [weights_folder()]
-    names = named.split(os.pathsep) if named != "none" else []
-    return [project_folder() / expanded(name) for name in names]
+    if named == "none":
+        return []
+    folders = [project_folder() / expanded(name) for name in named.split(os.pathsep) if name]
+    for folder in folders:
+        if not folder.is_dir():
+            raise JetfmError(f"JETFM_KEPT={named}", f"no folder {folder}", "folders of kept stages")
+    return folders
 
 
 def shipped_folder() -> Path:

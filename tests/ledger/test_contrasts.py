@@ -74,3 +74,12 @@ def test_the_spread_of_pretrainings_is_shared_by_all_sizes():
     with_, without = _covered(lambda: draw(2)), _covered(lambda: draw(1))
     assert with_ > 0.67  # of two, plain standard errors: 70 % is all that can be had
     assert with_ > without + 0.1
+
+
+def test_a_size_with_too_few_seeds_does_not_hide_the_spread_of_pretrainings():
+    """Three pre-trainings, of which the largest size has met two."""
+    apart = np.array([0.80, 0.85, 0.90, 0.80, 0.85, 0.90])
+    terms = [Term(0.5, apart, 100, 3), Term(0.5, np.array([0.9, 0.9]), 10_000, 3)]
+    assert contrast(terms).error == pytest.approx(0.5 * 0.05 / 3**0.5)
+    few = contrast([Term(1.0, apart[:2], 10_000, 3)])
+    assert few.error == pytest.approx(standard_error(apart[:2], n_sigma=2) / 2)

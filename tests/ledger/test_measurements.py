@@ -33,7 +33,7 @@ def test_difference_of_differences():
         np.array([0.9, 0.9]),
     ]
     terms = [Term(sign, run) for sign, run in zip((1, -1, -1, 1), runs, strict=True)]
-    measured = _over_seeds(terms, N_TEST, "")
+    measured = _over_seeds(terms, N_TEST, 0.0, "", "")
     assert measured.value == pytest.approx((0.85 - 0.7) - (0.95 - 0.9))
     assert measured.n_seeds == 2 and measured.n_jets == N_TEST
 
@@ -122,7 +122,8 @@ def test_means_over_sizes_count_every_seed_of_a_size():
 
 
 def test_equal_seeds_are_not_certainty():
-    measured = _over_seeds([Term(1, np.array([0.8, 0.8, 0.8]))], N_TEST, "")
+    jets = measurements._binomial([0.8], [1], N_TEST)
+    measured = _over_seeds([Term(1, np.array([0.8, 0.8, 0.8]))], N_TEST, jets, "", "")
     assert measured.uncertainty == pytest.approx(np.sqrt(0.8 * 0.2 / N_TEST))
 
 
@@ -130,7 +131,7 @@ def test_equal_seeds_are_not_certainty():
 def test_two_of_the_uncertainty_cover_95_per_cent_for_any_number_of_seeds(n_seeds):
     rng = np.random.default_rng(n_seeds)
     seeds = rng.normal(0.8, 0.03, (4000, n_seeds))
-    measured = [_over_seeds([Term(1, row)], 10**9, "") for row in seeds]
+    measured = [_over_seeds([Term(1, row)], 10**9, 0.0, "", "") for row in seeds]
     covered = np.mean([abs(m.value - 0.8) < 2 * m.uncertainty for m in measured])
     assert covered == pytest.approx(0.9545, abs=3 * np.sqrt(0.9545 * 0.0455 / 4000))
 

@@ -49,11 +49,11 @@ def kept(tmp_path, monkeypatch):
     monkeypatch.setenv("JETFM_KEPT", "none")
     monkeypatch.setenv("JETFM_WORK", str(tmp_path / "one"))
     one = _Machine()
-    keep(one.model.artifact, one.model.recipe, tmp_path / "kept" / "deep" / "model", 100)
+    left_out = keep(one.model.artifact, one.model.recipe, tmp_path / "kept/deep/model", 100)
+    assert left_out == ["large.txt"]
     monkeypatch.setenv("JETFM_WORK", str(tmp_path / "other"))
-    monkeypatch.setenv(
-        "JETFM_KEPT", os.pathsep.join([str(tmp_path / "no"), str(tmp_path / "kept")])
-    )
+    folders = str(tmp_path / "one"), str(tmp_path / "kept")  # records of mere work are passed over
+    monkeypatch.setenv("JETFM_KEPT", os.pathsep.join(folders))
     return one.model.artifact
 
 
@@ -100,6 +100,36 @@ def test_kept_jets_of_files_are_known_by_their_bytes(kept, tmp_path, monkeypatch
     assert _Machine(files=SourceFiles(none)).model.find() is None
 
 
+def test_work_of_this_machine_comes_first(kept, tmp_path, monkeypatch):
+    """Which holds all digits of weights that ship with half of them."""
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "one"))
+    found = _Machine()
+    assert found.model.find().folder.parent == tmp_path / "one"
+    assert not found.model.is_kept and found.model.artifact.folder == found.model.folder
+
+
+def test_what_was_made_from_another_kept_stage_is_not_taken(kept, tmp_path, monkeypatch):
+    """Of two runs with the same recipe, jets of one and a model of the other."""
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "third"))
+    monkeypatch.setenv("JETFM_KEPT", "none")
+    third = _Machine(bits="c")
+    keep(third.jets.artifact, third.jets.recipe, tmp_path / "kept/jets", 10**6)
+    monkeypatch.setenv("JETFM_WORK", str(tmp_path / "other"))
+    monkeypatch.setenv("JETFM_KEPT", str(tmp_path / "kept"))
+    mixed = _Machine()
+    assert mixed.jets.find() and mixed.jets.is_kept
+    assert mixed.model.find() is None
+    keep(third.model.artifact, third.model.recipe, tmp_path / "kept/model", 10**6)
+    matching = _Machine()
+    assert matching.model.find().digest == third.model.artifact.digest != kept.digest
+
+
+def test_a_folder_of_kept_stages_that_is_not_there_is_named(kept, tmp_path, monkeypatch):
+    monkeypatch.setenv("JETFM_KEPT", os.pathsep.join(["", str(tmp_path / "gone")]))
+    with pytest.raises(JetfmError, match="gone"):
+        _Machine()
+
+
 def test_none_is_looked_for_where_the_user_says_so(kept, monkeypatch):
     monkeypatch.setenv("JETFM_KEPT", "none")
     assert _Machine().model.find() is None
@@ -116,6 +146,6 @@ def test_the_weights_that_ship_are_those_of_their_profile(monkeypatch):
     stages += [one for name in pipeline.pretraining.settings
                for one in pipeline.pretraining.repeated(name)]  # fmt: skip
     stages += map(pipeline.generation.model, pipeline.generation.generators)
-    found = {stage.folder for stage in stages if stage.is_kept}
+    found = {stage.folder for stage in stages if stage.find()}
     assert found == names
     assert {folder.name for folder in found} >= {"main", "mpm", "joint", "omnijet"}
