@@ -44,7 +44,7 @@ def results(
     numbers = keep_results(settings.name, keep / settings.name)
     typer.echo(f"written to {write_results(settings.name, out)}, numbers kept in {numbers}")
     if readme is not None:
-        typer.echo(f"claims in {write_headlines(settings.name, readme)}")
+        typer.echo(f"claims in {write_headlines(numbers, readme)}")
 
 
 def redraw(

@@ -57,8 +57,12 @@ def write_results(profile: str, out: Path) -> Path:
     return write_text(out / TEXT, "\n".join(_lines(results)) + "\n")
 
 
-def write_headlines(profile: str, readme: Path) -> Path:
+def write_headlines(kept: Path, readme: Path) -> Path:
     """Write the table of `HEADLINES` between two marks of a Markdown file; the rest stays.
+
+    Parameters
+    ----------
+    kept : results of a profile, as `jetfm.results.redrawn.keep_results` writes them
 
     Raises
     ------
@@ -71,10 +75,10 @@ def write_headlines(profile: str, readme: Path) -> Path:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise JetfmError(readme, "no place for the claims", f"a line {BEGIN}, and {END} after it")
-    results = load_results(profile)
-    entries = {row["id"]: row for row in results.entries}
-    lines = [f"Profile `{profile}`. {ledger.summary(results.entries)}.", ""]
-    lines += _table([entries[name] for name in HEADLINES])
+    rows = ledger.load(kept / "ledger.json")
+    by_id = {row["id"]: row for row in rows}
+    lines = [f"Profile `{kept.name}`: {ledger.summary(rows)}. Those that readers ask for first:", ""]
+    lines += _table([by_id[name] for name in HEADLINES])
     return write_text(readme, "\n".join([before + begin, *lines, end + after]))
 
 

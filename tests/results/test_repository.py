@@ -13,6 +13,7 @@ from jetfm.figures import CAPTIONS
 from jetfm.figures.style import COLORS
 from jetfm.ledger.claims import CLAIMS
 from jetfm.results.repository import BEGIN, END, HEADLINES, write_headlines, write_results
+from jetfm.storage.paths import project_folder
 
 
 def test_every_picture_and_claim_is_there_and_again_the_same(finished, tmp_path):
@@ -63,11 +64,20 @@ def test_the_headlines_stand_between_their_marks_and_nothing_else_changes(finish
     readme = tmp_path / "README.md"
     readme.write_text(f"# before\n{BEGIN}\nold | table\n{END}\nafter\n", encoding="utf-8")
     for _ in range(2):  # the second time finds what the first wrote
-        text = write_headlines("smoke", readme).read_text(encoding="utf-8")
-        assert text.startswith(f"# before\n{BEGIN}\nProfile `smoke`.")
+        text = write_headlines(finished, readme).read_text(encoding="utf-8")
+        assert text.startswith(f"# before\n{BEGIN}\nProfile `smoke`:")
         assert text.endswith(f"{END}\nafter\n") and "old | table" not in text
         rows = re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)
         assert tuple(rows) == HEADLINES
     readme.write_text(f"{END} {BEGIN}", encoding="utf-8")
     with pytest.raises(JetfmError, match="no place for the claims"):
-        write_headlines("smoke", readme)
+        write_headlines(finished, readme)
+
+
+def test_the_readme_has_the_headlines_of_kept_results(tmp_path):
+    text = (project_folder() / "README.md").read_text(encoding="utf-8")
+    profile = re.search(re.escape(BEGIN) + r"\nProfile `(\w+)`", text)[1]
+    copy = tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    kept = project_folder() / "results" / profile
+    assert write_headlines(kept, copy).read_text(encoding="utf-8") == text
