@@ -77,7 +77,10 @@ def write_headlines(kept: Path, readme: Path) -> Path:
         raise JetfmError(readme, "no place for the claims", f"a line {BEGIN}, and {END} after it")
     rows = ledger.load(kept / "ledger.json")
     by_id = {row["id"]: row for row in rows}
-    lines = [f"Profile `{kept.name}`: {ledger.summary(rows)}. Those that readers ask for first:", ""]
+    lines = [
+        f"Profile `{kept.name}`: {ledger.summary(rows)}. Those that readers ask for first:",
+        "",
+    ]
     lines += _table([by_id[name] for name in HEADLINES])
     return write_text(readme, "\n".join([before + begin, *lines, end + after]))
 

@@ -50,10 +50,10 @@ _NOT_FOR = (
 def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> Path:
     """Write the profile's main, MPM, joint and combined models that it has, and a classifier.
 
-    Models are written in half precision, every training of theirs. What that does to their losses
-    on the validation jets of the sample that ships stands in their cards, with the losses that a
-    test finds again. Each folder is a kept stage (`jetfm.storage.kept`): the profile itself begins
-    with it, and what it began with stays as it is.
+    Models are written in half precision, every training of theirs that is finished. What that does
+    to their losses on the validation jets of the sample that ships stands in their cards, with the
+    losses that a test finds again. Each folder is a kept stage (`jetfm.storage.kept`): the profile
+    itself begins with it, and what it began with stays as it is.
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
         for name in (MAIN, "mpm", "joint")
         if name in known
         for number, stage in enumerate(pipeline.pretraining.repeated(name), 1)
+        if number == 1 or stage.find()
     }
     combined = pipeline.generation.model(COMBINED)
     models["omnijet"] = (combined, pipeline.profile.generative_quality.model)
