@@ -32,8 +32,8 @@ def jetfm(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
 OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = (
     "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
-    "stages", "budget", "compare", "results", "redraw", "keep", "paper-map", "ship", "score", "export",
-    "benchmark",
+    "stages", "budget", "compare", "results", "redraw", "keep", "paper-map", "ship", "score",
+    "export", "benchmark",
 )  # fmt: skip
 
 
