@@ -22,6 +22,7 @@ from jetfm.schema import SPLITS
 from jetfm.settings import FinetuningSettings
 from jetfm.storage.artifacts import fingerprint
 from jetfm.storage.files import read_json
+from jetfm.storage.kept import FITS
 from jetfm.storage.paths import weights_folder, work_folder
 from jetfm.tokenizers import Tokenizer, load_tokenizer
 from jetfm.tokenizers.encoding import tokenize
@@ -154,7 +155,7 @@ class OwnModel:
     def _fit(self, folder: Path) -> dict:
         """All fits; they are kept apart, too, for other choices of tasks and sizes."""
         runners = list(self._runners())
-        kept = [work_folder() / "fits" / self._of_fits(runner) for runner in runners]
+        kept = [work_folder() / FITS / self._of_fits(runner) for runner in runners]
         seed, shown = self.pipeline.profile.seed, self.pipeline.run.progress
         return run_shared(runners, kept, self._settings, folder, seed, shown)
 

@@ -27,6 +27,11 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
+def seed_of_repeat(seed: int, number: int) -> int:
+    """Seed of the repeat `number` of a training, its own for 0; a prime apart is our choice."""
+    return seed + 1_000_003 * number
+
+
 def spread_over(n: int, most: int) -> np.ndarray:
     """Evenly spaced places among n, at most so many, ascending."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))

@@ -14,7 +14,9 @@ from jetfm.figures.style import COLORS
 LOGARITHMIC = ("reconstruction", "commitment")
 
 
-def training(history: Mapping, panels: Sequence[tuple[str, str]], best_step: int) -> Figure:
+def training(
+    history: Mapping, panels: Sequence[tuple[str, str]], best_step: int, note: str = ""
+) -> Figure:
     """Learning curves.
 
     Parameters
@@ -22,6 +24,7 @@ def training(history: Mapping, panels: Sequence[tuple[str, str]], best_step: int
     history : by split ('train', 'val'): columns ``step`` and one per metric
     panels : (metric, axis label) pairs, one panel each
     best_step : validation step whose weights were kept
+    note : whose curves they are, below the panels
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.7), squeeze=False)
     names = {"train": "Training", "val": "Validation"}
@@ -41,4 +44,6 @@ def training(history: Mapping, panels: Sequence[tuple[str, str]], best_step: int
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.legend()
+    if note:
+        figure.supxlabel(note, fontsize="small", color="0.35")
     return figure

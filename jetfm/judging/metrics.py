@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jetfm.data.batches import seed_of_repeat
 from jetfm.judging.classifier_test import classifier_test, over_seeds
 from jetfm.judging.distances import N_BOOTSTRAP, Frechet, QuantileKL, Values, Wasserstein, judge
 from jetfm.judging.jet_sample import JetSample, acceptance_of, count_violations
@@ -32,8 +33,6 @@ JET_QUANTITIES = {
 CONSTITUENT_QUANTITIES = dict(zip(KINEMATICS, ("GeV", "", ""), strict=True))
 QUANTITIES = JET_QUANTITIES | CONSTITUENT_QUANTITIES
 MIN_JETS = 50  # our choice: with fewer of a class it is not judged on its own
-
-_APART = 1_000_003  # between the seeds of two classifier tests; our choice, and a prime
 
 NETWORK_SPACE = Preprocessing()  # that the classifier tests see, whatever the generator used
 
@@ -146,7 +145,7 @@ def _entry(
                     _network_space(sample),
                     _network_space(truth),
                     None if folder is None else folder / _named(network, number),
-                    seed + _APART * number,
+                    seed_of_repeat(seed, number),
                     epochs=epochs,
                     progress=progress,
                     network=network,

@@ -22,7 +22,7 @@ from jetfm.token_quality.classifiers import TokenClassifiers
 from jetfm.token_quality.study import TokenQuality, TokenQualityStudy
 
 _SIGNS = np.array([1, -1, -1, 1])  # of the accuracies in a difference of differences
-_APART = "binomial"  # uncertainty from test jets as if each accuracy had others
+_TEST_JETS = "binomial"  # uncertainty from test jets as if each accuracy had others
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
 
 
@@ -238,7 +238,7 @@ def _token_classifiers(
             ]
             means, factors = zip(*((term.runs.mean(), term.factor) for term in terms), strict=True)
             jets = _binomial(means, factors, classifiers.n_test)
-            book.measured[claim] = _over_seeds(terms, classifiers.n_test, jets, note, _APART)
+            book.measured[claim] = _over_seeds(terms, classifiers.n_test, jets, note, _TEST_JETS)
 
     for classifier in ("deepsets", "transformer"):
         rises, below = f"{classifier}-rises", f"{classifier}-below-original"
@@ -449,7 +449,7 @@ def _of_accuracies(
     kind = "the same ones for all"
     if jets is None:
         means = [np.mean([runs[point].mean() for point in group]) for group in groups]
-        jets, kind = _binomial(means, _SIGNS[: len(means)], study.n_test), _APART
+        jets, kind = _binomial(means, _SIGNS[: len(means)], study.n_test), _TEST_JETS
     return _over_seeds(terms, study.n_test, jets, _joined(note, _pretrainings(study, points)), kind)
 
 

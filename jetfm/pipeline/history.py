@@ -9,6 +9,7 @@ from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import read_json, write_json
 
 HISTORY = "history.json"
+NOTE = "history_of"  # in the record of a stage whose curves are another's
 
 
 def save_trained(model, result, folder: Path) -> dict:
@@ -26,11 +27,13 @@ def save_trained(model, result, folder: Path) -> dict:
 
 
 def learning_curves(artifact: Artifact) -> dict:
-    """Arguments of `jetfm.figures.training`: learning curves, and the step that was kept."""
+    """Arguments of `jetfm.figures.training`: learning curves, the step that was kept, and what the
+    record says of whose curves they are, where they are not its own."""
     rows = read_json(artifact / HISTORY)
     history = {}
     for split, name in (("train", "train"), ("val", "validation")):
         chosen = [row for row in rows if row["split"] == name]
         keys = [key for key in chosen[0] if key != "split"] if chosen else []
         history[split] = {key: [row[key] for row in chosen] for key in keys}
-    return {"history": history, "best_step": artifact.metrics["best_step"]}
+    curves = {"history": history, "best_step": artifact.metrics["best_step"]}
+    return curves | ({"note": artifact.record[NOTE]} if NOTE in artifact.record else {})

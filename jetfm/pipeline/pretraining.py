@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jetfm.data.batches import mean_length
+from jetfm.data.batches import mean_length, seed_of_repeat
 from jetfm.data.token_store import TokenStore
 from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
@@ -29,8 +29,6 @@ from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.paths import work_folder
 from jetfm.training.launch import launch, n_processes
-
-_APART = 1_000_003  # between the seeds of two trainings of a model; our choice, and a prime
 
 
 class PretrainingStages:
@@ -250,7 +248,7 @@ class PretrainingStages:
             val,
             settings,
             folder / "training",
-            self.profile.seed + _APART * number,
+            seed_of_repeat(self.profile.seed, number),
             self.run.progress,
             tokenizer,
         )

@@ -91,9 +91,8 @@ def _keep_only(folder: Path, names: Collection[str]) -> None:
 
 def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:
     stage = pipeline.tokenizers.trained(name)
-    if _lies_in(folder, stage):
+    if not _makes_way(folder, stage):
         return
-    (folder / RECORD).unlink(missing_ok=True)
     for file in (f"{NAME}.json", WEIGHTS, USAGE):  # in single precision: ids are ids
         copy_file(stage.folder / file, folder / file)
     _copy_history(stage, folder)
@@ -101,9 +100,13 @@ def _ship_tokenizer(pipeline: Pipeline, name: str, folder: Path) -> None:
     write_kept_record(stage.artifact, stage.recipe, folder)
 
 
-def _lies_in(folder: Path, stage: Stage) -> bool:
-    """Whether it is what shipped before."""
-    return stage.folder.resolve() == folder.resolve()
+def _makes_way(folder: Path, stage: Stage) -> bool:
+    """Whether a stage is to be written there, which is then no kept one until its record is; not if
+    it is what shipped before and lies there."""
+    if stage.folder.resolve() == folder.resolve():
+        return False
+    (folder / RECORD).unlink(missing_ok=True)
+    return True
 
 
 def _copy_history(stage: Stage, folder: Path) -> None:
@@ -115,10 +118,9 @@ def _ship_model(
     pipeline: Pipeline, name: str, stage: Stage, settings: PretrainingSettings, out: Path
 ) -> str:
     folder = out / "models" / name
-    if _lies_in(folder, stage):
+    if not _makes_way(folder, stage):
         return "is there"
     model, tokenizer = JetModel.load(stage.folder), pipeline.tokenizers.load(settings.tokenizer)
-    (folder / RECORD).unlink(missing_ok=True)  # until all of it is new
     held_out = pipeline.tokenizers.tokens("val", settings.tokenizer).multiplicity
     with TemporaryDirectory() as scratch:
         sample = tokenize_files(tokenizer, sample_folder() / "val", scratch, progress=False)
@@ -140,9 +142,8 @@ def _ship_model(
 
 def _ship_classifier(pipeline: Pipeline, folder: Path) -> None:
     stage = classifier_stage(pipeline, _CLASSIFIER)
-    if _lies_in(folder, stage):
+    if not _makes_way(folder, stage):
         return
-    (folder / RECORD).unlink(missing_ok=True)
     classifier = Classifier.load(stage.folder)
     classifier.save(folder, half=True, profile=pipeline.profile.name)
     write_text(folder / "README.md", _classifier_card(pipeline, stage, classifier))

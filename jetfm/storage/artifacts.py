@@ -94,7 +94,7 @@ def produce(
     """
     request = request_of(stage, settings, inputs, seed, version)
     folder = Path(work) / f"{stage}-{fingerprint(request)}"
-    done = read_record(folder)  # before the lock: a finished folder may well be read-only
+    done = _read_record(folder)  # before the lock: a finished folder may well be read-only
     if done is not None:
         say(f"{stage}: done before, {folder.name}")
         return Artifact(folder, done)
@@ -104,7 +104,7 @@ def produce(
         return _beside_the_first(folder, make if together else None)
     make_folder(folder)
     with exclusive(folder, say):
-        done = read_record(folder)
+        done = _read_record(folder)
         if done is not None:
             say(f"{stage}: done before, {folder.name}")
             return Artifact(folder, done)
@@ -152,7 +152,7 @@ def _beside_the_first(folder: Path, make: Callable[[Path], dict | None] | None) 
     """What processes other than the first do: take part if asked to, then wait for the record."""
     if make is not None:
         make(folder)
-    while (done := read_record(folder)) is None:
+    while (done := _read_record(folder)) is None:
         time.sleep(0.5)  # torchrun ends this process if the first one fails
     return Artifact(folder, done)
 
@@ -174,7 +174,7 @@ def fingerprint(values: Any, length: int = 10) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def read_record(folder: Path) -> dict | None:
+def _read_record(folder: Path) -> dict | None:
     """The record of a finished stage; None where it, or a file that it names, is not there."""
     path = folder / RECORD
     if not path.exists():

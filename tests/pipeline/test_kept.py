@@ -7,6 +7,7 @@ import os
 import pytest
 
 from jetfm.errors import JetfmError
+from jetfm.figures import training
 from jetfm.pipeline import Pipeline
 from jetfm.pipeline.stage import Run, SourceFiles
 from jetfm.settings.profiles import load_profile
@@ -149,3 +150,14 @@ def test_the_weights_that_ship_are_those_of_their_profile(monkeypatch):
     found = {stage.folder for stage in stages if stage.find()}
     assert found == names
     assert {folder.name for folder in found} >= {"main", "mpm", "joint", "omnijet"}
+
+
+def test_whose_learning_curves_they_are_is_said_below_them():
+    """The tokenizer's own were lost; a repetition's stand for them, and say so."""
+    pipeline = Pipeline("overnight", progress=False, say=lambda text: None)
+    curves = pipeline.tokenizers.history()
+    last = curves["history"]["val"]["reconstruction"][-1]
+    own = pipeline.tokenizers.trained().artifact.metrics["best_loss"]
+    assert f"loss {last:.5f} at the end, its own {own:.5f}" in curves["note"]
+    drawn = training(panels=[("reconstruction", "Loss")], **curves)
+    assert drawn.get_supxlabel() == curves["note"]
