@@ -7,6 +7,7 @@ and ranks follow from them (`jetfm.benchmark.statistics`) and are written nowher
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -53,6 +54,8 @@ class Task(Settings):
 
     jets: str
     classes: tuple[str, ...] = Field(min_length=2)
+    # Where all labelled and validation jets are (low <= value < high, GeV); test jets are anywhere.
+    train_on: dict[str, tuple[float, float]] = Field({}, exclude_if=operator.not_)
     seeds: dict[Positive, Positive]  # how many, by number of labelled jets
     n_val: Positive
     n_test: Positive

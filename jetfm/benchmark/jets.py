@@ -60,9 +60,11 @@ class BenchmarkJets:
         profile = self.pipeline.profile
         found = {}
         for name in self.tasks:
+            settings = profile.finetuning.tasks[name]
             jets, tables = self.of(name), self.tables(name)
             found[name] = Task(
-                jets=profile.finetuning.tasks[name].jets,
+                jets=settings.jets,
+                train_on=settings.train_on,
                 classes=jets.test.class_names,
                 seeds=self.seeds(name),
                 n_val=len(jets.val.indices),

@@ -18,6 +18,7 @@ from jetfm.benchmark.format import (
 )
 from jetfm.benchmark.published import Published, published
 from jetfm.benchmark.statistics import Summary, best, ranks, summary
+from jetfm.data.jet_ranges import ranges_as_text
 from jetfm.storage.files import write_text
 
 PAGE = "benchmark.md"
@@ -167,6 +168,9 @@ def _question(name: str, benchmark: Benchmark) -> str:
     text = f"{which}, of jets like those of {_CAMPAIGNS.get(task.jets, task.jets)}"
     if len(task.classes) == 2:
         text += "; the signal is the last"
+    if task.train_on:
+        ranges = ranges_as_text([(key, *ends) for key, ends in task.train_on.items()])
+        text += f"; labelled and validation jets in {ranges} alone, test jets everywhere"
     jets = f"{task.n_val:,} validation jets, {task.n_test:,} test jets"
     return f"{text}. There are {jets}. Guessing gives an accuracy of {1 / len(task.classes):.3g}."
 

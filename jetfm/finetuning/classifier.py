@@ -28,13 +28,13 @@ from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
 from jetfm.finetuning.contenders import Contender, baseline
-from jetfm.finetuning.study import EVALUATION_BATCH, log_probabilities
+from jetfm.finetuning.study import log_probabilities
 from jetfm.models.backbone import Backbone
 from jetfm.models.classifier import BatchClassifier, JetClassifier
 from jetfm.models.physical_input import PhysicalInput, falling_rank, sorted_by
 from jetfm.physics.features import Preprocessing
 from jetfm.physics.jagged import padded
-from jetfm.runtime.device import current_device
+from jetfm.runtime.device import current_device, evaluation_batch
 from jetfm.runtime.progress import Progress
 from jetfm.schema import KINEMATICS
 from jetfm.settings import BASELINES, BackboneSettings, BaselineSettings
@@ -123,7 +123,7 @@ class Classifier(SavedModule):
         device = current_device()
         self.to(device).eval()
         with torch.no_grad():
-            for jets in InOrderBatches((pt > 0).sum(1), EVALUATION_BATCH):
+            for jets in InOrderBatches((pt > 0).sum(1), evaluation_batch()):
                 used = np.flatnonzero((pt[jets] > 0).any(0)).max(initial=0) + 1
                 some = (torch.as_tensor(array[jets, :used]).to(device) for array in arrays)
                 found[jets] = self(*some).cpu().numpy()

@@ -13,10 +13,10 @@ from jetfm.data.batches import InOrderBatches
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
 from jetfm.models.backbone import Backbone
-from jetfm.runtime.device import current_device
+from jetfm.runtime.device import current_device, evaluation_batch
 from jetfm.storage.files import NpyWriter, make_folder, read_json, write_json, write_npy
 
-ENCODING_BATCH = 500
+WRITTEN_AT_ONCE = 10_000  # jets in memory
 
 
 class EncodedJets:
@@ -70,10 +70,10 @@ def encode(
     jets_by_index = np.unique(indices)
     offsets = [0]
     with NpyWriter(folder / "hidden.npy", "f4", (backbone.dim,)) as writer:
-        for start in range(0, len(jets_by_index), 20 * ENCODING_BATCH):
-            some = jets_by_index[start : start + 20 * ENCODING_BATCH]
+        for start in range(0, len(jets_by_index), WRITTEN_AT_ONCE):
+            some = jets_by_index[start : start + WRITTEN_AT_ONCE]
             rows: dict[int, np.ndarray] = {}
-            for indices in InOrderBatches(jets.store.n_constituents, ENCODING_BATCH, some):
+            for indices in InOrderBatches(jets.store.n_constituents, evaluation_batch(), some):
                 batch = {key: value.to(device) for key, value in jets.batch(indices).items()}
                 hidden, mask = backbone(
                     batch["x"], batch["mask"], batch["n_constituents"], causal=causal

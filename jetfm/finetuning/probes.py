@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from jetfm.errors import JetfmError
-from jetfm.finetuning.encoded_jets import ENCODING_BATCH, EncodedJets
+from jetfm.finetuning.encoded_jets import EncodedJets
 from jetfm.finetuning.scores import judged
 from jetfm.settings import FinetuningSettings
 
@@ -31,6 +31,8 @@ from jetfm.settings import FinetuningSettings
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 NEIGHBOURS = (300, 100, 30, 10, 3, 1)
 MAX_ITERATIONS = 1000  # of L-BFGS
+
+_AT_ONCE = 500  # jets
 
 LogProbabilities = Callable[[np.ndarray], np.ndarray]
 
@@ -44,8 +46,8 @@ def pooled(side: EncodedJets, indices: np.ndarray) -> np.ndarray:
     backbone it has seen nothing, and is the same for all jets of a multiplicity.)
     """
     found = []
-    for first in range(0, len(indices), ENCODING_BATCH):
-        batch = side.batch(indices[first : first + ENCODING_BATCH])
+    for first in range(0, len(indices), _AT_ONCE):
+        batch = side.batch(indices[first : first + _AT_ONCE])
         x, real = batch["x"].numpy(), batch["mask"].numpy()[..., None]
         start, x, real = x[:, 0], x[:, 1:], real[:, 1:]
         n = real.sum(1)

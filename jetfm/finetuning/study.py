@@ -39,7 +39,7 @@ from jetfm.finetuning.masking_beside import MaskingBeside
 from jetfm.finetuning.probes import probe_and_test
 from jetfm.finetuning.scores import judged
 from jetfm.models.classifier import JetClassifier
-from jetfm.runtime.device import current_device
+from jetfm.runtime.device import current_device, evaluation_batch
 from jetfm.runtime.parallel import run_fits
 from jetfm.schema import SPLITS
 from jetfm.settings import PROBES, FinetuningSettings, TrainingSettings
@@ -47,7 +47,6 @@ from jetfm.storage.files import link_files, read_json, write_json, write_npy
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
 
-EVALUATION_BATCH = 500
 _MASKS = 19  # in the seeds of masks, which those of dropout have not
 STUDY, LABELS = "study.json", "labels.npy"
 
@@ -467,7 +466,7 @@ def train_and_test(
         ema=settings.ema,
         optimizer=settings.optimizer_of(weights),
     )
-    val = InOrderBatches(jets.val.store.n_constituents, EVALUATION_BATCH, jets.val.indices)
+    val = InOrderBatches(jets.val.store.n_constituents, evaluation_batch(), jets.val.indices)
     module.monitor = {"loss": "loss", "accuracy": "-accuracy"}[settings.monitor]
 
     def batches(step: int) -> dict[str, Tensor]:
@@ -508,7 +507,7 @@ def log_probabilities(
     """
     device = current_device()
     module.to(device).eval()
-    batches = InOrderBatches(jets.store.n_constituents, EVALUATION_BATCH, jets.indices)
+    batches = InOrderBatches(jets.store.n_constituents, evaluation_batch(), jets.indices)
     found = []
     for number, indices in enumerate(batches):
         batch = {key: value.to(device) for key, value in side.batch(indices).items()}

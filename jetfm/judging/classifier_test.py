@@ -18,6 +18,7 @@ from jetfm.errors import JetfmError
 from jetfm.models.deepsets import CLASSIFIER_TEST, DeepSets
 from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.statistics import roc_auc
+from jetfm.runtime.device import evaluation_batch
 from jetfm.settings import OptimizerSettings, TrainingSettings
 from jetfm.training.fit import fit
 from jetfm.training.job import Training
@@ -103,7 +104,7 @@ def classifier_test(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = NETWORKS[network](flat.shape[1])
-    validation = InOrderBatches(lengths, 2000, val)
+    validation = InOrderBatches(lengths, evaluation_batch(), val)
     settings = TrainingSettings(
         batch_size=batch_size,
         max_steps=epochs * schedule.steps_per_epoch,
@@ -124,7 +125,7 @@ def classifier_test(
         name="classifier test",
     )
     outcome = fit(training)
-    final = InOrderBatches(lengths, 2000, test)
+    final = InOrderBatches(lengths, evaluation_batch(), test)
     with torch.no_grad():
         logits = torch.cat([judge(b["x"], b["mask"]) for b in map(batch, final)])
     scores = (logits[:, 1] - logits[:, 0]).double().numpy()

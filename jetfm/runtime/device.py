@@ -68,6 +68,15 @@ def n_at_once() -> int:
     return max(1, min(_AT_ONCE, n_cores() // 2, free // _ROOM))
 
 
+def evaluation_batch() -> int:
+    """Jets that a network sees at once where nothing depends on it but the time.
+
+    On a CPU few, whose activations stay in its cache: at the papers' width 64 take less than half
+    the time of 500, a jet. On a GPU many, as its launches cost the same.
+    """
+    return 64 if current_device() == "cpu" else 500
+
+
 def _asked() -> str:
     return os.environ.get(DEVICE) or "auto"
 

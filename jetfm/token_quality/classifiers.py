@@ -32,6 +32,7 @@ from jetfm.models.deepsets import TOKEN_QUALITY, DeepSets
 from jetfm.models.transformer import n_parameters
 from jetfm.models.transformer_classifier import TransformerClassifier
 from jetfm.physics.statistics import accuracy
+from jetfm.runtime.device import evaluation_batch
 from jetfm.runtime.parallel import run_fits
 from jetfm.schema import SPLITS
 from jetfm.settings import TokenClassifierSettings, TokenQualitySettings
@@ -46,7 +47,6 @@ ORIGINAL = "original"
 # The text counts "four different codebook sizes from 512 to 8192"; which ones: official code,
 # configs/experiment/experiment_classification_transformer.yaml.
 PAPER_CODEBOOKS = (512, 2048, 4096, 8192)
-EVALUATION_BATCH = 500
 
 
 Splits = Mapping[str, ClassifierJets]
@@ -207,7 +207,7 @@ def evaluate(network: nn.Module, jets: ClassifierJets) -> tuple[np.ndarray, np.n
 
 
 def _in_order(jets: ClassifierJets) -> InOrderBatches:
-    return InOrderBatches(jets.lengths, EVALUATION_BATCH, jets.indices)
+    return InOrderBatches(jets.lengths, evaluation_batch(), jets.indices)
 
 
 def _cost(name: str, settings: TokenClassifierSettings, jets: ClassifierJets) -> int:
