@@ -7,6 +7,8 @@ encoded once (its time is in the row), and one core each for as many seeds as th
 'seconds per fit' is the wall time of one fit per core, over their number.
 
 Both take `EPOCHS` epochs of 1000 jets, batches of 100, each followed by a validation on 400 jets.
+
+Scoring jets: as many at once as `jetfm.runtime.device.evaluation_batch` says, against 500.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks._plain import plain_layers
+from jetfm.data.batches import InOrderBatches
 from jetfm.data.labelled import LabelledJets
 from jetfm.data.store import build_store
 from jetfm.finetuning import Contender, Jets, Runner, run_study
 from jetfm.models.classifier import JetClassifier, cross_entropy
 from jetfm.models.jet_model import JetModel
 from jetfm.runtime.cores import n_cores
+from jetfm.runtime.device import evaluation_batch
 from jetfm.settings import FinetuningSettings, OptimizerSettings, PretrainingSettings, TaskSettings
 from jetfm.training.optimizer import make_optimizer
 
@@ -52,6 +56,7 @@ def run() -> Iterator[dict]:
                 "reference": round(reference, 2),
                 "ratio": round(reference / value, 1),
             }
+        yield _scoring(jets, folder / "model")
 
 
 def _jets(folder: Path) -> Jets:
@@ -106,6 +111,26 @@ def _plain(contender: Contender, jets: Jets) -> float:
                 for indices in jets.val.indices.reshape(-1, BATCH):
                     module(_padded(jets.val, indices))
     return time.perf_counter() - start
+
+
+def _scoring(jets: Jets, folder: Path) -> dict:
+    module = JetClassifier(Contender("main", "finetuned", "NTP", folder).backbone(), 10).eval()
+    rates = []
+    for at_once in (evaluation_batch(), 500):
+        batches = InOrderBatches(jets.train.store.n_constituents, at_once, jets.train.indices)
+        start = time.perf_counter()
+        with torch.no_grad():
+            for indices in batches:
+                module(jets.train.batch(indices))
+        rates.append(len(batches.order) / (time.perf_counter() - start))
+    value, reference = rates
+    return {
+        "name": f"scoring jets, {evaluation_batch()} at once",
+        "value": round(value),
+        "unit": "jets/s",
+        "reference": round(reference),
+        "ratio": round(value / reference, 1),
+    }
 
 
 def _padded(jets: LabelledJets, indices) -> dict:
