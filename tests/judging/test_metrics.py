@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
+from jetfm.data.batches import seed_of_repeat
 from jetfm.errors import JetfmError
-from jetfm.judging import metrics
 from jetfm.judging.jet_sample import JetSample
 from jetfm.judging.metrics import QUANTITIES, evaluate_sample
 from jetfm.judging.table import as_text
@@ -143,8 +143,8 @@ def test_several_classifier_tests_are_the_mean_of_single_ones():
         options = {"classifiers": {"deepsets": 4}, "classifier_seeds": n_tests, "seed": seed}
         return evaluate(sample, truth, **options)["combined"]["classifiers"]["deepsets"]
 
-    both, apart = test(2, 5), metrics._APART
-    ones = [test(1, 5), test(1, 5 + apart)]
+    both = test(2, 5)
+    ones = [test(1, 5), test(1, seed_of_repeat(5, 1))]
     areas = [one["auc"] for one in ones]
     assert both["auc_of_tests"] == areas and areas[0] != areas[1]
     assert both["auc"] == pytest.approx(np.mean(areas))
