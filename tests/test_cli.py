@@ -29,6 +29,7 @@ def jetfm(monkeypatch, capsys, tmp_path) -> Callable[..., Answer]:
     return call
 
 
+SHIPPED = "one of joint, joint-2, main, main-2, mpm, mpm-2, omnijet"
 OWN = ("--train", "t", "--test", "t", "--out", "x")
 COMMANDS = (
     "simulate", "download", "convert", "tokenize", "pretrain", "generate", "finetune", "figures",
@@ -87,7 +88,7 @@ def test_as_a_program(tmp_path):
         (("generate", "--out", "x.txt"), ".parquet"),
         (("generate", "--out", "x.root", "--n-constituents", "129"), "1 to 128"),
         (("generate", "--out", "x.root", "--top-p", "1.5"), "top_p"),
-        (("generate", "--out", "x.root", "--strategy", "best"), "one of joint, joint-2, main"),
+        (("generate", "--out", "x.root", "--strategy", "best"), SHIPPED),
         (("generate", "-p", "smoke", "--out", "x.root", "--strategy", "best"), "one of main"),
         (("generate", "--out", "x.root", "--strategy", "mpm"), "MPM, without a next-token head"),
         (("generate", "--out", "x.root", "--strategy", "mpm"), "next-token head"),
@@ -107,7 +108,7 @@ def test_as_a_program(tmp_path):
             "t: found no such file; expected a ROOT, parquet or h5 file",
         ),
         (("finetune", *OWN, "--model", "m"), "both"),
-        (("finetune", *OWN, "--strategy", "best"), "one of joint, joint-2, main"),
+        (("finetune", *OWN, "--strategy", "best"), SHIPPED),
         (("finetune", *OWN, "-p", "smoke", "--strategy", "best"), "one of main"),
         (("score", "--classifier", "c", "--jets", "j"), "--out: found nothing"),
         (("score", "--classifier", "c", "--jets", "j", "--out", "x.parquet"), "classifier.json"),

@@ -55,7 +55,7 @@ class Task(Settings):
     jets: str
     classes: tuple[str, ...] = Field(min_length=2)
     # Where all labelled and validation jets are (low <= value < high, GeV); test jets are anywhere.
-    train_on: dict[str, tuple[float, float]] = Field({}, exclude_if=operator.not_)
+    ranges: tuple[tuple[str, float, float], ...] = Field((), exclude_if=operator.not_)
     seeds: dict[Positive, Positive]  # how many, by number of labelled jets
     n_val: Positive
     n_test: Positive

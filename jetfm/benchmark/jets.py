@@ -64,7 +64,7 @@ class BenchmarkJets:
             jets, tables = self.of(name), self.tables(name)
             found[name] = Task(
                 jets=settings.jets,
-                train_on=settings.train_on,
+                ranges=settings.ranges,
                 classes=jets.test.class_names,
                 seeds=self.seeds(name),
                 n_val=len(jets.val.indices),

@@ -168,8 +168,8 @@ def _question(name: str, benchmark: Benchmark) -> str:
     text = f"{which}, of jets like those of {_CAMPAIGNS.get(task.jets, task.jets)}"
     if len(task.classes) == 2:
         text += "; the signal is the last"
-    if task.train_on:
-        ranges = ranges_as_text([(key, *ends) for key, ends in task.train_on.items()])
+    if task.ranges:
+        ranges = ranges_as_text(task.ranges)
         text += f"; labelled and validation jets in {ranges} alone, test jets everywhere"
     jets = f"{task.n_val:,} validation jets, {task.n_test:,} test jets"
     return f"{text}. There are {jets}. Guessing gives an accuracy of {1 / len(task.classes):.3g}."

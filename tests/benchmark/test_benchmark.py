@@ -252,6 +252,21 @@ def test_a_page_without_rows_has_the_rules_and_the_papers_numbers(added):
     assert all(task.digests.test[:16] in text for task in known.tasks.values())
 
 
+def test_the_page_says_which_jets_a_task_has_the_labels_of(profile, added):
+    known = read_benchmark(added[0] / "benchmark")
+    wanted = {name: task.ranges for name, task in profile.finetuning.tasks.items() if task.ranges}
+    assert (
+        wanted
+        and {name: task.ranges for name, task in known.tasks.items() if task.ranges} == wanted
+    )
+    text = page_as_text(known, [])
+    for ((column, low, high),) in wanted.values():
+        assert (
+            f"validation jets in {column} {low:g} to {high:g} alone, test jets everywhere" in text
+        )
+    assert text.count("alone, test jets everywhere") == len(wanted)
+
+
 @pytest.mark.skipif(not COMMITTED.exists(), reason="no benchmark has been committed yet")
 def test_the_committed_page_is_the_one_that_the_code_writes():
     text = page_as_text(read_benchmark(COMMITTED.parent), read_submissions(COMMITTED.parent))
