@@ -48,20 +48,22 @@ class TokenQualityStages:
 
     # Declared ------------------------------------------------------------------------------------
 
-    def original(self) -> Stage:
-        """Observables of the test jets before tokenisation."""
+    def original(self, half_width: float | None = None) -> Stage:
+        """Observables of the test jets before tokenisation; within a tokenizer's cuts."""
         limit = self.profile.data.max_constituents
+        cuts = {} if half_width is None else {"half_width": half_width}
         return self.run.stage(
             "observables",
-            lambda folder: original_observables(self.jets.store("test"), folder, limit),
-            settings={"max_constituents": limit},
+            lambda folder: original_observables(self.jets.store("test"), folder, limit, half_width),
+            variant="" if half_width is None else f"within {half_width:g}",
+            settings={"max_constituents": limit} | cuts,
             inputs={"store": self.jets.stored("test")},
         )
 
     def compared(self, name: str) -> Stage:
         """Test jets before and after a tokenizer."""
         signal, limit = self.profile.token_quality.signal, self.profile.data.max_constituents
-        original, tokenised = self.original(), self.tokenizers.tokenised("test", name)
+        original, tokenised = self._given(name), self.tokenizers.tokenised("test", name)
 
         def make(folder: Path) -> dict | None:
             store, tokens = self.jets.store("test"), self.tokenizers.tokens("test", name)
@@ -149,6 +151,7 @@ class TokenQualityStages:
             {name: self.compared(name).folder for name in names},
             {name: self.tokenizers.describe(name) for name in names},
             self.profile.token_quality.signal,
+            {name: self._given(name).folder for name in names},
         )
 
     def maps(self) -> list[dict]:
@@ -185,6 +188,10 @@ class TokenQualityStages:
         settings = self.tokenizers.settings
         names = self.profile.token_quality.classified
         return [name for name in names if settings[name].features == features]
+
+    def _given(self, name: str) -> Stage:
+        """The test jets as a tokenizer is given them."""
+        return self.original(self.tokenizers.settings[name].half_width)
 
     def _of(self, name: str) -> list[Stage]:
         stages = [self.compared(name), self.mapped(name)]

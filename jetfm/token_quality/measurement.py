@@ -17,7 +17,7 @@ import torch
 from jetfm.data.store import JetStore
 from jetfm.data.token_store import TokenStore
 from jetfm.errors import JetfmError
-from jetfm.physics.features import Preprocessing
+from jetfm.physics.features import Preprocessing, within_cuts
 from jetfm.physics.observables import jet_observables, wrap
 from jetfm.physics.statistics import fit_resolution
 from jetfm.schema import KINEMATICS, class_by_name
@@ -81,7 +81,10 @@ def original_jets(store: JetStore, tokens: TokenStore, jets: slice) -> np.ndarra
 
 
 def original_observables(
-    store: JetStore, folder: str | Path, max_constituents: int = 128
+    store: JetStore,
+    folder: str | Path,
+    max_constituents: int = 128,
+    half_width: float | None = None,
 ) -> dict[str, int]:
     """Write the observables of all jets before tokenisation, and their labels.
 
@@ -92,6 +95,8 @@ def original_observables(
     ----------
     max_constituents : longer jets keep their leading ones in pt, as their tokens do: a cut is not
         a fault of the tokenizer
+    half_width : of `jetfm.physics.features.within_cuts`, for jets as a tokenizer with such cuts is
+        given them (2403.05618, II.A cuts before it tokenises); None is no cut
 
     Returns
     -------
@@ -101,8 +106,11 @@ def original_observables(
     for start in range(0, len(store), _CHUNK):
         jets = np.arange(start, min(start + _CHUNK, len(store)))
         rows, mask = store.rows_of(jets, max_constituents)
-        offsets = np.concatenate([[0], np.cumsum(mask.sum(1))])
-        parts.append(observables(np.asarray(store.constituents[rows][:, columns]), offsets))
+        constituents = np.asarray(store.constituents[rows][:, columns])
+        if half_width is not None:
+            mask[mask] = kept = within_cuts(constituents, half_width)
+            constituents = constituents[kept]
+        parts.append(observables(constituents, np.concatenate([[0], np.cumsum(mask.sum(1))])))
     values = _joined(parts)
     _write(values, store.labels, folder)
     undefined = {f"n_undefined_{name}": int(np.isnan(v).sum()) for name, v in values.items()}
@@ -128,7 +136,8 @@ def compare(
     store : jets before tokenisation
     tokens : the same jets in the same order, tokenised
     preprocessing : the tokenizer's
-    original : folder that `original_observables` has filled
+    original : folder that `original_observables` has filled, with the tokenizer's cuts: what they
+        leave out is counted, and no residual
     signal : class whose residuals are fitted; 2403.05618 quotes its numbers for t->bqq'
     max_constituents : that the tokens were made with
 

@@ -8,7 +8,7 @@ tokenizer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,8 @@ class TokenQuality:
 
     Attributes
     ----------
-    folder, original : that `compare` and `original_observables` have filled
+    folder, original : that `compare` and `original_observables` have filled; the latter with the
+        tokenizer's cuts
     signal : class of the residuals, as `compare` was told
     result : what `compare` returned
     """
@@ -136,10 +137,11 @@ class TokenQualityStudy:
 
     Parameters
     ----------
-    original : folder of `original_observables`
+    original : folder of `original_observables`, of whole jets: what distributions are drawn over
     folders : of `compare`, by tokenizer's name, in the order of tables and legends
     descriptors : by name: 'name', 'label', 'family', 'n_codes'
     signal : class of the residuals, as `compare` was told
+    within_cuts : folders of `original_observables` by name, for tokenizers that have cuts
 
     Attributes
     ----------
@@ -152,13 +154,15 @@ class TokenQualityStudy:
         folders: Mapping[str, str | Path],
         descriptors: Mapping[str, Mapping],
         signal: str = "Tbqq",
+        within_cuts: Mapping[str, str | Path] | None = None,
     ) -> None:
         if not folders:
             raise JetfmError("token quality", "no tokenizer", "at least one")
-        self.signal = signal
+        self.original, self.signal = Path(original), signal
         self.tokenizers = [dict(descriptors[name]) for name in folders]
+        given = dict.fromkeys(folders, original) | dict(within_cuts or {})
         self._measured = {
-            name: TokenQuality(Path(folder), Path(original), signal)
+            name: TokenQuality(Path(folder), Path(given[name]), signal)
             for name, folder in folders.items()
         }
 
@@ -173,10 +177,11 @@ class TokenQualityStudy:
     def only(self, *names: str) -> TokenQualityStudy:
         """The same study with fewer tokenizers, for figures that all of them would crowd."""
         return TokenQualityStudy(
-            self._any.original,
+            self.original,
             {name: self[name].folder for name in names},
             {tokenizer["name"]: tokenizer for tokenizer in self.tokenizers},
             self.signal,
+            {name: self[name].original for name in names},
         )
 
     @property
@@ -190,7 +195,8 @@ class TokenQualityStudy:
 
     @property
     def _any(self) -> TokenQuality:
-        return next(iter(self._measured.values()))
+        """One of them, beside whole jets."""
+        return replace(next(iter(self._measured.values())), original=self.original)
 
     # Figures -------------------------------------------------------------------------------------
 

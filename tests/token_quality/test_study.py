@@ -207,6 +207,44 @@ def test_longer_jets_are_compared_on_the_same_leading_constituents(store, tmp_pa
     np.testing.assert_allclose(ratio, 1.02, rtol=1e-4)
 
 
+def test_cuts_are_counted_and_are_no_residual(store, original, tmp_path):
+    """Residuals are those of the jets that tokens were made from; distributions show whole jets."""
+    half_width = 0.4
+    settings = TokenizerSettings(preset="binned", bins=(400, 400, 400), half_width=half_width)
+    tokenizer = make_tokenizer(settings)
+    tokenizer.fit(store)
+    tokens = tokenize(tokenizer, store, tmp_path / "t", (3,), 128, batch_size=70, progress=False)
+    within = tmp_path / "within"
+    assert original_observables(store, within, half_width=half_width) == {"n_jets": N_JETS} | {
+        f"n_undefined_{name}": 0 for name in measurement.QUANTITIES
+    }
+    expected = []
+    for jet in range(N_JETS):  # one by one, by hand
+        rows = store.constituents[store.offsets[jet] : store.offsets[jet + 1]].astype(np.float64)
+        pt, eta, phi = rows[(np.abs(rows[:, 1:]) < half_width).all(1)].T
+        p = np.array([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)]).sum(1)
+        expected.append(np.sqrt((pt * np.cosh(eta)).sum() ** 2 - p @ p))
+    np.testing.assert_allclose(np.load(within / "jet_mass.npy"), expected, rtol=1e-4)
+
+    compare(store, tokens, tokenizer.preprocessing, within, tmp_path / "found")
+    quality = TokenQuality(tmp_path / "found", within)
+    lost = (quality.values("original", "jet_mass") - np.load(original / "jet_mass.npy"))[
+        store.labels == 8
+    ]
+    assert lost.mean() < -10  # [GeV], of the cut
+    assert abs(quality.result["fits"]["jet_mass"]["bias"]) < 1
+    descriptor = {"name": "grid", "label": "Grid", "family": "binned", "n_codes": 400**3}
+    study = TokenQualityStudy(
+        original, {"grid": tmp_path / "found"}, {"grid": descriptor}, within_cuts={"grid": within}
+    )
+    for shown in (study, study.only("grid")):
+        np.testing.assert_array_equal(
+            shown["grid"].residuals("jet_mass"), quality.residuals("jet_mass")
+        )
+        whole = TokenQualityStudy(original, {"grid": tmp_path / "found"}, {"grid": descriptor})
+        assert shown.by_class("jet_mass") == whole.by_class("jet_mass")
+
+
 def test_tokens_of_other_jets(store, original, tmp_path):
     tokens = tokens_of(store, tmp_path / "tokens", limit=10)
     with pytest.raises(JetfmError, match="other lengths or labels; expected those of .* 128"):
