@@ -34,7 +34,11 @@ _METRICS = {
     "rejection30": r"Background rejection $1/\epsilon_B$ at $\epsilon_S = 30\,\%$",
     "rejection50": r"Background rejection $1/\epsilon_B$ at $\epsilon_S = 50\,\%$",
 }
-_JETS = {"jetclass": "JetClass-like jets", "landscape": "Top-Landscape-like jets"}
+_JETS = {
+    "jetclass": "JetClass-like jets",
+    "toplandscape": "Top-Landscape-like jets",
+    "landscape": "Top-Landscape-like jets",  # in results of before
+}
 
 
 def learning_curves(panels: Sequence[Mapping]) -> Figure:

@@ -33,11 +33,13 @@ class TaskResults:
     name : of the task
     result : what `jetfm.finetuning.study.run_study` collected for it
     folder : of its fits, with their scores of the test jets
+    jets : campaign that its jets are of
     """
 
     name: str
     result: dict
     folder: Path | None = None
+    jets: str = "jetclass"
 
     @property
     def sizes(self) -> list[int]:
@@ -58,11 +60,6 @@ class TaskResults:
     def contenders(self) -> list[tuple[str, str]]:
         """Model and weights of every contender."""
         return list(dict.fromkeys((row["model"], row["weights"]) for row in self.result["rows"]))
-
-    @property
-    def jets(self) -> str:
-        """What figures call its jets, 'landscape' or 'jetclass'."""
-        return "landscape" if self.name == "landscape" else "jetclass"
 
     @property
     def is_binary(self) -> bool:
@@ -287,17 +284,21 @@ class Finetuning:
     Attributes
     ----------
     labels : what legends call models, also those that did not run
+    jets : campaign of each task's jets, where it is another than 'jetclass'
     """
 
     folder: Path
     labels: Mapping[str, str] = field(default_factory=dict)
+    jets: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tasks(self) -> dict[str, TaskResults]:
         """Results by name of the task."""
         found = read_json(self.folder / STUDY)
         return {
-            name: TaskResults(name, result, runs_folder(self.folder, name))
+            name: TaskResults(
+                name, result, runs_folder(self.folder, name), self.jets.get(name, "jetclass")
+            )
             for name, result in found.items()
         }
 

@@ -15,12 +15,13 @@ from jetfm.finetuning import Contender, Finetuning, Jets, Runner
 from jetfm.finetuning.study import run_shared, runs_folder
 from jetfm.pipeline.generation import BY_TYPE, GenerationStages
 from jetfm.pipeline.jets import JETCLASS, JetStages
-from jetfm.pipeline.pretraining import PretrainingStages
+from jetfm.pipeline.pretraining import PretrainingStages, kind_of
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
 from jetfm.schema import SPLITS
 from jetfm.settings import BASELINES, COMBINED, PretrainingSettings
 from jetfm.settings.finetuning import TaskSettings
+from jetfm.settings.profiles import load_profile
 from jetfm.storage.artifacts import fingerprint
 from jetfm.storage.files import link_files
 from jetfm.storage.kept import FITS
@@ -64,6 +65,14 @@ SHOWN = {
     ),
     "fig05_calibration": (("ten-classes",), ("main scratch", "joint fixed", "joint finetuned")),
 }
+
+
+def papers_labels() -> dict[str, str]:
+    """What legends call the papers' models, for notes on what a profile lacks."""
+    paper = load_profile("paper")
+    tokenizers = {MAIN: paper.tokenizer, **paper.token_quality.tokenizers}
+    models = {MAIN: paper.pretraining, **paper.strategies}
+    return {name: kind_of(one, tokenizers[one.tokenizer]) for name, one in models.items()}
 
 
 class FinetuningStages:
@@ -152,7 +161,9 @@ class FinetuningStages:
         some = next((stage for stage in wanted if stage.name == FINETUNING), whole)
         if some is not whole and whole.find():
             some = whole
-        return Finetuning(some.folder, {name: self._label(name) for name in self._settings})
+        labels = papers_labels() | {name: self._label(name) for name in self._settings}
+        jets = {name: task.jets for name, task in self.profile.finetuning.tasks.items()}
+        return Finetuning(some.folder, labels, jets)
 
     def pretraining_jets(self, model: str = MAIN, task: str = "ten-classes") -> dict:
         """Arguments of `jetfm.figures.pretraining_jets`: fine-tuned accuracy by number of jets in

@@ -24,11 +24,22 @@ from jetfm.pretraining.comparison import Strategies, judge
 from jetfm.pretraining.scaling_law import ScalingStudy, Trained
 from jetfm.pretraining.train import predictions_per_jet, pretrain
 from jetfm.runtime.device import computing_on
-from jetfm.settings import PretrainingSettings
+from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.paths import work_folder
+from jetfm.tokenizers.interface import preprocessing_of
 from jetfm.training.launch import launch, n_processes
+
+
+def kind_of(settings: PretrainingSettings, tokenizer: TokenizerSettings) -> str:
+    """What legends call a pre-training: its objective, its input, and what is special about it."""
+    label = settings.label
+    if settings.tokenizer != MAIN:
+        label += f", {preprocessing_of(tokenizer).n_features} features"
+    if settings.limit_train_jets:
+        label += f", {settings.limit_train_jets:,} jets"
+    return label
 
 
 class PretrainingStages:
@@ -216,13 +227,7 @@ class PretrainingStages:
     def _kind(self, model: str) -> str:
         """Objective and input, and what is special about this pre-training."""
         settings = self.settings[model]
-        label = settings.label
-        if settings.tokenizer != MAIN:
-            n_features = self.tokenizers.preprocessing(settings.tokenizer).n_features
-            label += f", {n_features} features"
-        if settings.limit_train_jets:
-            label += f", {settings.limit_train_jets:,} jets"
-        return label
+        return kind_of(settings, self.tokenizers.settings[settings.tokenizer])
 
     def _of_the_main_tokens(self) -> list[str]:
         """Models of the main tokenizer that saw all jets."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +179,12 @@ class SourceFiles:
 
 def _digest(path: Path) -> str:
     status = path.stat()
-    if status.st_size <= _HASHED:
-        return sha256(path)
-    return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a stage is asked for several times
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256(path) if size <= _HASHED else f"{path.name}:{size}:{mtime_ns}"
 
 
 class Run:

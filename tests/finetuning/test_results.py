@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from jetfm.finetuning.results import TaskResults
-from jetfm.finetuning.study import Runner
+from jetfm.finetuning.results import Finetuning, TaskResults
+from jetfm.finetuning.study import STUDY, Runner
 from jetfm.ledger import measurements
 from jetfm.pipeline import Pipeline
+from jetfm.pipeline.finetuning import papers_labels
 from jetfm.settings import PretrainingSettings
 from jetfm.settings.finetuning import TaskSettings
 from jetfm.settings.profiles import load_profile
+from jetfm.storage.files import write_json
 
 
 def row(model: str, weights: str, size: int, *accuracies: float) -> dict:
@@ -56,6 +58,29 @@ def test_a_contender_without_a_size_is_left_out_there_alone():
     measured = measurements._mean_difference(task, ("joint", "finetuned"), ("main", "scratch"))
     assert measured.value == pytest.approx(0.045)
     assert "mean over 100 jets" in measured.note
+
+
+def test_jets_are_those_of_the_campaign_whatever_the_task_is_called(tmp_path):
+    result = {"rows": [], "sizes": [100], "classes": ["QCD", "Tbqq"], "n_test": 50, "n_leaked": 0}
+    found = {"mine": result, "landscape": result}
+    write_json(tmp_path / STUDY, found)
+    for jets in ({"mine": "toplandscape"}, {"landscape": "toplandscape"}):
+        study = Finetuning(tmp_path, jets=jets)
+        assert {n: study[n].jets for n in found} == dict.fromkeys(found, "jetclass") | jets
+        assert {study.panel(name, "accuracy", "main *")["jets"] for name in jets} == {
+            "toplandscape"
+        }
+
+
+def test_notes_call_models_that_a_profile_lacks_by_their_legends(tmp_path):
+    """None by its key: a reader does not know what 'mpm-causal' is."""
+    result = {"rows": [], "sizes": [100], "classes": ["QCD", "Tbqq"], "n_test": 50, "n_leaked": 0}
+    write_json(tmp_path / STUDY, {"ten-classes": result, "landscape": result})
+    study = Finetuning(tmp_path, papers_labels())
+    for task in ("ten-classes", "landscape"):
+        lacking = study.panel(task, "accuracy", "*", "ntp-full *")["missing_contenders"]
+        assert {"MPM, causal, fine-tuned", "NTP, 14 features, fine-tuned"} & set(lacking)
+        assert not [text for text in lacking if any(key in text for key in ("mpm", "ntp", "main"))]
 
 
 def test_most_labels_takes_sizes_from_its_contender_alone():
