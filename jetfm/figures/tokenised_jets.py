@@ -26,8 +26,9 @@ from jetfm.figures.style import (
 from jetfm.figures.tokenizer_styles import (
     FAMILIES,
     color_of,
-    family_color,
     handles,
+    kind_of,
+    kind_style,
     line_of,
     original_handle,
 )
@@ -188,7 +189,8 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
         "mean": r"$\mu(m^\mathrm{reco} - m^\mathrm{orig})$ [GeV]",
         "tau32_bias": r"Mean of $\tau_{32}^\mathrm{reco} - \tau_{32}^\mathrm{orig}$",
     }
-    families = [f for f in FAMILIES if any(row["tokenizer"]["family"] == f for row in rows)]
+    found = dict.fromkeys(kind_of(row["tokenizer"]) for row in rows)
+    kinds = sorted(found, key=lambda kind: (list(FAMILIES).index(kind[0]), kind[1] or 0))
     published = list(dict.fromkeys(entry["label"] for entry in paper))
     stars = {
         label: {"marker": (_TIPS[i % len(_TIPS)], 1, 0), "markersize": 11, "mfc": "none",
@@ -196,8 +198,8 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
         for i, label in enumerate(published)
     }  # fmt: skip
     for axis, (quantity, label) in zip(axes, labels.items(), strict=True):
-        for name in families:
-            _by_codebook(axis, [r for r in rows if r["tokenizer"]["family"] == name], quantity)
+        for kind in kinds:
+            _by_codebook(axis, [r for r in rows if kind_of(r["tokenizer"]) == kind], quantity)
         for entry in paper:
             if entry["quantity"] == quantity:
                 axis.plot(entry["n_codes"], entry["value"], zorder=4, **stars[entry["label"]])
@@ -209,11 +211,7 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
         axis.set_ylabel(label)
         sizes = [row["tokenizer"]["n_codes"] for row in rows]
         _codebook_axis(axis, [*sizes, *(entry["n_codes"] for entry in paper)])
-    shown = [
-        Line2D([], [], color=family_color(name), ls=FAMILIES[name].line,
-               marker=FAMILIES[name].marker, markersize=5, label=FAMILIES[name].label)
-        for name in families
-    ]  # fmt: skip
+    shown = [Line2D([], [], markersize=5, **kind_style(kind)) for kind in kinds]
     shown += [Line2D([], [], **star) for star in stars.values()]
     figure.legend(
         handles=shown, loc="outside upper center", ncols=min(len(shown), 5), handlelength=3
@@ -222,15 +220,13 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
 
 
 def _by_codebook(axis: plt.Axes, rows: Sequence[Mapping], quantity: str) -> None:
-    """Points of one family, joined."""
+    """Points of one kind, joined."""
     rows = sorted(rows, key=lambda row: row["tokenizer"]["n_codes"])
-    name = rows[0]["tokenizer"]["family"]
     axis.errorbar(
         [row["tokenizer"]["n_codes"] for row in rows],
         np.array([row[quantity] for row in rows], dtype=float),  # None -> nan, not drawn
         np.array([row[f"{quantity}_error"] for row in rows], dtype=float),
-        color=family_color(name), ls=FAMILIES[name].line, lw=1.3, marker=FAMILIES[name].marker,
-        markersize=5.5, capsize=2,
+        lw=1.3, markersize=5.5, capsize=2, **kind_style(kind_of(rows[0]["tokenizer"])),
     )  # fmt: skip
 
 

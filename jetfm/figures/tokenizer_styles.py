@@ -1,8 +1,9 @@
 """One colour, line style and marker per tokenizer, the same in every figure of token quality.
 
 A tokenizer is described by a dictionary: ``name``, ``label`` (legend text), ``family`` (a key of
-`FAMILIES`) and ``n_codes``. The style depends on family and codebook size only, never on which
-other tokenizers a figure shows.
+`FAMILIES`), ``n_codes`` and, where it has more than the kinematics, ``n_features``. The style
+depends on these only, never on which other tokenizers a figure shows: the family decides the hue,
+the codebook how dark it is, and more features make it pale, with hollow markers.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ FAMILIES = {
 #: Codebook sizes where a family's colour is lightest and darkest.
 _SIZES = (256, 8192)
 _BINNED_SIZES = (256, 64_000)  # grids need more cells
+_PALE = 0.5  # share of white
 
 
 def family_of(tokenizer: Mapping) -> Family:
@@ -63,14 +65,41 @@ def family_of(tokenizer: Mapping) -> Family:
 
 
 def color_of(tokenizer: Mapping) -> str:
-    """Hue by family, the darker the larger the codebook."""
+    """Hue by family, the darker the larger the codebook, pale with more than the kinematics."""
     sizes = _BINNED_SIZES if tokenizer["family"] == "binned" else _SIZES
-    return _mixed(family_of(tokenizer), tokenizer["n_codes"], sizes)
+    color = _mixed(family_of(tokenizer), tokenizer["n_codes"], sizes)
+    return _paled(color) if "n_features" in tokenizer else color
 
 
-def family_color(name: str) -> str:
-    """Colour of a family as a whole: that of a codebook halfway between small and large."""
-    return _mixed(FAMILIES[name], np.sqrt(np.prod(_SIZES)))
+def kind_of(tokenizer: Mapping) -> tuple[str, int | None]:
+    """What is joined in figures against the codebook's size: family, and features if more."""
+    return tokenizer["family"], tokenizer.get("n_features")
+
+
+def kind_style(kind: tuple[str, int | None]) -> dict:
+    """Line and marker of a kind as a whole, and its label: the colour is that of a codebook
+    halfway between small and large."""
+    family, n_features = kind
+    look = FAMILIES[family]
+    color = _mixed(look, np.sqrt(np.prod(_SIZES)))
+    return {
+        "color": _paled(color) if n_features else color,
+        "ls": look.line,
+        "marker": look.marker,
+        "mfc": "none" if n_features else color,
+        "label": look.label + (f", {n_features} features" if n_features else ""),
+    }
+
+
+def marker_of(tokenizer: Mapping) -> dict:
+    """Marker by family, hollow with more than the kinematics."""
+    hollow = "n_features" in tokenizer
+    face = {"markerfacecolor": "none"} if hollow else {}
+    return {"marker": family_of(tokenizer).marker} | face
+
+
+def _paled(color: str) -> str:
+    return to_hex((1 - _PALE) * np.array(to_rgb(color)) + _PALE)
 
 
 def _mixed(family: Family, n_codes: float, sizes: tuple = _SIZES) -> str:
@@ -90,7 +119,7 @@ def handles(tokenizers: Sequence[Mapping], markers: bool = False) -> list[Line2D
     return [
         Line2D(
             [], [], color=color_of(tokenizer), ls=line_of(tokenizer), label=tokenizer["label"],
-            marker=family_of(tokenizer).marker if markers else "", markersize=4,
+            markersize=4, **(marker_of(tokenizer) if markers else {}),
         )
         for tokenizer in tokenizers
     ]  # fmt: skip

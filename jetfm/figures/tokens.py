@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from jetfm.figures.style import LABELS
-from jetfm.figures.tokenizer_styles import color_of, family_of, handles, line_of
+from jetfm.figures.tokenizer_styles import color_of, handles, line_of, marker_of
 
 _COLUMNS = 5  # of token maps side by side; more continue below
 
@@ -109,7 +109,10 @@ def _describe(axis: plt.Axes, panel: Mapping) -> None:
         )
     else:
         text += " with\none reconstruction\n"
-    axis.set_title(panel["tokenizer"]["label"], fontsize=11, pad=36)
+    label = panel["tokenizer"]["label"]
+    if "n_features" in panel["tokenizer"]:
+        label = "\n".join(label.rsplit(", ", 1))  # panels are narrow
+    axis.set_title(label, fontsize=11, pad=36)
     axis.annotate(
         text, (0.5, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="center",
         va="bottom", fontsize=7.5, color="0.3",
@@ -194,7 +197,7 @@ def constituent_errors(
             values[values <= 0] = np.nan
             axis.plot(
                 centres, values, color=color_of(tokenizer), ls=line_of(tokenizer), lw=1.3,
-                marker=family_of(tokenizer).marker, markersize=3.5, label=tokenizer["label"],
+                markersize=3.5, label=tokenizer["label"], **marker_of(tokenizer),
             )  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -219,7 +222,7 @@ def _draw_out_of_range(axis: plt.Axes, tokenizers: Sequence[Mapping], shares: Ma
         for kind, (shift, alpha, _) in bars.items():
             value = 100 * shares[tokenizer["name"]][kind]
             axis.barh(y + shift, value, 0.36, color=color_of(tokenizer), alpha=alpha, lw=0)
-            text = "0" if value == 0 else f"{value:.2g}%"
+            text = "0" if value == 0 else f"{float(f'{value:.2g}'):g}%"  # 100%, no 1e+02
             axis.annotate(
                 text, (value, y + shift), (3, 0), textcoords="offset points", va="center",
                 fontsize=7,

@@ -18,7 +18,7 @@ from jetfm.physics.features import Preprocessing
 from jetfm.pipeline.history import HISTORY, learning_curves
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stage import Run, Stage
-from jetfm.schema import SPLITS
+from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import PretrainingSettings, TokenizerSettings
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import write_json
@@ -173,12 +173,13 @@ class TokenizerStages:
     def describe(self, name: str) -> dict:
         """What tables and figures say of a tokenizer."""
         settings = self.settings[name]
+        n_features = self.preprocessing(name).n_features
         return {
             "name": name,
             "label": settings.label,
             "family": settings.family,
             "n_codes": settings.n_codes,
-        }
+        } | ({"n_features": n_features} if n_features > len(KINEMATICS) else {})
 
     def families(self) -> set[str]:
         """Kinds of tokenizers in the profile."""

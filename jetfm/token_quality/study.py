@@ -42,6 +42,7 @@ __all__ = [
 #: Residuals' histograms reach to a multiple of this, in the unit of the quantity.
 RESIDUAL_STEPS = {"jet_mass": 5.0, "jet_pt": 5.0, "tau21": 0.05, "tau32": 0.05}
 _BINS = 80
+_DRAWN = ("conditional", "linear", "unconditional", "binned")  # kinds of paper 1
 _FIT = ("sigma", "sigma_error", "mean", "mean_error")
 _POINTS = 200  # of a curve of codebook usage
 
@@ -184,6 +185,12 @@ class TokenQualityStudy:
             {name: self[name].original for name in names},
         )
 
+    def _drawn(self) -> TokenQualityStudy:
+        """Those whose histograms are drawn: more lines than these nobody tells apart."""
+        first, *others = self.tokenizers
+        chosen = [t["name"] for t in others if t["family"] in _DRAWN and "n_features" not in t]
+        return self.only(first["name"], *chosen)
+
     @property
     def n_jets(self) -> int:
         """Jets compared, all classes."""
@@ -201,7 +208,16 @@ class TokenQualityStudy:
     # Figures -------------------------------------------------------------------------------------
 
     def token_quality(self) -> dict:
-        """Arguments of `jetfm.figures.token_quality`."""
+        """Arguments of `jetfm.figures.token_quality`, of paper 1's kinds of tokenizers and the
+        first."""
+        return self._drawn()._token_quality()
+
+    def by_class(self, quantity: str, residual: bool = False) -> dict:
+        """Arguments of `jetfm.figures.by_class`, of paper 1's kinds of tokenizers and the first,
+        for the classes that have jets."""
+        return self._drawn()._by_class(quantity, residual)
+
+    def _token_quality(self) -> dict:
         return {
             "mass": self._beside_original("jet_mass"),
             "residuals": {
@@ -232,8 +248,7 @@ class TokenQualityStudy:
             rows.append(row)
         return {"rows": rows, "paper": list(PAPER) if self.signal == "Tbqq" else []}
 
-    def by_class(self, quantity: str, residual: bool = False) -> dict:
-        """Arguments of `jetfm.figures.by_class`, for the classes that have jets."""
+    def _by_class(self, quantity: str, residual: bool) -> dict:
         labels = np.load(self._any.original / "labels.npy")
         counts = {c.name: int((labels == c.index).sum()) for c in CLASSES}
         counts = {name: n for name, n in counts.items() if n}

@@ -147,6 +147,22 @@ def test_nine_tokenizers_have_nine_looks():
     assert len(looks) == len({color for color, _ in looks}) == 9
 
 
+def test_more_features_have_a_look_of_their_own(tokenizers):
+    """Of one family and codebook, with the kinematics alone and with all 14 features."""
+    few = {"name": "fsq", "label": "FSQ, 8000", "family": "fsq", "n_codes": 8000}
+    many = few | {"name": "full-fsq", "label": "FSQ, 8000, 14 features", "n_features": 14}
+    assert tokenizer_styles.color_of(few) != tokenizer_styles.color_of(many)
+    plain, hollow = tokenizer_styles.handles([few, many], markers=True)
+    assert (plain.get_fillstyle(), hollow.get_markerfacecolor()) == ("full", "none")
+    assert plain.get_markerfacecolor() != "none"
+    figure = figures.resolutions(rows=resolution_rows([few, many, *tokenizers]), paper=[])
+    shown = [text.get_text() for text in figure.legends[0].texts]
+    assert {"FSQ", "FSQ, 14 features"} < set(shown) and len(shown) == len(set(shown))
+    for axis in figure.axes:  # not joined to each other
+        of_fsq = [c for c in axis.containers if c.get_label().startswith("FSQ")]
+        assert [c.lines[0].get_xdata()[-1] for c in of_fsq] == [8000, 8000]
+
+
 def test_larger_codebooks_are_darker():
     for family in tokenizer_styles.FAMILIES:
         colors = [
@@ -387,6 +403,15 @@ def test_zero_out_of_range_is_told_from_little():
     assert [t.get_text() for t in axis.texts] == ["0", "0", "0.01%", "0.001%", "20%", "2%"]
     highest = max(bar.get_width() for bar in axis.patches)
     assert axis.get_xlim()[0] == 0 and axis.get_xlim()[1] > highest
+
+
+def test_all_out_of_range_is_a_hundred_per_cent(tokenizers):
+    shares = {t["name"]: {"constituents": 0.999, "jets": 1.0} for t in tokenizers}
+    edges, errors = [1, 10], dict.fromkeys(("pt", "eta_rel", "phi_rel"), [0.1])
+    figure = figures.constituent_errors(
+        edges, {t["name"]: errors for t in tokenizers}, tokenizers, shares
+    )
+    assert {text.get_text() for text in figure.axes[-1].texts} == {"100%"}
 
 
 def test_shares_of_the_same_order_need_no_logarithm():

@@ -360,6 +360,30 @@ def test_fewer_tokenizers(study):
     assert [row["tokenizer"]["name"] for row in few.resolutions()["rows"]] == few.names
 
 
+def test_histograms_are_drawn_of_the_papers_kinds_and_the_first(study, original):
+    """Whatever the first is, and no 14 features: their lines would hide each other."""
+    kinds = {"broken": "fsq", "good": "conditional", "bad": "binned"}
+    wide = {"good": {"n_features": 14}}
+    for changed, drawn in (({}, ["broken", "good", "bad"]), (wide, ["broken", "bad"])):
+        descriptors = {
+            name: {"name": name, "label": name, "family": family, "n_codes": 512}
+            | changed.get(name, {})
+            for name, family in kinds.items()
+        }
+        folders = {name: study[name].folder for name in kinds}
+        again = TokenQualityStudy(original, folders, descriptors)
+        data, of_classes = again.token_quality(), again.by_class("tau21", residual=True)
+        assert [t["name"] for t in data["tokenizers"]] == drawn == list(data["fits"])
+        assert list(data["mass"]) == ["original", *drawn]
+        assert list(of_classes["histograms"]["Tbqq"]) == drawn
+        assert len(again.resolutions()["rows"]) == len(again.codebook_usage()["usage"]) == 3
+    last = TokenQualityStudy(
+        original, {n: study[n].folder for n in ("good", "broken")},
+        {n: {"name": n, "label": n, "family": kinds[n], "n_codes": 512} for n in kinds},
+    )  # fmt: skip
+    assert [t["name"] for t in last.token_quality()["tokenizers"]] == ["good"]
+
+
 def test_resolutions_beside_the_papers_values(study):
     data = study.resolutions()
     row = data["rows"][0]
