@@ -183,16 +183,46 @@ def _agreed(found: Benchmark, folder: Path) -> Benchmark:
     return known
 
 
-def _added(rows: Sequence[Row], name: str, benchmark: Benchmark, out: Path) -> str:
+def _added(new: Sequence[Row], name: str, benchmark: Benchmark, out: Path) -> str:
+    path = out / "benchmark" / f"{name}.json"
+    rows = _merged(new, path) if path.exists() else new
     digests = {
         task: benchmark.tasks[task].digests
         for task in dict.fromkeys(point.task for row in rows for point in row.points)
     }
     values = {"profile": benchmark.profile, "name": name, "jets": digests, "rows": rows}
-    path = write_submission(validated(Submission, values, f"row {name}"), out / "benchmark")
+    write_submission(validated(Submission, values, f"row {name}"), out / "benchmark")
     entries = entries_of(read_submissions(out / "benchmark"))
-    said = [beside_the_best(rows, entries, benchmark, name), f"{len(rows)} rows in {path}"]
+    said = [beside_the_best(new, entries, benchmark, name), f"{len(rows)} rows in {path}"]
     asked = [key for key in ASKED if any(getattr(row.about, key) in (None, "") for row in rows)]
     if asked:
         said.append(f"the rules ask for more, in an about.yaml: {', '.join(asked)}")
     return "\n".join([*said, str(write_page(out))])
+
+
+def _merged(new: Sequence[Row], path: Path) -> list[Row]:
+    """New rows, with the points that a file has of them at other tasks and numbers of labels, and
+    its other rows.
+
+    Raises
+    ------
+    JetfmError
+        The file is another model's or author's.
+    """
+    known = validated(Submission, read_json(path), path)
+    owners = {(row.model, row.about.who) for row in (*known.rows, *new)}
+    if len(owners) > 1:
+        mine, theirs = (_owner(rows[0]) for rows in (new, known.rows))
+        raise JetfmError(path, f"rows of {theirs}", f"none of others than {mine}: another --name")
+    rows = {row.text: row for row in known.rows}
+    for row in new:
+        keys = {point.key for point in row.points}
+        others = rows[row.text].points if row.text in rows else ()
+        points = (*row.points, *(point for point in others if point.key not in keys))
+        rows[row.text] = row.model_copy(update={"points": points})
+    return list(rows.values())
+
+
+def _owner(row: Row) -> str:
+    model = f"model {row.model[:12]}" if row.model else "scores"
+    return f"{model} by {row.about.who or 'somebody who gave no name'}"

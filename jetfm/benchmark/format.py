@@ -7,13 +7,14 @@ and ranks follow from them (`jetfm.benchmark.statistics`) and are written nowher
 
 from __future__ import annotations
 
-import operator
+import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from jetfm.errors import JetfmError
+from jetfm.physics.statistics import share_of
 from jetfm.settings.base import Positive, Settings, Share
 from jetfm.storage.files import read_json, write_json
 
@@ -54,11 +55,12 @@ class Task(Settings):
 
     jets: str
     classes: tuple[str, ...] = Field(min_length=2)
-    # Where all labelled and validation jets are (low <= value < high, GeV); test jets are anywhere.
-    ranges: tuple[tuple[str, float, float], ...] = Field((), exclude_if=operator.not_)
     seeds: dict[Positive, Positive]  # how many, by number of labelled jets
+    # Share of labelled jets that two seeds have in common, by their number; absent: none.
+    overlap: dict[Positive, Share] = {}
     n_val: Positive
     n_test: Positive
+    n_background: Positive  # of the test jets, those of the first class
     digests: Digests
 
     @property
@@ -161,6 +163,7 @@ class Row(Settings):
 
     text: Text = Field(min_length=1)  # what tables call it
     start: Text = ""  # with which weights it starts, of jetfm's own
+    model: Text = ""  # hash of the pre-trained model, of one that jetfm has fitted
     about: About = About()
     points: tuple[Point, ...] = Field(min_length=1)
 
@@ -257,12 +260,13 @@ def write_submission(submission: Submission, folder: Path) -> Path:
 
 
 def check(submission: Submission, benchmark: Benchmark, where: object) -> None:
-    """Whether rows are about the benchmark's jets, tasks and seeds.
+    """Whether rows are about the benchmark's jets, tasks and seeds, and their numbers can be.
 
     Raises
     ------
     JetfmError
-        Naming the first task, size or number of seeds that is not the benchmark's.
+        Naming the first task, size or number of seeds that is not the benchmark's, or numbers
+        that no classifier has on its test jets.
     """
     if submission.profile != benchmark.profile:
         found = f"jets of profile {submission.profile!r}"
@@ -285,6 +289,34 @@ def check(submission: Submission, benchmark: Benchmark, where: object) -> None:
                 rejections = "rejections" if point.rejection30 else "no rejections"
                 found = f"{rejections} of {len(task.classes)} classes"
                 raise JetfmError(of_row, found, f"{', '.join(task.metrics)}")
+            _check_numbers(point, task, f"{of_row}, {point.size} labels")
+
+
+def _check_numbers(point: Point, task: Task, where: str) -> None:
+    """JetfmError where numbers cannot be those of the task's test jets, or disagree."""
+    n, turns = task.n_test, max(point.pretraining) + 1
+    if list(point.pretraining) != [seed % turns for seed in range(point.n_seeds)]:
+        expected = f"{turns} that take turns: seed i starts from number i modulo {turns}"
+        raise JetfmError(where, f"pre-trainings {point.pretraining}", expected)
+    for share, error in zip(point.accuracy, point.accuracy_error, strict=True):
+        likely = share_of(round(share * n), n)
+        if not (_agree(share, likely.value) and _agree(error, likely.uncertainty)):
+            expected = f"a share of {n} test jets, and its binomial uncertainty"
+            raise JetfmError(where, f"accuracy {share} with error {error}", expected)
+    for name in REJECTIONS if point.rejection30 is not None else ():
+        columns = (getattr(point, f"{name}{end}") for end in ("", "_low", "_high", "_passed"))
+        for value, low, high, passed in zip(*columns, strict=True):
+            inside = value is None or low <= value <= (math.inf if high is None else high)
+            known = None if not passed else task.n_background / passed
+            same = value is None if known is None else value is not None and _agree(value, known)
+            if not (inside and same):
+                found = f"{name} {value} in {low} to {high}, of {passed} jets that passed"
+                expected = f"the inverse share of {task.n_background} background jets"
+                raise JetfmError(where, found, expected)
+
+
+def _agree(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def check_task(name: str, known: tuple[str, ...], where: object = "--tasks") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +30,10 @@ class BenchmarkJets:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks."""
-        return tuple(self.pipeline.profile.finetuning.tasks)
+        """Names of the tasks; those that are trained on a range of jets alone ask another question,
+        and are none."""
+        tasks = self.pipeline.profile.finetuning.tasks
+        return tuple(name for name, task in tasks.items() if not task.ranges)
 
     def of(self, task: str) -> Jets:
         """The three splits of a task."""
@@ -42,6 +45,17 @@ class BenchmarkJets:
         settings = self.pipeline.profile.finetuning
         sizes = possible_sizes(task, self.of(task), settings)
         return {size: len(settings.seeds(size)) for size in sizes}
+
+    def overlap(self, task: str) -> dict[int, float]:
+        """Share of labelled jets that two repetitions have in common, by their number: the mean
+        over pairs, where it is above zero."""
+        found = {}
+        for size, n in self.seeds(task).items():
+            some = [self.labelled(task, size, i) for i in range(n)]
+            shared = [np.isin(a, b).mean() for a, b in combinations(some, 2)]
+            if any(shared):
+                found[size] = round(float(np.mean(shared)), 4)
+        return found
 
     def labelled(self, task: str, size: int, repetition: int) -> np.ndarray:
         """(size,) training jets that a repetition has the labels of, in their order."""
@@ -60,15 +74,15 @@ class BenchmarkJets:
         profile = self.pipeline.profile
         found = {}
         for name in self.tasks:
-            settings = profile.finetuning.tasks[name]
             jets, tables = self.of(name), self.tables(name)
             found[name] = Task(
-                jets=settings.jets,
-                ranges=settings.ranges,
+                jets=profile.finetuning.tasks[name].jets,
                 classes=jets.test.class_names,
                 seeds=self.seeds(name),
+                overlap=self.overlap(name),
                 n_val=len(jets.val.indices),
                 n_test=len(jets.test.indices),
+                n_background=int((jets.test.labels[jets.test.indices] == 0).sum()),
                 digests=Digests(**{split: digest_of(table) for split, table in tables.items()}),
             )
         return Benchmark(

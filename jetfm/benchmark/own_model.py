@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from jetfm.benchmark.collected import commit_of, points_of, size_of, tuned_text
+from jetfm.benchmark.collected import commit_of, points_of, size_of, tuned
 from jetfm.benchmark.format import About, Row
 from jetfm.data.labelled import LabelledJets
 from jetfm.errors import JetfmError
@@ -28,10 +28,11 @@ from jetfm.tokenizers import Tokenizer, load_tokenizer
 from jetfm.tokenizers.encoding import tokenize
 from jetfm.tokenizers.interface import NAME as TOKENIZER
 
-#: Starts of a pre-trained model: all that there are but random weights, which know nothing of it.
-OF_A_MODEL = tuple(start for start in STARTS if start != "scratch")
-#: Those that it is fitted with where none is named: any model has them.
-USUAL = tuple(start for start in ("fixed", "linear", "finetuned") if start in STARTS)
+#: Starts of a pre-trained model: all but random weights, which know nothing of it, and masked
+#: particles beside, which need its tokens of the labelled jets.
+OF_A_MODEL = tuple(start for start in STARTS if start not in ("scratch", "beside"))
+#: Those that it is fitted with where none is named.
+USUAL = ("fixed", "linear", "finetuned")
 
 
 def tokenizer_of(model: Path) -> Path:
@@ -83,15 +84,16 @@ class OwnModel:
         rows = []
         for start, runner in runners.items():
             known = {
-                "n_parameters": size_of(runner, settings),
+                "n_parameters": size_of(runner, settings, self._known),
                 "pretraining": self._pretraining(),
-                "tuned": tuned_text(self.pipeline.profile.name),
                 "commit": commit_of(artifact),
+                **tuned(self.pipeline.profile.name, start),
             }
             known |= about.model_dump(exclude_defaults=True)
             points = points_of(tasks, self._model, start)
             text = f"{name}, {STARTS[start]}"
-            rows.append(Row(text=text, start=start, about=About(**known), points=points))
+            row = Row(text=text, start=start, model=self._hash, about=About(**known), points=points)
+            rows.append(row)
         return rows
 
     @cached_property

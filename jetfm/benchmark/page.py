@@ -13,12 +13,12 @@ from jetfm.benchmark.format import (
     Benchmark,
     Row,
     Submission,
+    Task,
     read_benchmark,
     read_submissions,
 )
 from jetfm.benchmark.published import Published, published
 from jetfm.benchmark.statistics import Summary, best, ranks, summary
-from jetfm.data.jet_ranges import ranges_as_text
 from jetfm.storage.files import write_text
 
 PAGE = "benchmark.md"
@@ -68,7 +68,7 @@ def table(entries: Sequence[Entry], benchmark: Benchmark, task: str, metric: str
     """All rows that have the task."""
     sizes = sorted(benchmark.tasks[task].seeds)
     mine = [one for one in entries if any(one.row.at(task, size) for size in sizes)]
-    cells = [[_cell(one.row, task, size, metric) for size in sizes] for one in mine]
+    cells = [[_cell(one.row, benchmark, task, size, metric) for size in sizes] for one in mine]
     columns = [[row[i] for row in cells] for i in range(len(sizes))]
     placed = _transposed([ranks(column) for column in columns], len(mine))
     bold = _transposed([best(column) for column in columns], len(mine))
@@ -146,16 +146,16 @@ def beside_the_best(
                 ]
                 beside = f"best {_plain(first[0][1], metric)}, {first[0][0]}" if first else ""
                 for row in rows:
-                    cell = _cell(row, task, size, metric)
+                    cell = _cell(row, benchmark, task, size, metric)
                     if cell is not None:
                         where = f"{task}, {size:,} labels, {METRICS[metric]}"
                         lines.append(f"{row.text}: {where}: {_plain(cell, metric)}; {beside}")
     return "\n".join(line.removesuffix("; ") for line in lines)
 
 
-def _cell(row: Row, task: str, size: int, metric: str) -> Summary | None:
-    point = row.at(task, size)
-    return None if point is None else summary(point, metric)
+def _cell(row: Row, benchmark: Benchmark, task: str, size: int, metric: str) -> Summary | None:
+    point, overlap = row.at(task, size), benchmark.tasks[task].overlap.get(size, 0.0)
+    return None if point is None else summary(point, metric, overlap)
 
 
 def _transposed(columns: list[list], n_rows: int) -> list[list]:
@@ -168,9 +168,6 @@ def _question(name: str, benchmark: Benchmark) -> str:
     text = f"{which}, of jets like those of {_CAMPAIGNS.get(task.jets, task.jets)}"
     if len(task.classes) == 2:
         text += "; the signal is the last"
-    if task.ranges:
-        ranges = ranges_as_text(task.ranges)
-        text += f"; labelled and validation jets in {ranges} alone, test jets everywhere"
     jets = f"{task.n_val:,} validation jets, {task.n_test:,} test jets"
     return f"{text}. There are {jets}. Guessing gives an accuracy of {1 / len(task.classes):.3g}."
 
@@ -231,10 +228,17 @@ def _uncertainties(found: Table) -> list[str]:
     for entry, cells in zip(found.entries, found.cells, strict=True):
         shown = []
         for cell in cells:
-            parts = (None,) * 3 if cell is None else (cell.seeds, cell.pretrainings, cell.jets)
-            shown.append("" if cell is None else " / ".join(_or_dash(part) for part in parts))
+            shown.append("" if cell is None else _parts(cell))
         lines.append(_row([entry.text, *shown]))
     return lines
+
+
+def _parts(cell: Summary) -> str:
+    """Between seeds / between pre-trainings / from the test jets; with one seed a pre-training
+    nobody can tell the first two apart."""
+    if cell.seeds is None and cell.pretrainings is not None:
+        return f"{cell.pretrainings:.4f} together / {_or_dash(cell.jets)}"
+    return " / ".join(map(_or_dash, (cell.seeds, cell.pretrainings, cell.jets)))
 
 
 def _or_dash(value: float | None) -> str:
@@ -246,9 +250,13 @@ def _seeds(benchmark: Benchmark) -> list[str]:
     lines = [_row(["task", *(f"{size:,} labels" for size in sizes)])]
     lines.append(_row(["---"] * (1 + len(sizes))))
     for name, task in benchmark.tasks.items():
-        seeds = [str(task.seeds[size]) if size in task.seeds else "" for size in sizes]
-        lines.append(_row([name, *seeds]))
+        lines.append(_row([name, *(_of_size(task, size) for size in sizes)]))
     return lines
+
+
+def _of_size(task: Task, size: int) -> str:
+    shared = f", {task.overlap[size]:.0%} of labelled jets shared" if size in task.overlap else ""
+    return f"{task.seeds[size]}{shared}" if size in task.seeds else ""
 
 
 def _who(entries: Sequence[Entry]) -> list[str]:

@@ -4,15 +4,18 @@ A mean over seeds is uncertain by the seeds (Student's standard error), by the p
 model has several, which take turns over the seeds, and by the test jets, which are the same for all
 seeds and rows. How these are put together is our choice: of seeds and pre-trainings the larger,
 which covers the truth in 67 to 82 % of trials whichever of them dominates (where pre-trainings do,
-seeds alone would in half of them); and the test jets in quadrature. Two rows share their test jets
-and are compared as if they did not, so that ties are called too often rather than too seldom.
+seeds alone would in half of them); and the test jets in quadrature. Seeds whose labelled jets are
+partly the same differ by less than they would from others': see `_of_seeds`.
+
+A background rejection is the inverse of a share; shares are averaged, so that one lucky seed does
+not decide, and a seed for which nothing passed counts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,15 +30,16 @@ class Summary:
 
     Attributes
     ----------
-    value : mean over seeds; of a rejection that is unbounded for some seed the mean lower end
+    value : mean over seeds; of a rejection the inverse of the mean share of the background, where
+        nothing passed for any seed its lower end
     seeds : standard deviation over the seeds of a pre-training, None of a single one
     pretrainings : standard deviation of the means of several pre-trainings, which is partly that of
-        the seeds; None of a single one
+        the seeds, and where `seeds` is None as much that as the other; None of a single one
     jets : mean uncertainty from the test jets, None where it is not known
     error : of `value`
     cut : fits that a limit of steps ended: `value` is a lower limit
-    unbounded : a rejection for which no background jet passed
-    limited : a rejection behind which there are fewer than `FEW_PASSED` background jets
+    unbounded : a rejection for which no background jet passed, with any seed
+    limited : a rejection behind which there are fewer than `FEW_PASSED` background jets a seed
     """
 
     value: float
@@ -53,35 +57,39 @@ class Summary:
         return not self.cut and not self.unbounded
 
 
-def summary(point: Point, metric: str) -> Summary | None:
-    """A metric of a point, None where it has none."""
-    values = getattr(point, metric)
-    if values is None:
+def summary(point: Point, metric: str, overlap: float = 0.0) -> Summary | None:
+    """A metric of a point, None where it has none.
+
+    Parameters
+    ----------
+    overlap : share of labelled jets that two seeds have in common
+    """
+    if getattr(point, metric) is None:
         return None
     is_rejection = metric in REJECTIONS
-    unbounded = None in values
-    if unbounded:
-        values = getattr(point, f"{metric}_low")
-    numbers = np.array(values, float)
+    numbers, jets = _shares(point, metric) if is_rejection else _plain(point, metric)
     groups = [numbers[np.array(point.pretraining) == n] for n in dict.fromkeys(point.pretraining)]
     means = np.array([group.mean() for group in groups])
     n_within = len(numbers) - len(groups)
     within = sum(((group - group.mean()) ** 2).sum() for group in groups)
-    of_seeds = standard_error(numbers) if len(numbers) > 1 else 0.0
-    of_means = float(means.std(ddof=1)) if len(groups) > 1 else None
-    jets = _from_jets(point, metric)
-    larger = max(of_seeds, standard_error(means) if len(groups) > 1 else 0.0)
-    passed = getattr(point, f"{metric}_passed") if is_rejection else ()
-    return Summary(
+    several = len(groups) > 1
+    larger = max(_of_seeds(numbers, overlap), standard_error(means) if several else 0.0)
+    found = Summary(
         value=float(numbers.mean()),
         seeds=math.sqrt(within / n_within) if n_within else None,
-        pretrainings=of_means,
+        pretrainings=float(means.std(ddof=1)) if several else None,
         jets=jets,
         error=math.hypot(larger, jets or 0.0),
         cut=sum(point.cut),
-        unbounded=unbounded,
-        limited=is_rejection and float(np.mean(passed)) < FEW_PASSED,
     )
+    if not is_rejection:
+        return found
+    passed = getattr(point, f"{metric}_passed")
+    limited = float(np.mean(passed)) < FEW_PASSED
+    if not any(passed):
+        highest = np.mean([1 / low for low in getattr(point, f"{metric}_low")])
+        return replace(found, value=float(1 / highest), unbounded=True, limited=limited)
+    return replace(_inverse(found), limited=limited)
 
 
 def ranks(column: Sequence[Summary | None]) -> list[int | None]:
@@ -93,8 +101,9 @@ def ranks(column: Sequence[Summary | None]) -> list[int | None]:
 
 
 def best(column: Sequence[Summary | None]) -> list[bool]:
-    """Which are the best within errors: the largest, and those that differ from it by no more than
-    the two uncertainties in quadrature."""
+    """Which may be the best: the largest, and those that differ from it by no more than two
+    standard deviations of the difference. Of many equal rows the largest is so by luck: with one
+    standard deviation half of the others would not be among them."""
     ranked = [one for one in column if one is not None and one.ranked]
     if not ranked:
         return [False] * len(column)
@@ -102,17 +111,45 @@ def best(column: Sequence[Summary | None]) -> list[bool]:
     return [
         one is not None
         and one.ranked
-        and (one is first or first.value - one.value <= math.hypot(first.error, one.error))
+        and (one is first or first.value - one.value <= 2 * math.hypot(first.error, one.error))
         for one in column
     ]
 
 
-def _from_jets(point: Point, metric: str) -> float | None:
-    """Mean uncertainty from the test jets: of a rejection half its interval, where that is
-    bounded."""
-    if metric in REJECTIONS:
-        low, high = (np.array(getattr(point, f"{metric}_{end}"), float) for end in ("low", "high"))
-        found = float((high - low).mean() / 2)
-    else:
-        found = float(np.array(getattr(point, f"{metric}_error"), float).mean())
-    return found if math.isfinite(found) else None
+def _of_seeds(numbers: np.ndarray, overlap: float) -> float:
+    """Student's standard error of a mean over seeds whose labelled jets are partly the same.
+
+    What the choice of jets does to two seeds is correlated by the share that they have in common,
+    so that their spread shows 1 - overlap of its variance and the mean keeps the rest. Taken for
+    all of the spread, which is too much where initial weights are behind it.
+    """
+    n = len(numbers)
+    if n == 1:
+        return 0.0
+    if overlap >= 1:
+        return math.inf
+    return standard_error(numbers) * math.sqrt((1 + (n - 1) * overlap) / (1 - overlap))
+
+
+def _plain(point: Point, metric: str) -> tuple[np.ndarray, float | None]:
+    """Values by seed, and the mean uncertainty from the test jets."""
+    errors = float(np.array(getattr(point, f"{metric}_error"), float).mean())
+    return np.array(getattr(point, metric), float), errors if math.isfinite(errors) else None
+
+
+def _shares(point: Point, metric: str) -> tuple[np.ndarray, float]:
+    """Of the background that passes, by seed, and half the mean interval from the test jets."""
+
+    def share(end: str) -> np.ndarray:
+        values = getattr(point, f"{metric}{end}")
+        return np.array([0.0 if value is None else 1 / value for value in values])
+
+    return share(""), float((share("_low") - share("_high")).mean() / 2)
+
+
+def _inverse(found: Summary) -> Summary:
+    """Of a share, to first order in its uncertainties."""
+    scale = found.value**-2
+    parts = ("seeds", "pretrainings", "jets", "error")
+    scaled = {name: value and value * scale for name in parts for value in [getattr(found, name)]}
+    return replace(found, value=1 / found.value, **scaled)

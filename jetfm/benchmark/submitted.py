@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from jetfm.benchmark.format import JUDGED, About, Benchmark, Point, Row, validated
+from jetfm.benchmark.format import JUDGED, About, Benchmark, Point, Row, Text, validated
 from jetfm.errors import JetfmError
 from jetfm.finetuning.scores import judged
+from jetfm.settings.base import Positive
 from jetfm.storage.files import naming
 
 ABOUT = "about.yaml"
+
+
+class Told(About):
+    """What comes with scores: what their row is to say, and what they do not show."""
+
+    n_pretrainings: Positive = 1  # seed i starts from number i modulo this
+    cut: tuple[Text, ...] = ()  # fits that a limit of steps ended, as TASK_SIZE_SEED
+
+
+Kind = TypeVar("Kind", bound=About)
 
 _SUM = 1e-3  # by which probabilities of a jet may miss one: rounding of half precision
 _LEAST = np.finfo(np.float64).tiny  # a probability below it says no more
@@ -41,22 +53,33 @@ def row_of_scores(
     JetfmError
         A missing or unreadable file, or scores that are no probabilities of these jets.
     """
-    points = []
+    told, points = read_about(folder / ABOUT, Told), []
+    names = [
+        f"{task}_{size}_{seed}"
+        for task, some in sizes.items()
+        for size in some
+        for seed in range(benchmark.tasks[task].seeds[size])
+    ]
+    for name_of_fit in told.cut:
+        if name_of_fit not in names:
+            found, expected = f"cut: {name_of_fit!r}", "TASK_SIZE_SEED of scores that are here"
+            raise JetfmError(folder / ABOUT, found, expected)
     for task, some in sizes.items():
         classes, (jets, labels) = benchmark.tasks[task].classes, tests[task]
         for size in some:
-            n_seeds = benchmark.tasks[task].seeds[size]
-            paths = [_path(folder, f"{task}_{size}_{seed}") for seed in range(n_seeds)]
+            seeds = range(benchmark.tasks[task].seeds[size])
+            stems = [f"{task}_{size}_{seed}" for seed in seeds]
+            paths = [_path(folder, stem) for stem in stems]
             found = [
                 judged(labels, log_probabilities(path, jets, classes), n_bootstrap)
                 for path in paths
             ]
             columns = {key: [one[key] for one in found] for key in JUDGED if key in found[0]}
-            points.append(
-                Point(task=task, size=size, cut=[False] * n_seeds, pretraining=[0] * n_seeds,
-                      **columns)
-            )  # fmt: skip
-    return Row(text=name, about=read_about(folder / ABOUT), points=points)
+            columns["cut"] = [stem in told.cut for stem in stems]
+            columns["pretraining"] = [seed % told.n_pretrainings for seed in seeds]
+            points.append(Point(task=task, size=size, **columns))
+    about = About(**told.model_dump(include=set(About.model_fields)))
+    return Row(text=name, about=about, points=points)
 
 
 def log_probabilities(path: Path, jets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -88,7 +111,7 @@ def log_probabilities(path: Path, jets: np.ndarray, classes: Sequence[str]) -> n
     return np.log(np.maximum(p, _LEAST))
 
 
-def read_about(path: Path) -> About:
+def read_about(path: Path, kind: type[Kind] = About) -> Kind:
     """What is told of a classifier, as YAML.
 
     Raises
@@ -102,7 +125,7 @@ def read_about(path: Path) -> About:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise JetfmError(path, f"unreadable YAML ({error!s:.80})", "entries of a row") from None
-    return validated(About, values, path)
+    return validated(kind, values, path)
 
 
 def _path(folder: Path, stem: str) -> Path:

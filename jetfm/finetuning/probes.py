@@ -30,6 +30,7 @@ from jetfm.settings import FinetuningSettings
 # Of |w|^2 / 2 in a mean loss per jet, so that one grid fits any number of jets; strongest first.
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 NEIGHBOURS = (300, 100, 30, 10, 3, 1)
+CHOICES = {"linear": PENALTIES, "neighbours": NEIGHBOURS}
 MAX_ITERATIONS = 1000  # of L-BFGS
 
 _AT_ONCE = 500  # jets
@@ -88,8 +89,8 @@ def probe_and_test(
         found = f"{len(labels['train'])} training jets of {present} classes"
         raise JetfmError(f"{probe} probe", found, f"a jet of each of the {n_classes}")
     train, val = (pooled(sides[split], indices[split]) for split in ("train", "val"))
-    fit, grid = (_linear, PENALTIES) if probe == "linear" else (_neighbours, NEIGHBOURS)
-    grid = [one for one in grid if probe == "linear" or one <= len(train)]
+    fit = _linear if probe == "linear" else _neighbours
+    grid = [one for one in CHOICES[probe] if probe == "linear" or one <= len(train)]
     best, chosen, kept = np.inf, None, None
     with threadpool_limits(1):  # as everything beside it; the same bits on any number of cores
         for one in grid:

@@ -221,6 +221,10 @@ class FinetuningStages:
         most = task.most_labels_of(model, weights)
         return Runner(name, contender, self._labelled(task, model, weights), most)
 
+    def tokenizer_of(self, model: str) -> str:
+        """Name of the tokenizer that a contender belongs to; baselines read what the main has."""
+        return MAIN if model in BASELINES else self._settings[model].tokenizer
+
     # Inside --------------------------------------------------------------------------------------
 
     def _like(self, model: str) -> dict[int, str]:
@@ -299,7 +303,7 @@ class FinetuningStages:
     def _labelled(self, task: TaskSettings, model: str, weights: str) -> Jets:
         """The splits of a task as a contender reads them."""
         settings = self.profile.finetuning
-        tokenizer = MAIN if model in BASELINES else self._settings[model].tokenizer
+        tokenizer = self.tokenizer_of(model)
         limits = {"train": 0, "val": settings.limit_val_jets, "test": settings.limit_test_jets}
         ranges = {"train": task.ranges, "val": task.ranges, "test": ()}  # tested on all
 

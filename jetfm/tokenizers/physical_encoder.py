@@ -36,6 +36,16 @@ class PhysicalEncoder(nn.Module):
         return self.tokenizer.encode_known(x, mask)
 
 
+def n_encoder_parameters(tokenizer: Tokenizer) -> int:
+    """Numbers that a tokenizer has learned and needs to encode: all but its decoder's."""
+    decoding = ("decoder", "latent_out", "features_out")
+    return sum(
+        values.numel()
+        for name, values in tokenizer.named_parameters()
+        if name.split(".")[0] not in decoding
+    )
+
+
 def export_tokenizer(folder: str | Path, out: str | Path) -> PhysicalEncoder:
     """Write the encoder of a trained tokenizer as an ONNX file; see docs/onnx.md.
 

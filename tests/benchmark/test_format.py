@@ -18,15 +18,16 @@ from jetfm.errors import JetfmError
 
 DIGESTS = {"train": "1" * 64, "val": "2" * 64, "test": "3" * 64}
 TASK = {"jets": "jetclass", "classes": ["QCD", "Tbqq"], "seeds": {"100": 2, "1000": 1},
-        "n_val": 40, "n_test": 80, "digests": DIGESTS}  # fmt: skip
+        "n_val": 40, "n_test": 80, "n_background": 40, "digests": DIGESTS}  # fmt: skip
 TEN = {**TASK, "classes": ["QCD", "Hbb", "Tbqq"]}
 KNOWN = {"version": 1, "profile": "toy", "seed": 1, "made_with": {"pythia8mc": "8.3"},
          "tasks": {"tagging": TASK, "three": TEN}}  # fmt: skip
-ENDS = {"_low": [4.0, 5.0], "_high": [None, 9.0], "_passed": [0, 9]}
-PLAIN = {"size": 100, "accuracy": [0.8, 0.7], "accuracy_error": [0.02, 0.02], "auc": [0.9, 0.8],
+ENDS = {"_low": [4.0, 5.0], "_high": [None, 9.0], "_passed": [0, 5]}
+ERRORS = [(0.8 * 0.2 / 80) ** 0.5, (0.7 * 0.3 / 80) ** 0.5]
+PLAIN = {"size": 100, "accuracy": [0.8, 0.7], "accuracy_error": ERRORS, "auc": [0.9, 0.8],
          "auc_error": [0.01, None], "cut": [False, True], "pretraining": [0, 1]}  # fmt: skip
 REJECTED = {f"rejection{n}{end}": x for n in (30, 50) for end, x in ENDS.items()}
-REJECTED |= {"rejection30": [None, 7.5], "rejection50": [None, 7.5]}
+REJECTED |= {"rejection30": [None, 8.0], "rejection50": [None, 8.0]}
 ROWS = {
     "version": 1,
     "profile": "toy",
@@ -52,7 +53,7 @@ def test_what_is_written_is_read_again(folder):
     assert read_submissions(folder) == [rows]
     write_submission(read_submissions(folder)[0], folder)
     assert path.read_bytes() == before
-    assert rows.rows[0].at("tagging", 100).rejection30 == (None, 7.5)
+    assert rows.rows[0].at("tagging", 100).rejection30 == (None, 8.0)
 
 
 def at(path: str, value):
@@ -100,6 +101,14 @@ POINT = "rows.0.points.0"
         (at(f"{POINT}.rejection30", [None, 4.5]), "rejection30 should lie above rejection30_low"),
         (at(f"{POINT}.rejection50_high", None), "rejection50_high should be there"),
         (at("rows.0.points.1.accuracy", None), "points.1.accuracy: found nothing"),
+        (at(f"{POINT}.accuracy.0", 0.81), "accuracy 0.81 .* expected a share of 80 test jets"),
+        (at(f"{POINT}.accuracy_error.1", 0.0), "error 0.0; expected .* its binomial uncertainty"),
+        (at(f"{POINT}.rejection30.1", 7.5), "7.5 in 5.0 to 9.0, of 5 .* of 40 background jets"),
+        (at(f"{POINT}.rejection50.0", 40.0), "rejection50 40.0 in 4.0 to None, of 0 jets"),
+        (at(f"{POINT}.rejection30_high.1", 7.0), "rejection30 8.0 in 5.0 to 7.0"),
+        (at(f"{POINT}.rejection30_passed.1", 4), "8.0 in 5.0 to 9.0, of 4 jets that passed"),
+        (at(f"{POINT}.pretraining", [1, 1]), r"pre-trainings \(1, 1\); expected 2 that take"),
+        (at(f"{POINT}.pretraining", [1, 0]), "seed i starts from number i modulo 2"),
         (lambda values: values["rows"].append(values["rows"][0]), "is there twice"),
         (lambda values: [values["rows"][0]["points"][0].pop(name) for name in REJECTED],
          "no rejections of 2 classes"),

@@ -19,6 +19,7 @@ DIGESTS = dict.fromkeys(("train", "val", "test"), "0" * 64)
 def benchmark_of(n_classes: int) -> Benchmark:
     classes = ("QCD", "Hbb", "Tbqq")[-n_classes:]
     task = {"jets": "jetclass", "classes": classes, "seeds": {100: 2}, "n_val": 9, "n_test": N}
+    task["n_background"] = int((scored(n_classes, 0)[0] == 0).sum())
     return Benchmark(
         profile="toy", seed=1, made_with={}, tasks={"toy": {**task, "digests": DIGESTS}}
     )
@@ -121,6 +122,20 @@ def test_a_damaged_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x93NUMPY or PAR1, and then nothing")
     with pytest.raises(JetfmError, match=f"{name}: found damaged"):
         log_probabilities(tmp_path / name, np.arange(N), ("QCD", "Tbqq"))
+
+
+def test_about_says_which_fits_were_cut_and_who_starts_from_what(folder):
+    """Scores do not show it; the rules ask for it."""
+    for seed in range(2):
+        np.save(folder / f"toy_100_{seed}.npy", scored(2, seed)[1])
+    tests = {"toy": (np.arange(N), scored(2, 0)[0])}
+    (folder / "about.yaml").write_text("who: A\nn_pretrainings: 2\ncut: [toy_100_1]\n")
+    row = row_of_scores(folder, "mine", tests, {"toy": (100,)}, benchmark_of(2), 10)
+    point = row.at("toy", 100)
+    assert point.cut == (False, True) and point.pretraining == (0, 1) and row.about.who == "A"
+    (folder / "about.yaml").write_text("cut: [toy_100_2]\n")
+    with pytest.raises(JetfmError, match="about.yaml: found cut: 'toy_100_2'"):
+        row_of_scores(folder, "mine", tests, {"toy": (100,)}, benchmark_of(2), 10)
 
 
 def test_missing_scores_and_unknown_words_are_named(folder):
