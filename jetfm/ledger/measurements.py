@@ -24,6 +24,7 @@ from jetfm.token_quality.study import TokenQuality, TokenQualityStudy
 _SIGNS = np.array([1, -1, -1, 1])  # of the accuracies in a difference of differences
 _TEST_JETS = "binomial"  # uncertainty from test jets as if each accuracy had others
 SIMILAR = 1.5  # codebooks that differ by less than this factor are of similar size
+FEW_FITS = 3  # of a size that is averaged with others; our choice
 
 
 def measure(
@@ -401,8 +402,8 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
     put("labels-100", ("finetuned", 100), ("scratch", 10_000))
     put("fixed-beats-scratch", ("fixed", 1000), ("scratch", 1000))
     if len(sizes) > 1:
-        note = f"{sizes[0]} against {sizes[-1]} jets"
-        put("gain-falls", *gain(sizes[0]), *gain(sizes[-1]), note=note)
+        few, many = _ends(study, (COMBINED, "finetuned"), (COMBINED, "scratch"))
+        put("gain-falls", *gain(few), *gain(many), note=f"{few} against {many} jets")
     else:
         book.out_of_reach["gain-falls"] = "one training size"
     put("gain-2M", *gain(2_000_000))
@@ -411,11 +412,31 @@ def _tagging(book: Ledger, study: TaskResults) -> None:
     _keep(book, "open-near-fixed", _mean_difference(study, *pair))
 
 
+def _sizes(study: TaskResults, *points: tuple[str, str], at_least: int = 1) -> list[int]:
+    """Training sizes that all of some models and weights were fitted with, and of these the ones
+    with `FEW_FITS` fits or more, if there are `at_least` so many: of two fits the spread says so
+    little that nothing could be judged together with them. All where none is common: what lacks is
+    then missed by name."""
+    n_fits = {
+        size: min(0 if row is None else len(row["accuracy"]) for row in rows)
+        for size in study.sizes
+        for rows in [[study.row(*point, size) for point in points]]
+    }
+    known = [size for size, n in n_fits.items() if n >= FEW_FITS]
+    if len(known) >= at_least:
+        return known
+    return [size for size, n in n_fits.items() if n] or study.sizes
+
+
+def _ends(study: TaskResults, *points: tuple[str, str]) -> tuple[int, int]:
+    """The smallest and the largest of `_sizes`, different ones if any are."""
+    sizes = _sizes(study, *points, at_least=2)
+    return min(sizes), max(sizes)
+
+
 def _mean_difference(study: TaskResults, *points: tuple[str, str]) -> Measurement | str:
-    """Accuracy of one model and weights minus another's, mean over the sizes that both were fitted
-    with; or why not."""
-    common = [s for s in study.sizes if all(study.row(*point, s) is not None for point in points)]
-    sizes = common or study.sizes  # none: the models, or the sizes, are missed by name
+    """Accuracy of one model and weights minus another's, mean over `_sizes`; or why not."""
+    sizes = _sizes(study, *points)
     text = f"mean over {', '.join(map(str, sizes))} jets"
     return _of_accuracies(study, [[(*p, size) for size in sizes] for p in points], text)
 
@@ -539,8 +560,8 @@ def _smallest(found: list[Measurement | str]) -> Measurement | str:
 
 
 def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None:
-    """Logarithm of the ratio of background rejections at the largest training size."""
-    size = max(study.sizes)
+    """Logarithm of the ratio of background rejections at the largest of `_sizes`."""
+    size = max(_sizes(study, (model, "finetuned"), ("main", "finetuned")))
     rows = [study.row(name, "finetuned", size) for name in (model, "main")]
     if any(row is None for row in rows):
         book.out_of_reach[claim] = "the profile lacks one of these models"
@@ -577,12 +598,9 @@ def _rejection(book: Ledger, claim: str, study: TaskResults, model: str) -> None
 
 
 def _gain_falls(book: Ledger, study: TaskResults) -> None:
-    claim, ends = "fewer-labels-larger-gain", (min(study.sizes), max(study.sizes))
-    points = [
-        (model, weights, size)
-        for size in ends
-        for model, weights in (("joint", "finetuned"), ("main", "scratch"))
-    ]
+    claim, pair = "fewer-labels-larger-gain", (("joint", "finetuned"), ("main", "scratch"))
+    ends = _ends(study, *pair)
+    points = [(*one, size) for size in ends for one in pair]
     if ends[0] == ends[1]:
         book.out_of_reach[claim] = "one training size"
     else:

@@ -19,6 +19,9 @@ direction
     Measured is the difference that the paper says is positive. ``reproduced`` when all of the range
     is positive, ``not reproduced`` when none is, else ``inconclusive``.
 
+A mean over training sizes is one over those with three fits or more, if there are any; its note
+names them.
+
 A claim whose settings the profile does not include (a codebook of 8192, 10 000 training jets) is
 ``out of reach at this scale``; one whose stage has not run is ``not run``.
 

@@ -104,20 +104,21 @@ def test_the_uncertainty_from_shared_test_jets_is_that_of_many_samples(tmp_path,
 
 
 def test_means_over_sizes_count_every_seed_of_a_size():
-    """Paper 2's mean difference; what a third seed of the smallest size adds to both, cancels."""
+    """Paper 2's mean difference; what a fourth seed of the smallest size adds to both, cancels."""
     found = {}
-    for third in ([], [0.1]):
+    for fourth in ([], [0.1]):
         study = _study("landscape", SHIFTS)
         for row in study.result["rows"]:
+            row["accuracy"] = [*row["accuracy"], np.mean(row["accuracy"])]
             if row["size"] == 100:
-                row["accuracy"] = [*row["accuracy"], *third]
-                row["cut"] = [False] * len(row["accuracy"])
+                row["accuracy"] = [*row["accuracy"], *fourth]
+            row["cut"] = [False] * len(row["accuracy"])
         book = Ledger("test")
         _transfer(book, study, study)
-        found[len(third)] = book.measured["mpm-beats-ntp"].value
+        found[len(fourth)] = book.measured["mpm-beats-ntp"].value
     sizes = study.sizes
     at_first = [study.runs(m, "finetuned", sizes[0], "accuracy") for m in ("mpm", "main")]
-    before, after = (np.mean(at_first[0][:n] - at_first[1][:n]) for n in (2, 3))
+    before, after = (np.mean(at_first[0][:n] - at_first[1][:n]) for n in (3, 4))
     assert found[1] - found[0] == pytest.approx((after - before) / len(sizes))
 
 
@@ -452,6 +453,43 @@ def test_rejections_and_gains_have_the_right_sign():
     _transfer(book, *studies)
     assert book.measured["joint-rejection"].value == pytest.approx(np.log(4))
     assert book.measured["fewer-labels-larger-gain"].value == pytest.approx(0.1 - 0.01)
+
+
+def test_sizes_of_few_fits_are_not_averaged_with_those_of_many():
+    """Nor judged alone where there are others; of one fit alone nothing could be said at all."""
+    shifts = {pair: shift for pair, shift in SHIFTS.items() if pair[0] in ("main", "joint")}
+    study = _study("landscape", shifts)
+    wide = [-0.02, 0.0, 0.0, 0.02]
+    for row in study.result["rows"]:
+        if row["size"] == 100:
+            row["accuracy"] = [np.mean(row["accuracy"]) + x for x in wide]
+            row |= {"cut": [False] * 4, "rejection30": [100.0] * 4, "rejection30_passed": [30] * 4}
+            row |= {"rejection30_low": [90.0] * 4, "rejection30_high": [110.0] * 4}
+    pair = ("joint", "finetuned"), ("main", "finetuned")
+    found = measurements._mean_difference(study, *pair)
+    assert "mean over 100 jets" in found.note and found.n_seeds == 4
+    book = Ledger("test")
+    _transfer(book, study, study)
+    assert book.measured["joint-rejection"].note.startswith("100 jets; 30 and 30")
+    assert "100 against 1000 jets" in book.measured["fewer-labels-larger-gain"].note  # needs two
+    for row in study.result["rows"]:
+        if row["size"] == 1000:  # now the largest, with two fits, is none of them
+            more = row | {"size": 10_000}
+            row["accuracy"], row["cut"] = row["accuracy"] * 2, [False] * 4
+            study.result["rows"] = [*study.result["rows"], more]
+    study.result["sizes"] = [100, 1000, 10_000]
+    book = Ledger("test")
+    _transfer(book, study, study)
+    assert "100 against 1000 jets" in book.measured["fewer-labels-larger-gain"].note
+    assert "mean over 100, 1000 jets" in book.measured["joint-beats-ntp"].note
+    study = _study("landscape", shifts)
+    for n in (1, 2):  # no size has more
+        for row in study.result["rows"]:
+            row["accuracy"], row["cut"] = row["accuracy"][:n], row["cut"][:n]
+        found = measurements._mean_difference(study, *pair)
+        text = found if isinstance(found, str) else found.note
+        assert ("one seed has no spread" if n == 1 else "mean over 100, 1000 jets") in text
+        study = _study("landscape", shifts)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
