@@ -1,8 +1,9 @@
 """Which learning rate suits which start: the search behind `finetuning.optimizer.lr` of `laptop`.
 
-    .venv/bin/python examples/finetuning_rates.py [profile]
+    .venv/bin/python examples/finetuning_rates.py [profile [rate ...]]
 
-Takes the models that a run of the profile has made, makes those that are missing, and scores on
+By default laptop's, with the rates that suit AdamW; for `overnight` (docs/overnight.md), whose
+optimiser is Muon, 3e-3 5e-3 1e-2. Takes the models that a run of the profile has made, makes those that are missing, and scores on
 validation jets alone.
 """
 
@@ -30,4 +31,5 @@ if __name__ == "__main__":
     }
     settings = settings.model_copy(update={"tasks": some})
     folder = work_folder() / f"rates-{pipeline.profile.name}"
-    print(as_text(search_rates(runners, settings, RATES, folder, pipeline.profile.seed)))
+    rates = [float(word) for word in sys.argv[2:]] or RATES
+    print(as_text(search_rates(runners, settings, rates, folder, pipeline.profile.seed)))
