@@ -3,8 +3,8 @@
     .venv/bin/python examples/finetuning_rates.py [profile [rate ...]]
 
 By default laptop's, with the rates that suit AdamW; for `overnight` (docs/overnight.md), whose
-optimiser is Muon, 3e-3 5e-3 1e-2. Takes the models that a run of the profile has made, makes those that are missing, and scores on
-validation jets alone.
+optimiser is Muon, 3e-3 5e-3 1e-2. Takes the models that a run of the profile has made, makes those
+that are missing, and scores on validation jets alone.
 """
 
 import sys
