@@ -50,6 +50,8 @@ RESIDUAL_LABELS = {
 
 _TABLE_ROW = 0.25  # inches
 
+_PALE = {"alpha": 0.45, "ls": ":"}  # of jets brought to scale
+
 #: Tips of the stars that mark published values, so that each value keeps its own.
 _TIPS = (5, 4, 6, 8)
 
@@ -179,7 +181,8 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
     Parameters
     ----------
     rows : ``tokenizer``; ``sigma`` and ``mean`` of the mass residuals [GeV], ``tau32_bias``, each
-        with its ``_error``; None where a fit found no peak
+        with its ``_error``; None where a fit found no peak; ``scaled``, where there is one, the
+        ``mean`` of the residuals of scaled jets (`jetfm.token_quality.jet_scale`), drawn pale
     paper : published values: ``quantity`` ('sigma' or 'mean', GeV), ``n_codes``, ``value``, and
         ``label`` for the legend
     """
@@ -199,7 +202,11 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
     }  # fmt: skip
     for axis, (quantity, label) in zip(axes, labels.items(), strict=True):
         for kind in kinds:
-            _by_codebook(axis, [r for r in rows if kind_of(r["tokenizer"]) == kind], quantity)
+            of_kind = [row for row in rows if kind_of(row["tokenizer"]) == kind]
+            _by_codebook(axis, of_kind, quantity)
+            if quantity == "mean":
+                some = [row | row["scaled"] for row in of_kind if "scaled" in row]
+                _by_codebook(axis, some, quantity, _PALE)
         for entry in paper:
             if entry["quantity"] == quantity:
                 axis.plot(entry["n_codes"], entry["value"], zorder=4, **stars[entry["label"]])
@@ -212,6 +219,9 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
         sizes = [row["tokenizer"]["n_codes"] for row in rows]
         _codebook_axis(axis, [*sizes, *(entry["n_codes"] for entry in paper)])
     shown = [Line2D([], [], markersize=5, **kind_style(kind)) for kind in kinds]
+    if any("scaled" in row for row in rows):
+        label = "Pale: jets brought to scale"
+        shown.append(Line2D([], [], color="0.2", marker="o", markersize=5, label=label, **_PALE))
     shown += [Line2D([], [], **star) for star in stars.values()]
     figure.legend(
         handles=shown, loc="outside upper center", ncols=min(len(shown), 5), handlelength=3
@@ -219,15 +229,22 @@ def resolutions(rows: Sequence[Mapping], paper: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def _by_codebook(axis: plt.Axes, rows: Sequence[Mapping], quantity: str) -> None:
+def _by_codebook(
+    axis: plt.Axes, rows: Sequence[Mapping], quantity: str, look: Mapping | None = None
+) -> None:
     """Points of one kind, joined."""
+    if not rows:
+        return
     rows = sorted(rows, key=lambda row: row["tokenizer"]["n_codes"])
     axis.errorbar(
         [row["tokenizer"]["n_codes"] for row in rows],
         np.array([row[quantity] for row in rows], dtype=float),  # None -> nan, not drawn
         np.array([row[f"{quantity}_error"] for row in rows], dtype=float),
-        lw=1.3, markersize=5.5, capsize=2, **kind_style(kind_of(rows[0]["tokenizer"])),
-    )  # fmt: skip
+        lw=1.3,
+        markersize=5.5,
+        capsize=2,
+        **kind_style(kind_of(rows[0]["tokenizer"])) | (look or {}),
+    )
 
 
 def _codebook_axis(axis: plt.Axes, sizes: Sequence[int]) -> None:

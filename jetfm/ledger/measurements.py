@@ -102,7 +102,7 @@ def _token_quality(book: Ledger, quality: TokenQualityStudy) -> None:
     put("no-logarithm", [fit(t, "jet_mass", "sigma") for t in pair], np.divide)
     sizes = sorted(conditional)
     first, last = (conditional[sizes[0]], conditional[sizes[-1]]) if sizes else (None, None)
-    put("mass-centred", [fit(first, "jet_mass", "mean")], lambda x: x, _names(first))
+    put("mass-centred", [fit(first, "jet_mass", "mean")], lambda x: x, _centred(quality, first))
     ends = (first, last) if len(sizes) > 1 else (None, None)
     between = f"{sizes[0]} against {sizes[-1]} codes" if len(sizes) > 1 else ""
     put("mass-resolution-falls", [fit(t, "jet_mass", "sigma") for t in ends], np.subtract, between)
@@ -177,6 +177,15 @@ def _similar(one: dict[int, dict], other: dict[int, dict]) -> tuple:
         return None, None
     a, b = max(pairs)
     return one[a], other[b]
+
+
+def _centred(quality: TokenQualityStudy, tokenizer: dict | None) -> str:
+    """Which tokenizer's mass residuals, and where they are once jets are brought to scale."""
+    found = quality.scaled.get(tokenizer["name"]) if tokenizer else None
+    mean = found["fits"]["jet_mass"]["mean"] if found else None
+    return _joined(
+        _names(tokenizer), "" if mean is None else f"{mean:+.2f} GeV once jets are brought to scale"
+    )
 
 
 def _names(*tokenizers: dict | None) -> str:

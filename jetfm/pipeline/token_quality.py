@@ -12,10 +12,12 @@ from jetfm.schema import SPLITS
 from jetfm.storage.files import read_json, write_json
 from jetfm.token_quality.classifier_jets import ClassifierJets
 from jetfm.token_quality.classifiers import TokenClassifiers, run_study
+from jetfm.token_quality.jet_scale import compare_scaled, measure_scale
 from jetfm.token_quality.measurement import compare, original_observables
 from jetfm.token_quality.study import TokenQualityStudy
 from jetfm.token_quality.token_map import map_data, token_map
 
+SCALED_RESULT = "scaled.json"
 MAP_POINTS = 5_000  # drawn of each tokenizer, which keeps the figure and its data small
 
 
@@ -44,7 +46,9 @@ class TokenQualityStages:
             return [self.classified()]
         if figure == "fig02_features":
             return [self.classified("full")] if self._classified("full") else []
-        return [self.original(), *map(self.compared, names)] if figure[:5] == "fig02" else []
+        if figure[:5] != "fig02":
+            return []
+        return [self.original(), *map(self.compared, names), *map(self.scaled, names)]
 
     # Declared ------------------------------------------------------------------------------------
 
@@ -80,6 +84,27 @@ class TokenQualityStages:
                 "store": self.jets.stored("test"),
                 "tokens": tokenised,
             },
+        )
+
+    def scaled(self, name: str) -> Stage:
+        """Test jets after a tokenizer and a scale of pt and angles, from validation jets."""
+        signal, original = self.profile.token_quality.signal, self._given(name)
+
+        def make(folder: Path) -> dict[str, float]:
+            preprocessing = self.tokenizers.load(name).preprocessing
+            val, test = (self.tokenizers.tokens(split, name) for split in ("val", "test"))
+            scale = measure_scale(self.jets.store("val"), val, preprocessing)
+            result = compare_scaled(test, preprocessing, scale, original.folder, signal)
+            write_json(folder / SCALED_RESULT, result)
+            return result["scale"]
+
+        return self.run.stage(
+            "token-scale",
+            make,
+            variant=name,
+            settings={"signal": signal},
+            inputs={"original": original, "store": self.jets.stored("val")}
+            | {split: self.tokenizers.tokenised(split, name) for split in ("val", "test")},
         )
 
     def mapped(self, name: str) -> Stage:
@@ -152,6 +177,7 @@ class TokenQualityStages:
             {name: self.tokenizers.describe(name) for name in names},
             self.profile.token_quality.signal,
             {name: self._given(name).folder for name in names},
+            {name: read_json(self.scaled(name).folder / SCALED_RESULT) for name in names},
         )
 
     def maps(self) -> list[dict]:
@@ -194,7 +220,7 @@ class TokenQualityStages:
         return self.original(self.tokenizers.settings[name].half_width)
 
     def _of(self, name: str) -> list[Stage]:
-        stages = [self.compared(name), self.mapped(name)]
+        stages = [self.compared(name), self.scaled(name), self.mapped(name)]
         if name in self.profile.token_quality.classified:
             stages += [self.tokenizers.tokenised(split, name) for split in SPLITS]
         return stages

@@ -52,6 +52,13 @@ def observables(physical: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarr
     }
 
 
+def chunks(tokens: TokenStore) -> Iterator[tuple[slice, slice]]:
+    """Jets, some at a time, and their rows in the flat arrays."""
+    for start in range(0, len(tokens), _CHUNK):
+        stop = min(start + _CHUNK, len(tokens))
+        yield slice(start, stop), slice(int(tokens.offsets[start]), int(tokens.offsets[stop]))
+
+
 def decoded_jets(
     tokens: TokenStore, preprocessing: Preprocessing, rows: slice = slice(None)
 ) -> np.ndarray:
@@ -173,7 +180,7 @@ def compare(
     usage, parts = np.zeros(tokens.n_codes, np.int64), []
     n, squares = np.zeros(len(PT_EDGES) - 1), np.zeros((3, len(PT_EDGES) - 1))
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for jets, rows in _chunks(tokens):
+    for jets, rows in chunks(tokens):
         before = original_jets(store, tokens, jets)
         after = decoded_jets(tokens, preprocessing, rows)
         parts.append(observables(after, tokens.offsets[jets.start : jets.stop + 1] - rows.start))
@@ -243,13 +250,6 @@ def fit_residuals(residuals: np.ndarray) -> dict[str, float | int | None]:
     return result
 
 
-def _chunks(tokens: TokenStore) -> Iterator[tuple[slice, slice]]:
-    """Jets, and their rows in the flat arrays."""
-    for start in range(0, len(tokens), _CHUNK):
-        stop = min(start + _CHUNK, len(tokens))
-        yield slice(start, stop), slice(int(tokens.offsets[start]), int(tokens.offsets[stop]))
-
-
 def _squared_errors(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Constituents (bins,) by original pt, and sums of squared errors (3, bins)."""
     bins = np.digitize(before[:, 0], PT_EDGES) - 1
@@ -271,7 +271,7 @@ def _count_outside(store, tokens, low: np.ndarray, high: np.ndarray) -> dict[str
     """Original constituents outside a box, and jets with at least one."""
     counts = {"constituents": 0, "jets": 0}
     low, high = low - _ROUNDING * np.abs(low), high + _ROUNDING * np.abs(high)
-    for jets, _ in _chunks(tokens):
+    for jets, _ in chunks(tokens):
         before = original_jets(store, tokens, jets)
         outside = ((before < low) | (before > high)).any(1)
         of_jet = np.repeat(np.arange(jets.stop - jets.start), tokens.n_constituents[jets])

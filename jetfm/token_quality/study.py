@@ -143,10 +143,13 @@ class TokenQualityStudy:
     descriptors : by name: 'name', 'label', 'family', 'n_codes'
     signal : class of the residuals, as `compare` was told
     within_cuts : folders of `original_observables` by name, for tokenizers that have cuts
+    scaled : what `jetfm.token_quality.jet_scale.compare_scaled` returned, by name, of those that
+        have been scaled
 
     Attributes
     ----------
     tokenizers : descriptors in order
+    scaled : as given
     """
 
     def __init__(
@@ -156,10 +159,11 @@ class TokenQualityStudy:
         descriptors: Mapping[str, Mapping],
         signal: str = "Tbqq",
         within_cuts: Mapping[str, str | Path] | None = None,
+        scaled: Mapping[str, Mapping] | None = None,
     ) -> None:
         if not folders:
             raise JetfmError("token quality", "no tokenizer", "at least one")
-        self.original, self.signal = Path(original), signal
+        self.original, self.signal, self.scaled = Path(original), signal, dict(scaled or {})
         self.tokenizers = [dict(descriptors[name]) for name in folders]
         given = dict.fromkeys(folders, original) | dict(within_cuts or {})
         self._measured = {
@@ -183,6 +187,7 @@ class TokenQualityStudy:
             {tokenizer["name"]: tokenizer for tokenizer in self.tokenizers},
             self.signal,
             {name: self[name].original for name in names},
+            {name: self.scaled[name] for name in names if name in self.scaled},
         )
 
     def _drawn(self) -> TokenQualityStudy:
@@ -245,6 +250,8 @@ class TokenQualityStudy:
             row = {"tokenizer": tokenizer} | {key: fits["jet_mass"][key] for key in _FIT}
             for key in ("bias", "bias_error", "sigma", "sigma_error"):
                 row[f"tau32_{key}"] = fits["tau32"][key]
+            if found := self.scaled.get(tokenizer["name"]):
+                row["scaled"] = {key: found["fits"]["jet_mass"][key] for key in _FIT}
             rows.append(row)
         return {"rows": rows, "paper": list(PAPER) if self.signal == "Tbqq" else []}
 
@@ -329,4 +336,5 @@ class TokenQualityStudy:
             {name: one.result for name, one in self._measured.items()},
             {t["name"]: self._out_of_range(t) for t in self.tokenizers},
             self.signal,
+            self.scaled,
         )

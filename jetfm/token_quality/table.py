@@ -25,6 +25,7 @@ def quality_table(
     results: Mapping[str, Mapping],
     out_of_range: Mapping[str, Mapping[str, float]],
     signal: str,
+    scaled: Mapping[str, Mapping] | None = None,
 ) -> str:
     """Fits of the residuals, use of the codes and range of several tokenizers.
 
@@ -33,6 +34,7 @@ def quality_table(
     tokenizers : descriptors, in order
     results, out_of_range : by tokenizer's name, as in `jetfm.token_quality.study`
     signal : class of the fits
+    scaled : by name, of `jetfm.token_quality.jet_scale.compare_scaled`; a block of their own
 
     Notes
     -----
@@ -49,6 +51,16 @@ def quality_table(
             for heading, quantity, *what in block
         }
         parts.append(aligned(title, labels, columns))
+    if rows := {t["label"]: scaled[t["name"]] for t in tokenizers if t["name"] in (scaled or {})}:
+        columns = {
+            f"{name} x": [f"{result['scale'][name]:.4f}" for result in rows.values()]
+            for name in ("pt", "angle")
+        } | {
+            heading: [_measured(result["fits"][quantity], *what) for result in rows.values()]
+            for heading, quantity, *what in _KINEMATICS
+        }
+        title = f"{signal}, decoded jets brought to the pt and width of validation jets"
+        parts.append(aligned(title, list(rows), columns))
     codes = {
         "codes used": [f"{result['n_used']:,} of {result['n_codes']:,}" for result in found],
         "perplexity": [f"{result['perplexity']:,.0f}" for result in found],

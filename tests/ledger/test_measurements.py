@@ -291,7 +291,7 @@ def _quality(fits: dict[tuple[str, int], tuple[float, float]]):
             return results[name]
 
     study = Study()
-    study.tokenizers = tokenizers
+    study.tokenizers, study.scaled = tokenizers, {}
     return study
 
 
@@ -323,6 +323,18 @@ def test_the_best_tokenizer_and_the_shift_at_512(changed, best, shift):
     assert book.measured["conditional-best"].value == pytest.approx(best)
     assert book.measured["tau32-shift-512"].value == pytest.approx(shift)
     assert book.measured["no-logarithm"].value == pytest.approx(4.4 / 4.0)  # that over the usual
+
+
+def test_the_shift_of_the_mass_is_judged_as_decoded_and_told_as_scaled():
+    book, study = Ledger("test"), _quality(TOKENIZERS)
+    fits = {"jet_mass": {"mean": 0.46}}
+    study.scaled = {"conditional-512": {"fits": fits}, "conditional-8192": {"fits": {}}}
+    measurements._token_quality(book, study)
+    found = book.measured["mass-centred"]
+    assert found.value == 0 and "+0.46 GeV once jets are brought to scale" in found.note
+    fits["jet_mass"]["mean"] = None  # no peak
+    measurements._token_quality(book, study)
+    assert book.measured["mass-centred"].note == "conditional-512"
 
 
 @pytest.mark.parametrize(("factor", "slope"), [(0.9, 0.9), (1.0, 0.0), (1.1, -0.9)])

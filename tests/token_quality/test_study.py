@@ -391,6 +391,27 @@ def test_resolutions_beside_the_papers_values(study):
     assert row["sigma"] == fits["jet_mass"]["sigma"] and row["tau32_bias"] == fits["tau32"]["bias"]
     values = {(entry["quantity"], entry["n_codes"]): entry["value"] for entry in data["paper"]}
     assert values == {("sigma", 512): 8.3, ("sigma", 8192): 4.0, ("mean", 512): -15.0}
+    assert all("scaled" not in row for row in data["rows"])
+
+
+def test_scaled_jets_stand_beside_those_decoded(study, original):
+    """In the table and the figure; those that lack them are shown without, as older results are."""
+    fit = {"sigma": 9.0, "sigma_error": 0.25, "mean": 0.5, "mean_error": 0.25}
+    scaled = {"scale": {"pt": 1.0071, "angle": 1.021}, "fits": {"jet_mass": fit, "jet_pt": fit}}
+    folders = {name: study[name].folder for name in study.names}
+    descriptors = {tokenizer["name"]: tokenizer for tokenizer in study.tokenizers}
+    both = TokenQualityStudy(original, folders, descriptors, scaled={"good": scaled})
+    rows = {row["tokenizer"]["name"]: row for row in both.only("good", "bad").resolutions()["rows"]}
+    assert rows["good"]["scaled"] == fit and "scaled" not in rows["bad"]
+    assert rows["good"]["mean"] == study.resolutions()["rows"][0]["mean"]  # as decoded
+    block = next(part for part in both.as_text().split("\n\n") if "brought to" in part)
+    assert "1.0071" in block and "0.50 +- 0.25" in block and "Good" in block and "Bad" not in block
+    assert max(map(len, block.splitlines())) < 120
+    figure = figures.resolutions(**both.resolutions())
+    widths, means, _ = figure.axes
+    assert len(means.containers) == len(widths.containers) + 1
+    assert "Pale" in figure.legends[0].get_texts()[-3].get_text()
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("quantity", list(QUANTITIES))
