@@ -51,16 +51,17 @@ def quality_table(
             for heading, quantity, *what in block
         }
         parts.append(aligned(title, labels, columns))
-    if rows := {t["label"]: scaled[t["name"]] for t in tokenizers if t["name"] in (scaled or {})}:
+    if some := [t for t in tokenizers if t["name"] in (scaled or {})]:
+        found_scaled = [scaled[t["name"]] for t in some]
         columns = {
-            f"{name} x": [f"{result['scale'][name]:.4f}" for result in rows.values()]
+            f"{name} x": [f"{result['scale'][name]:.4f}" for result in found_scaled]
             for name in ("pt", "angle")
         } | {
-            heading: [_measured(result["fits"][quantity], *what) for result in rows.values()]
+            heading: [_measured(result["fits"][quantity], *what) for result in found_scaled]
             for heading, quantity, *what in _KINEMATICS
         }
         title = f"{signal}, decoded jets brought to the pt and width of validation jets"
-        parts.append(aligned(title, list(rows), columns))
+        parts.append(aligned(title, [t["label"] for t in some], columns))
     codes = {
         "codes used": [f"{result['n_used']:,} of {result['n_codes']:,}" for result in found],
         "perplexity": [f"{result['perplexity']:,.0f}" for result in found],

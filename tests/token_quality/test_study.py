@@ -407,6 +407,12 @@ def test_scaled_jets_stand_beside_those_decoded(study, original):
     block = next(part for part in both.as_text().split("\n\n") if "brought to" in part)
     assert "1.0071" in block and "0.50 +- 0.25" in block and "Good" in block and "Bad" not in block
     assert max(map(len, block.splitlines())) < 120
+    same = {name: one | {"label": "Same"} for name, one in descriptors.items()}
+    text = TokenQualityStudy(
+        original, folders, same, scaled=dict.fromkeys(("good", "bad"), scaled)
+    ).as_text()
+    block = next(part for part in text.split("\n\n") if "brought to" in part)
+    assert block.count("Same") == 2  # a row each, whatever they are called
     figure = figures.resolutions(**both.resolutions())
     widths, means, _ = figure.axes
     assert len(means.containers) == len(widths.containers) + 1
