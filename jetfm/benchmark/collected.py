@@ -122,7 +122,7 @@ def _about(
 
 def _pretraining(pipeline: Pipeline, model: str) -> tuple[int, str]:
     """Jets that a model was pre-trained on, what they are, and how often they were read."""
-    store, strategies = pipeline.jets.store("train"), pipeline.pretraining.settings
+    store, strategies = pipeline.jets.store("train"), pipeline.profile.models
     if model in strategies:
         settings, classes, which = strategies[model], (), "of all classes"
     else:  # a generator of some classes

@@ -112,7 +112,7 @@ def pipeline_of(name: str | None, data: Path | None, seed: int | None, short: bo
 
 def known_strategy(pipeline: Pipeline, name: str) -> PretrainingSettings:
     """Settings of a strategy."""
-    known = pipeline.pretraining.settings
+    known = pipeline.profile.models
     if name not in known:
         raise JetfmError("--strategy", repr(name), f"one of {', '.join(known)}")
     return known[name]

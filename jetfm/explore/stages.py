@@ -17,8 +17,8 @@ from jetfm.judging.samples import original_sample
 from jetfm.pipeline import Pipeline
 from jetfm.pipeline.finetuning import FITS_VERSION
 from jetfm.pipeline.stage import Stage
-from jetfm.pipeline.tokenizers import MAIN
 from jetfm.schema import SPLITS
+from jetfm.settings import MAIN
 from jetfm.tokenizers import Tokenizer
 
 N_REAL = 10_000  # training jets among which neighbours are looked for, at most; our choice

@@ -17,9 +17,9 @@ from jetfm.pipeline.generation import BY_TYPE, GenerationStages
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.pretraining import PretrainingStages, kind_of
 from jetfm.pipeline.stage import Run, Stage
-from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
+from jetfm.pipeline.tokenizers import TokenizerStages
 from jetfm.schema import SPLITS
-from jetfm.settings import BASELINES, COMBINED, PretrainingSettings
+from jetfm.settings import BASELINES, COMBINED, MAIN, PretrainingSettings
 from jetfm.settings.finetuning import TaskSettings
 from jetfm.settings.profiles import load_profile
 from jetfm.storage.artifacts import fingerprint
@@ -70,9 +70,9 @@ SHOWN = {
 def papers_labels() -> dict[str, str]:
     """What legends call the papers' models, for notes on what a profile lacks."""
     paper = load_profile("paper")
-    tokenizers = {MAIN: paper.tokenizer, **paper.token_quality.tokenizers}
-    models = {MAIN: paper.pretraining, **paper.strategies}
-    return {name: kind_of(one, tokenizers[one.tokenizer]) for name, one in models.items()}
+    return {
+        name: kind_of(one, paper.tokenizers[one.tokenizer]) for name, one in paper.models.items()
+    }
 
 
 class FinetuningStages:
@@ -229,11 +229,11 @@ class FinetuningStages:
 
     def _like(self, model: str) -> dict[int, str]:
         """Pre-trainings that differ from a model in their ``limit_train_jets`` alone, by that."""
-        like = self.pretraining.settings[model]
+        like = self.profile.models[model]
         apart = {"limit_train_jets": like.limit_train_jets, "n_trainings": like.n_trainings}
         return {
             settings.limit_train_jets: name
-            for name, settings in self.pretraining.settings.items()
+            for name, settings in self.profile.models.items()
             if settings.model_copy(update=apart) == like
         }
 
@@ -241,7 +241,7 @@ class FinetuningStages:
         """The pre-trainings of masked particles that differ in their ``mask_fraction`` alone, by
         that; of several such groups the largest."""
         groups: dict[str, dict[float, str]] = {}
-        for name, settings in self.pretraining.settings.items():
+        for name, settings in self.profile.models.items():
             if settings.objective == "mpm":
                 rest = settings.model_copy(update={"mask_fraction": 0.5, "n_trainings": 1})
                 groups.setdefault(fingerprint(rest), {})[settings.mask_fraction] = name
@@ -249,7 +249,7 @@ class FinetuningStages:
 
     def _trainings(self, model: str) -> list[Stage]:
         """Every training of a model that is fine-tuned."""
-        if model in self.pretraining.settings:
+        if model in self.profile.models:
             return self.pretraining.repeated(model)
         return [self.generation.model(model)]
 
@@ -258,7 +258,7 @@ class FinetuningStages:
         """Of every model that can be fine-tuned."""
         quality = self.profile.generative_quality
         of_types = {BY_TYPE + name: quality.model for name in quality.trained_on}
-        return {**self.pretraining.settings, **of_types}
+        return {**self.profile.models, **of_types}
 
     def _chosen(self) -> list[tuple[str, str, str]]:
         """Task, model and weights of every contender that the profile has."""
@@ -287,7 +287,7 @@ class FinetuningStages:
         return model not in BASELINES and self._settings[model].backbone.input == "token-id"
 
     def _label(self, model: str) -> str:
-        if model in self.pretraining.settings:
+        if model in self.profile.models:
             return self.pretraining.label(model)
         return "" if model in BASELINES else self._settings[model].label
 

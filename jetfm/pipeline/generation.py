@@ -36,10 +36,10 @@ from jetfm.pipeline.history import save_trained
 from jetfm.pipeline.jets import JetStages
 from jetfm.pipeline.pretraining import PretrainingStages
 from jetfm.pipeline.stage import Run, Stage
-from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
+from jetfm.pipeline.tokenizers import TokenizerStages
 from jetfm.pretraining.train import pretrain
 from jetfm.schema import KINEMATICS, SPLITS
-from jetfm.settings import COMBINED
+from jetfm.settings import COMBINED, MAIN
 
 FLOW, CONTINUOUS, BY_TYPE = "epic-fm", "continuous", "omnijet-"
 
@@ -79,7 +79,7 @@ class GenerationStages:
     def generators(self) -> dict[str, Generator]:
         """Every generator of the profile, the main model first."""
         profile, found = self.profile, []
-        for name, settings in self.pretraining.settings.items():
+        for name, settings in self.profile.models.items():
             whole = settings.tokenizer == MAIN and not settings.limit_train_jets
             if settings.predicts_next and whole:
                 label, steps = self.pretraining.label(name), settings.training.max_steps
@@ -96,8 +96,8 @@ class GenerationStages:
 
     def tokenizer_of(self, name: str) -> str:
         """Whose tokens a generator learns; the main one's where it learns none."""
-        if name in self.pretraining.settings:
-            return self.pretraining.settings[name].tokenizer
+        if name in self.profile.models:
+            return self.profile.models[name].tokenizer
         own = name.removeprefix(BY_TYPE) in self.profile.generative_quality.trained_on
         return self.profile.generative_quality.model.tokenizer if own else MAIN
 
@@ -114,7 +114,7 @@ class GenerationStages:
             return self._without_tokens("epic-fm", train_flow, self.profile.flow)
         if name == CONTINUOUS:
             return self._without_tokens("continuous", train_continuous, self.profile.continuous)
-        if name in self.pretraining.settings:
+        if name in self.profile.models:
             return self.pretraining.pretrained(name)
         return self._of_type(name)
 
@@ -247,7 +247,7 @@ class GenerationStages:
                 if self.run.wants(stage):
                     stage.artifact  # noqa: B018, made here, with all cores
         # Those that are trained here first: no worker is left alone with one of them at the end.
-        names.sort(key=lambda name: name in self.pretraining.settings)
+        names.sort(key=lambda name: name in self.profile.models)
         groups = [[self.judged(name)] for name in names]
         self.run.side_by_side("generators", groups, "generator")
         names = wanted  # in the order of tables

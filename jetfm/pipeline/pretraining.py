@@ -19,12 +19,12 @@ from jetfm.models.jet_model import JetModel
 from jetfm.models.transformer import n_parameters
 from jetfm.pipeline.history import HISTORY, learning_curves, save_trained
 from jetfm.pipeline.stage import Run, Stage
-from jetfm.pipeline.tokenizers import MAIN, TokenizerStages
+from jetfm.pipeline.tokenizers import TokenizerStages
 from jetfm.pretraining.comparison import Strategies, judge
 from jetfm.pretraining.scaling_law import ScalingStudy, Trained
 from jetfm.pretraining.train import predictions_per_jet, pretrain
 from jetfm.runtime.device import computing_on
-from jetfm.settings import PretrainingSettings, TokenizerSettings
+from jetfm.settings import MAIN, PretrainingSettings, TokenizerSettings
 from jetfm.settings.profiles import save_profile
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.paths import work_folder
@@ -48,14 +48,9 @@ class PretrainingStages:
     def __init__(self, run: Run, tokenizers: TokenizerStages) -> None:
         self.run, self.profile, self.tokenizers = run, run.profile, tokenizers
 
-    @property
-    def settings(self) -> dict[str, PretrainingSettings]:
-        """Of every pre-training of the profile, the main one first."""
-        return {MAIN: self.profile.pretraining, **self.profile.strategies}
-
     def stages(self) -> Iterator[Stage]:
         """All of the profile."""
-        for name in self.settings:
+        for name in self.profile.models:
             yield from self.repeated(name)
         yield from map(self.judged, self._of_the_main_tokens())
         yield from self.scaled().values()
@@ -77,10 +72,10 @@ class PretrainingStages:
         (`jetfm.training.launch.n_processes`), they are started for it: a notebook's kernel cannot
         become several.
         """
-        settings = self.settings[name].model_copy(update={"n_trainings": 1})
+        settings = self.profile.models[name].model_copy(update={"n_trainings": 1})
         return self.run.stage(
             "pretraining",
-            partial(self._pretrain, self.settings[name], number),
+            partial(self._pretrain, self.profile.models[name], number),
             variant=f"{name} {number + 1}" if number else name,
             together=True,
             settings={"pretraining": settings, "number": number} if number else settings,
@@ -91,7 +86,7 @@ class PretrainingStages:
 
     def repeated(self, name: str = MAIN) -> list[Stage]:
         """All trainings of a model."""
-        return [self.pretrained(name, n) for n in range(self.settings[name].n_trainings)]
+        return [self.pretrained(name, n) for n in range(self.profile.models[name].n_trainings)]
 
     def scaled(self) -> dict[tuple[int, int, int], Stage]:
         """Small trainings of the main objective, by width, blocks and steps."""
@@ -146,11 +141,11 @@ class PretrainingStages:
     def train_all(self) -> dict[str, Artifact]:
         """All pre-trainings of the profile: side by side, one core each, where one process trains
         a model; else in turn. The first of each is returned."""
-        every = {name: self.repeated(name) for name in self.settings}
+        every = {name: self.repeated(name) for name in self.profile.models}
         wanted = {name: list(filter(self.run.wants, some)) for name, some in every.items()}
         stages = {name: some for name, some in wanted.items() if some}
         # two objectives in a step take twice as long: first, so that no core waits at the end
-        names = sorted(stages, key=lambda name: self.settings[name].objective != "joint")
+        names = sorted(stages, key=lambda name: self.profile.models[name].objective != "joint")
         every = [stage for name in names for stage in stages[name]]
         for stage in every:
             for tokens in () if stage.find() else stage.needs:
@@ -221,19 +216,19 @@ class PretrainingStages:
     def label(self, model: str) -> str:
         """What it is, and its name where an earlier pre-training is of the same kind."""
         label = self._kind(model)
-        first = next(name for name in self.settings if self._kind(name) == label)
+        first = next(name for name in self.profile.models if self._kind(name) == label)
         return label if first == model else f"{label} ({model})"
 
     def _kind(self, model: str) -> str:
         """Objective and input, and what is special about this pre-training."""
-        settings = self.settings[model]
-        return kind_of(settings, self.tokenizers.settings[settings.tokenizer])
+        settings = self.profile.models[model]
+        return kind_of(settings, self.profile.tokenizers[settings.tokenizer])
 
     def _of_the_main_tokens(self) -> list[str]:
         """Models of the main tokenizer that saw all jets."""
         return [
             name
-            for name, settings in self.settings.items()
+            for name, settings in self.profile.models.items()
             if settings.tokenizer == MAIN and not settings.limit_train_jets
         ]
 

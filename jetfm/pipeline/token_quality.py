@@ -31,7 +31,7 @@ class TokenQualityStages:
     def stages(self) -> Iterator[Stage]:
         """All of the profile."""
         yield self.original()
-        for name in self.tokenizers.settings:
+        for name in self.profile.tokenizers:
             yield from self._of(name)
         yield self.classified()
         if self._classified("full"):
@@ -39,7 +39,7 @@ class TokenQualityStages:
 
     def read_by(self, figure: str) -> list[Stage]:
         """The stages that a figure of the notebook reads."""
-        names = self.tokenizers.settings
+        names = self.profile.tokenizers
         if figure == "fig02_token_map":
             return [self.mapped(name) for name in names]
         if figure == "fig02_classifiers":
@@ -170,7 +170,7 @@ class TokenQualityStages:
     def study(self) -> TokenQualityStudy:
         """Test jets before and after tokenisation, for every tokenizer of the profile."""
         self._study_all()
-        names = list(self.tokenizers.settings)
+        names = list(self.profile.tokenizers)
         return TokenQualityStudy(
             self.original().folder,
             {name: self.compared(name).folder for name in names},
@@ -183,7 +183,7 @@ class TokenQualityStages:
     def maps(self) -> list[dict]:
         """A panel of paper 1's figure 3 for every tokenizer."""
         self._study_all()
-        folders = [self.mapped(name).folder for name in self.tokenizers.settings]
+        folders = [self.mapped(name).folder for name in self.profile.tokenizers]
         return [read_json(folder / "map.json") for folder in folders]
 
     def classifiers(self) -> TokenClassifiers:
@@ -206,18 +206,18 @@ class TokenQualityStages:
     def _study_all(self) -> None:
         """Train, compare and map every tokenizer, side by side."""
         self.tokenizers.train_all()
-        groups = [self._of(name) for name in self.tokenizers.settings]
+        groups = [self._of(name) for name in self.profile.tokenizers]
         self.run.side_by_side("study tokenizers", groups, "tokenizer")
 
     def _classified(self, features: str) -> list[str]:
         """Tokenizers of these features whose jets are classified."""
-        settings = self.tokenizers.settings
+        settings = self.profile.tokenizers
         names = self.profile.token_quality.classified
         return [name for name in names if settings[name].features == features]
 
     def _given(self, name: str) -> Stage:
         """The test jets as a tokenizer is given them."""
-        return self.original(self.tokenizers.settings[name].half_width)
+        return self.original(self.profile.tokenizers[name].half_width)
 
     def _of(self, name: str) -> list[Stage]:
         stages = [self.compared(name), self.scaled(name), self.mapped(name)]

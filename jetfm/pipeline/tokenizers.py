@@ -19,15 +19,12 @@ from jetfm.pipeline.history import HISTORY, learning_curves
 from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.schema import KINEMATICS, SPLITS
-from jetfm.settings import PretrainingSettings, TokenizerSettings
+from jetfm.settings import MAIN, PretrainingSettings
 from jetfm.storage.artifacts import Artifact, fingerprint
 from jetfm.storage.files import write_json
 from jetfm.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from jetfm.tokenizers.encoding import jet_batch, tokenize, tokenize_mirrored
 from jetfm.tokenizers.interface import preprocessing_of
-
-#: Name of the tokenizer whose tokens pre-training predicts.
-MAIN = "main"
 
 
 class TokenizerStages:
@@ -36,14 +33,9 @@ class TokenizerStages:
     def __init__(self, run: Run, jets: JetStages) -> None:
         self.run, self.profile, self.jets = run, run.profile, jets
 
-    @property
-    def settings(self) -> dict[str, TokenizerSettings]:
-        """Of every tokenizer of the profile, the main one first."""
-        return {MAIN: self.profile.tokenizer, **self.profile.token_quality.tokenizers}
-
     def stages(self) -> Iterator[Stage]:
         """All of the profile; those of other tokens come with the stages that read them."""
-        yield from map(self.trained, self.settings)
+        yield from map(self.trained, self.profile.tokenizers)
         yield from (self.tokenised(split) for split in SPLITS)
 
     def read_by(self, figure: str) -> list[Stage]:
@@ -54,7 +46,7 @@ class TokenizerStages:
 
     def trained(self, name: str = MAIN) -> Stage:
         """A trained tokenizer."""
-        settings, limit = self.settings[name], self.profile.data.max_constituents
+        settings, limit = self.profile.tokenizers[name], self.profile.data.max_constituents
 
         def make(folder: Path) -> dict:
             train, val = self.jets.store("train"), self.jets.store("val")
@@ -139,7 +131,7 @@ class TokenizerStages:
         The main one's jets are tokenised by the core that trained it, but for those of a store in
         parts, which all cores share later.
         """
-        every = {name: self.trained(name) for name in self.settings}
+        every = {name: self.trained(name) for name in self.profile.tokenizers}
         stages = {name: stage for name, stage in every.items() if self.run.wants(stage)}
         groups = [[stage] for stage in stages.values()]
         if MAIN in stages and not self.jets.store("train").parts:
@@ -168,11 +160,11 @@ class TokenizerStages:
 
     def preprocessing(self, name: str = MAIN) -> Preprocessing:
         """Network space of a tokenizer, and of the models that predict its tokens."""
-        return preprocessing_of(self.settings[name])
+        return preprocessing_of(self.profile.tokenizers[name])
 
     def describe(self, name: str) -> dict:
         """What tables and figures say of a tokenizer."""
-        settings = self.settings[name]
+        settings = self.profile.tokenizers[name]
         n_features = self.preprocessing(name).n_features
         return {
             "name": name,
@@ -183,7 +175,7 @@ class TokenizerStages:
 
     def families(self) -> set[str]:
         """Kinds of tokenizers in the profile."""
-        return {settings.family for settings in self.settings.values()}
+        return {settings.family for settings in self.profile.tokenizers.values()}
 
     # Inside --------------------------------------------------------------------------------------
 

@@ -16,10 +16,9 @@ from jetfm.models.jet_model import JetModel
 from jetfm.pipeline import Pipeline
 from jetfm.pipeline.history import HISTORY
 from jetfm.pipeline.stage import Stage
-from jetfm.pipeline.tokenizers import MAIN
 from jetfm.pretraining.comparison import losses
 from jetfm.schema import CLASS_NAMES
-from jetfm.settings import COMBINED, PretrainingSettings
+from jetfm.settings import COMBINED, MAIN, PretrainingSettings
 from jetfm.storage.artifacts import RECORD
 from jetfm.storage.files import copy_file, sha256, write_text
 from jetfm.storage.kept import write_kept_record
@@ -59,7 +58,7 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     ----------
     out : ``weights/`` of the repository
     """
-    known = pipeline.pretraining.settings
+    known = pipeline.profile.models
     models = {
         f"{name}-{number}" if number > 1 else name: (stage, known[name])
         for name in (MAIN, "mpm", "joint")

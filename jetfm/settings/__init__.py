@@ -18,6 +18,7 @@ from jetfm.settings.finetuning import (
 )
 from jetfm.settings.flow import FlowSettings
 from jetfm.settings.models import (
+    MAIN,
     PRETRAINING_PRESETS,
     BackboneSettings,
     GenerationSettings,
@@ -37,6 +38,7 @@ from jetfm.settings.training import OptimizerSettings, TrainingSettings
 __all__ = [
     "BASELINES",
     "COMBINED",
+    "MAIN",
     "PRETRAINING_PRESETS",
     "PROBES",
     "TOKENIZER_PRESETS",

@@ -23,7 +23,6 @@ from jetfm.settings import (
     BASELINES,
     COMBINED,
     PretrainingSettings,
-    TokenizerSettings,
     TrainingSettings,
 )
 from jetfm.settings.profiles import Profile
@@ -94,7 +93,7 @@ def disk_of(profile: Profile) -> float:
     """Bytes of simulated files, jets, tokens, and the encoded jets of one fixed backbone."""
     n_bytes = _n_jets(profile) * BYTES["jets"]
     n_bytes += _n_simulated(profile) * BYTES["simulated"]
-    n_bytes += len(_tokenizers_of(profile)) * _n_main_jets(profile) * BYTES["tokens"]
+    n_bytes += len(profile.tokenizers) * _n_main_jets(profile) * BYTES["tokens"]
     largest = max(max(profile.finetuning.sizes_of(task)) for task in profile.finetuning.tasks)
     return n_bytes + largest * 40 * BYTES["encoded, a constituent"]
 
@@ -191,14 +190,6 @@ def _n_simulated(profile: Profile) -> int:
     return simulated
 
 
-def _tokenizers_of(profile: Profile) -> dict[str, TokenizerSettings]:
-    return {"main": profile.tokenizer, **profile.token_quality.tokenizers}
-
-
-def _models_of(profile: Profile) -> dict[str, PretrainingSettings]:
-    return {"main": profile.pretraining, **profile.strategies}
-
-
 def _passes(training: TrainingSettings) -> int:
     return training.max_steps * training.batch_size
 
@@ -209,14 +200,14 @@ def _simulated(profile: Profile) -> Iterator[Work]:
 
 
 def _tokenizers(profile: Profile) -> Iterator[Work]:
-    learned = [one for one in _tokenizers_of(profile).values() if one.network != "binned"]
+    learned = [one for one in profile.tokenizers.values() if one.network != "binned"]
     jets = sum(_passes(one.training) for one in learned)
     yield _work(f"train {len(learned)} tokenizers", jets, "tokenizer")
     # all splits of those whose tokens are learned or classified, the test jets of the others
-    whole = {model.tokenizer for model in _models_of(profile).values()}
+    whole = {model.tokenizer for model in profile.models.values()}
     whole |= {profile.generative_quality.model.tokenizer, *profile.token_quality.classified}
     n_test = 10 * profile.data.jets_per_class.test
-    n_others = len(_tokenizers_of(profile)) - len(whole)
+    n_others = len(profile.tokenizers) - len(whole)
     yield _work("tokenise", len(whole) * _n_main_jets(profile) + n_others * n_test, "encode")
 
 
@@ -236,7 +227,7 @@ def _kind_of(model: PretrainingSettings) -> str:
 
 
 def _pretraining(profile: Profile) -> Iterator[Work]:
-    for name, model in _models_of(profile).items():
+    for name, model in profile.models.items():
         jets = model.n_trainings * _passes(model.training)
         times = f", {model.n_trainings} times" if model.n_trainings > 1 else ""
         yield _work(f"pre-train {name}{times}", jets, _kind_of(model))
@@ -253,7 +244,7 @@ def _generation(profile: Profile) -> Iterator[Work]:
     jets = steps * quality.model.training.batch_size
     yield _work("train generators of jet types", jets, _kind_of(quality.model))
     yield _work("train EPiC-FM", _passes(profile.flow.training), "EPiC-FM")
-    generating = [name for name, model in _models_of(profile).items() if model.predicts_next]
+    generating = [name for name, model in profile.models.items() if model.predicts_next]
     n_generators = len(generating) + len(quality.trained_on) + 1  # and the continuous one
     batch = 4096 if profile.generation.batch_size >= 4096 else 512
     yield _work("generate", n_generators * n_jets, f"generate, batches of {batch}")
@@ -267,7 +258,7 @@ def _generation(profile: Profile) -> Iterator[Work]:
 def _finetuning(profile: Profile) -> Iterator[Work]:
     """Fixed backbones count like the others: their jets are encoded once, which is less."""
     settings = profile.finetuning
-    known = {*_models_of(profile), COMBINED, *BASELINES}
+    known = {*profile.models, COMBINED, *BASELINES}
     for task, chosen in settings.tasks.items():
         n_starts = sum(len(w) for name, w in chosen.contenders.items() if name in known)
         for size in settings.sizes_of(task):

@@ -14,6 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from jetfm.settings.base import Fraction, Positive, Settings, Share, from_preset, known_class
 from jetfm.settings.training import TrainingSettings
 
+#: What the tokenizer and the pre-training are called that the others are compared with.
+MAIN = "main"
+
 
 class BackboneSettings(Settings):
     """The transformer that all heads share. Defaults: C."""
@@ -125,7 +128,7 @@ class PretrainingSettings(Settings):
     completed_as_part: ClassVar[bool] = False  # a preset decides what the rest is
 
     # Whose tokens it predicts, and whose features it reads: 'main', or one of token_quality's.
-    tokenizer: str = "main"
+    tokenizer: str = MAIN
     # Next token; masked particles; the same with a causal backbone; both in one step (P2).
     objective: Literal["ntp", "mpm", "mpm-causal", "joint"] = "ntp"
     mask_fraction: Annotated[float, Field(gt=0, lt=1)] = (

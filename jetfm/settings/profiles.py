@@ -17,6 +17,7 @@ from jetfm.errors import JetfmError
 from jetfm.settings import (
     BASELINES,
     COMBINED,
+    MAIN,
     ContinuousSettings,
     DataSettings,
     FinetuningSettings,
@@ -59,9 +60,19 @@ class Profile(Settings):
     finetuning: FinetuningSettings = FinetuningSettings()
 
     @property
+    def tokenizers(self) -> dict[str, TokenizerSettings]:
+        """All of them, the main one first."""
+        return {MAIN: self.tokenizer, **self.token_quality.tokenizers}
+
+    @property
+    def models(self) -> dict[str, PretrainingSettings]:
+        """All pre-trainings on tokens, the main one first."""
+        return {MAIN: self.pretraining, **self.strategies}
+
+    @property
     def n_parameters(self) -> int:
         """Of the largest model's blocks, about: 12 matrices of dim x dim in each."""
-        models = (self.pretraining, *self.strategies.values(), self.generative_quality.model)
+        models = (*self.models.values(), self.generative_quality.model)
         return max(
             12 * model.backbone.dim**2 * (model.backbone.n_blocks + model.head.n_blocks)
             for model in models
@@ -69,7 +80,7 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _names_are_known(self):
-        tokenizers = ("main", *self.token_quality.tokenizers)
+        tokenizers = self.tokenizers
         trained = {
             "pretraining": self.pretraining,
             **self.strategies,
@@ -79,10 +90,9 @@ class Profile(Settings):
             if settings.tokenizer not in tokenizers:
                 found = f"the tokenizer of '{name}' is '{settings.tokenizer}'"
                 raise ValueError(f"{found}: expected one of {', '.join(tokenizers)}")
-        quality, main = self.generative_quality, self.pretraining
-        masks = {name: one.masks for name, one in {"main": main, **self.strategies}.items()}
-        masks[COMBINED] = quality.model.masks
-        models = dict.fromkeys(("main", *self.strategies, *BASELINES))
+        masks = {name: one.masks for name, one in self.models.items()}
+        masks[COMBINED] = self.generative_quality.model.masks
+        models = dict.fromkeys((*self.models, *BASELINES))
         usual = {name for task in FinetuningSettings().tasks.values() for name in task.contenders}
         for task, settings in self.finetuning.tasks.items():
             for name, starts in settings.contenders.items():

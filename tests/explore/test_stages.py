@@ -22,7 +22,7 @@ def pipeline(tmp_path_factory):
         patch.setenv("JETFM_WORK", str(folder / "work"))
         patch.setenv("JETFM_FIGURES", str(folder / "figures"))
         pipeline = Pipeline(small_profile(), progress=False, say=silent)
-        for name in pipeline.tokenizers.settings:  # here: workers would take longer to start
+        for name in pipeline.profile.tokenizers:  # here: workers would take longer to start
             pipeline.tokenizers.trained(name).artifact  # noqa: B018, made
         yield pipeline
 

@@ -143,8 +143,8 @@ def test_the_weights_that_ship_are_those_of_their_profile(monkeypatch):
     pipeline = Pipeline("overnight", say=lambda text: None)
     kinds = (weights_folder() / kind for kind in ("models", "tokenizers"))
     names = {path.parent for kind in kinds for path in kind.rglob("artifact.json")}
-    stages = [pipeline.tokenizers.trained(name) for name in pipeline.tokenizers.settings]
-    stages += [one for name in pipeline.pretraining.settings
+    stages = [pipeline.tokenizers.trained(name) for name in pipeline.profile.tokenizers]
+    stages += [one for name in pipeline.profile.models
                for one in pipeline.pretraining.repeated(name)]  # fmt: skip
     stages += map(pipeline.generation.model, pipeline.generation.generators)
     found = {stage.folder for stage in stages if stage.find()}

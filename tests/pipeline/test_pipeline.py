@@ -150,7 +150,7 @@ def test_the_scaling_figure_alone_reads_every_training_of_the_main_model(work, t
 def test_two_of_a_kind_are_told_apart(work, tiny):
     strategies = tiny.strategies | {"mpm-long": tiny.strategies["mpm"]}
     pipeline = Pipeline(tiny.model_copy(update={"strategies": strategies}), progress=False)
-    labels = [pipeline.pretraining.label(name) for name in pipeline.pretraining.settings]
+    labels = [pipeline.pretraining.label(name) for name in pipeline.profile.models]
     assert len(set(labels)) == len(labels)
     assert labels[-1] == "MPM (mpm-long)" and "MPM" in labels
 
