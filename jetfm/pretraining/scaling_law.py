@@ -173,6 +173,16 @@ class ScalingStudy:
         )
         return "\n".join(rows)
 
+    def compared(self, reached: Sequence[float]) -> str:
+        """What the target's trainings came to, beside what was foretold."""
+        mean, found = float(np.mean(reached)), self.prediction
+        losses = ", ".join(f"{loss:.3f}" for loss in reached)
+        pull = (mean - found.value) / found.uncertainty
+        return (
+            f"foretold {found.value:.3f} +- {found.uncertainty:.3f} nats, reached {losses}: "
+            f"{abs(pull):.1f} of its uncertainties {'above' if pull > 0 else 'below'}"
+        )
+
     @property
     def _all(self) -> list[Trained]:
         return [point for points in self.points.values() for point in points]

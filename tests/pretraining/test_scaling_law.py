@@ -68,3 +68,15 @@ def test_a_study_foretells_from_its_points_alone():
         near = np.interp(line["compute"], line["law_compute"], line["law_loss"])
         assert near == pytest.approx(line["loss"], abs=0.02), "the law passes through the points"
     assert f"{study.prediction.value:.3f} +-" in study.as_text()
+
+
+def test_what_was_reached_stands_beside_what_was_foretold():
+    noisy = trainings(0.01)
+    points = {(32, 2): noisy[:3], (64, 3): noisy[3:6], (96, 4): noisy[6:]}
+    study = ScalingStudy(points, Trained(10**6, 2 * 10**7, float("nan")))
+    value, uncertainty = study.prediction.value, study.prediction.uncertainty
+    above = [value + 1.9 * uncertainty, value + 2.1 * uncertainty]
+    assert study.compared(above).endswith(
+        f"reached {above[0]:.3f}, {above[1]:.3f}: 2.0 of its uncertainties above"
+    )
+    assert study.compared([value - uncertainty]).endswith(": 1.0 of its uncertainties below")
