@@ -132,6 +132,8 @@ def add_scores(
         jets, benchmark = BenchmarkJets(pipeline), _benchmark(pipeline, folder)
     else:
         given = validated(Benchmark, read_json(splits / BENCHMARK), splits / BENCHMARK)
+        if not (folder / BENCHMARK).exists():  # files may be of some tasks alone
+            raise JetfmError(folder, f"no {BENCHMARK}", "the benchmark's folder, docs/benchmark")
         benchmark = _agreed(given, folder)
     sizes = chosen(wanted.tasks, wanted.sizes, benchmark)
 

@@ -83,8 +83,14 @@ def commit_of(artifact: Artifact) -> str:
     return f"jetfm {record['jetfm']}" + (f", {record['commit']}" if record["commit"] else "")
 
 
+#: Configurations tried for a profile's pre-trained models, and its backbone from random weights, by
+#: start; those of baselines were never counted.
+_TRIED = {"overnight": {"scratch": 2, "fixed": 1, "finetuned": 4, "beside": 1}}
+
+
 def tuned(profile: str, start: str) -> dict:
-    """Of `About`: what was chosen for fits with a profile's settings, and of how many."""
+    """Of `About`: what was chosen for fits with a profile's settings, and of how many where that is
+    chosen for each fit."""
     if start in CHOICES:
         what = "the penalty" if start == "linear" else "the number of neighbours"
         text = f"{what}, for each fit by the validation jets"
@@ -113,7 +119,10 @@ def _about(
         "n_parameters": size_of(runner, settings, tokenizer),
         "commit": commit_of(artifact),
         **tuned(pipeline.profile.name, start),
+        "pretraining_labels": "none",
     }
+    if start not in PROBES and model not in BASELINES:
+        known["n_configurations"] = _TRIED.get(pipeline.profile.name, {}).get(start)
     if model in BASELINES or start == "scratch":
         return About(**known, n_pretraining_jets=0, pretraining="none")
     n_jets, text = _pretraining(pipeline, model)
@@ -134,7 +143,7 @@ def _pretraining(pipeline: Pipeline, model: str) -> tuple[int, str]:
     n_jets = min(settings.limit_train_jets or n_jets, n_jets)
     training = settings.training
     read = f"{training.max_steps:,} steps of {training.batch_size}"
-    return n_jets, f"the profile's training jets, {which}; no labels in training; {read}"
+    return n_jets, f"the profile's training jets, {which}; {read}"
 
 
 def _text(study: Finetuning, model: str, start: str) -> str:

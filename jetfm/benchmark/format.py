@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from jetfm.errors import JetfmError
 from jetfm.physics.statistics import share_of
@@ -30,6 +30,9 @@ METRICS = {
     "rejection50": "1/ε_B at ε_S = 50 %",
 }
 REJECTIONS = tuple(name for name in METRICS if name.startswith("rejection"))
+
+#: Of a pre-training that had labels of a task's classes: no result from few labels.
+THESE = "these classes"
 
 #: Of a submission, and so of its file.
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
@@ -147,10 +150,13 @@ class About(Settings):
     who: Text = ""
     n_parameters: Count | None = None  # of all that scores a jet
     n_pretraining_jets: Count | None = None  # zero: none
-    pretraining: Text = ""  # on which jets, for which task, and whether their labels were used
+    pretraining: Text = ""  # on which jets, for which task
+    # Which labels it had, in whatever form: "these classes" are some of a task's.
+    pretraining_labels: Literal["", "none", "other classes", "these classes"] = ""
     tuned: Text = ""  # what was chosen, and on which jets
     n_configurations: Positive | None = None  # how many were tried for it
-    commit: Text = ""  # of the code, with its address where it is not jetfm's
+    # Of the code, with its address where it is not jetfm's; YAML takes digits alone for a number.
+    commit: Annotated[Text, BeforeValidator(lambda x: str(x) if type(x) is int else x)] = ""
     note: Text = ""
 
 
@@ -220,7 +226,11 @@ def validated(kind: type[Model], values: object, where: object) -> Model:
         first = error.errors()[0]
         entry = ".".join(str(part) for part in first["loc"])
         found = "nothing" if first["type"] == "missing" else f"{first['input']!r:.80}"
-        expected = "a known entry" if first["type"] == "extra_forbidden" else first["msg"]
+        expected = first["msg"]
+        if first["type"] == "extra_forbidden":
+            expected = "a known entry"
+            if len(first["loc"]) == 1:
+                expected = f"one of {', '.join(kind.model_fields)}"
         if not entry and first["type"] == "value_error":
             found = "entries that disagree"
         raise JetfmError(f"{where}: {entry}" if entry else where, found, expected) from None

@@ -87,6 +87,7 @@ class OwnModel:
                 "n_parameters": size_of(runner, settings, self._known),
                 "pretraining": self._pretraining(),
                 "commit": commit_of(artifact),
+                "n_configurations": 1,  # the profile's: nothing is chosen for this model
                 **tuned(self.pipeline.profile.name, start),
             }
             known |= about.model_dump(exclude_defaults=True)

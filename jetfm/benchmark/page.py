@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from string import Template
 from jetfm.benchmark.format import (
     METRICS,
     REJECTIONS,
+    THESE,
     Benchmark,
     Row,
     Submission,
@@ -155,7 +157,8 @@ def beside_the_best(
 
 def _cell(row: Row, benchmark: Benchmark, task: str, size: int, metric: str) -> Summary | None:
     point, overlap = row.at(task, size), benchmark.tasks[task].overlap.get(size, 0.0)
-    return None if point is None else summary(point, metric, overlap)
+    supervised = row.about.pretraining_labels == THESE
+    return None if point is None else summary(point, metric, overlap, supervised)
 
 
 def _transposed(columns: list[list], n_rows: int) -> list[list]:
@@ -212,11 +215,16 @@ def _marked(cell: Summary | None, rank: int | None, bold: bool, metric: str) -> 
 
 def _plain(cell: Summary, metric: str) -> str:
     digits = 1 if metric in REJECTIONS else 4
+    text = f"{cell.value:.{digits}f}"
     if cell.unbounded:
-        text = f"> {cell.value:.{digits}f}"
+        text = f"> {text}"
+    elif metric in REJECTIONS:  # as far up as down in the share that passes
+        high = "∞" if math.isinf(cell.high) else f"{cell.high:.{digits}f}"
+        text += f", {cell.low:.{digits}f} to {high}"
     else:
-        text = f"{cell.value:.{digits}f} ± {cell.error:.{digits}f}"
-    return text + (" cut" if cell.cut else "") + (" few" if cell.limited else "")
+        text += f" ± {cell.error:.{digits}f}"
+    marks = {"cut": cell.cut, "few": cell.limited, "labels": cell.supervised}
+    return " ".join([text, *(mark for mark, holds in marks.items() if holds)])
 
 
 def _uncertainties(found: Table) -> list[str]:
@@ -262,14 +270,24 @@ def _of_size(task: Task, size: int) -> str:
 def _who(entries: Sequence[Entry]) -> list[str]:
     if not entries:
         return ["No rows yet."]
-    head = ["row", "parameters", "jets of pre-training", "on", "tuned", "configurations", "who"]
+    head = [
+        "row",
+        "parameters",
+        "jets of pre-training",
+        "on",
+        "its labels",
+        "tuned",
+        "configurations",
+        "who",
+    ]
     head += ["code", "note", "file"]
     lines = [_row(head), _row(["---"] * len(head))]
     for entry in sorted(entries, key=lambda one: (one.file, one.text)):
         about = entry.row.about
         numbers = (about.n_parameters, about.n_pretraining_jets, about.n_configurations)
         parameters, jets, tried = ("?" if n is None else f"{n:,}" for n in numbers)
-        cells = [entry.text, parameters, jets, about.pretraining, about.tuned, tried]
+        told = (about.pretraining, about.pretraining_labels, about.tuned)
+        cells = [entry.text, parameters, jets, *told, tried]
         file = f"[{entry.file}](benchmark/{entry.file}.json)"
         lines.append(_row([*cells, about.who, about.commit, about.note, file]))
     return lines

@@ -7,14 +7,17 @@ which covers the truth in 67 to 82 % of trials whichever of them dominates (wher
 seeds alone would in half of them); and the test jets in quadrature. Seeds whose labelled jets are
 partly the same differ by less than they would from others': see `_of_seeds`.
 
-A background rejection is the inverse of a share; shares are averaged, so that one lucky seed does
-not decide, and a seed for which nothing passed counts.
+Rows share labelled and test jets, so that two are compared by their differences, seed by seed
+(`best`): what a lucky draw does to both is in neither's favour.
+
+A background rejection is the inverse of a share; shares are averaged and compared, so that one
+lucky seed does not decide, and a seed for which nothing passed counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,68 +31,93 @@ from jetfm.physics.statistics import standard_error
 class Summary:
     """A metric of a point.
 
+    Of a rejection `seeds`, `pretrainings`, `jets` and `error` are those of the share of the
+    background that passes.
+
     Attributes
     ----------
     value : mean over seeds; of a rejection the inverse of the mean share of the background, where
         nothing passed for any seed its lower end
+    low, high : of its interval; of a rejection `high` may be infinite
     seeds : standard deviation over the seeds of a pre-training, None of a single one
     pretrainings : standard deviation of the means of several pre-trainings, which is partly that of
         the seeds, and where `seeds` is None as much that as the other; None of a single one
     jets : mean uncertainty from the test jets, None where it is not known
-    error : of `value`
+    error : of the mean
+    by_seed : what was averaged
+    turns : which pre-training each seed starts from
+    overlap : share of labelled jets that two seeds have in common
     cut : fits that a limit of steps ended: `value` is a lower limit
     unbounded : a rejection for which no background jet passed, with any seed
     limited : a rejection behind which there are fewer than `FEW_PASSED` background jets a seed
+    supervised : the pre-training had labels of these classes: not from few labels
     """
 
     value: float
+    low: float
+    high: float
     seeds: float | None
     pretrainings: float | None
     jets: float | None
     error: float
+    by_seed: tuple[float, ...]
+    turns: tuple[int, ...]
+    overlap: float = 0.0
     cut: int = 0
     unbounded: bool = False
     limited: bool = False
+    supervised: bool = False
 
     @property
     def ranked(self) -> bool:
-        """Lower limits are not ranked: what they would have reached is not known."""
-        return not self.cut and not self.unbounded
+        """Not ranked are lower limits, for what they would have reached is not known, and what has
+        seen more than few labels."""
+        return not (self.cut or self.unbounded or self.supervised)
 
 
-def summary(point: Point, metric: str, overlap: float = 0.0) -> Summary | None:
+def summary(
+    point: Point, metric: str, overlap: float = 0.0, supervised: bool = False
+) -> Summary | None:
     """A metric of a point, None where it has none.
 
     Parameters
     ----------
     overlap : share of labelled jets that two seeds have in common
+    supervised : whether the pre-training had labels of these classes
     """
     if getattr(point, metric) is None:
         return None
     is_rejection = metric in REJECTIONS
     numbers, jets = _shares(point, metric) if is_rejection else _plain(point, metric)
-    groups = [numbers[np.array(point.pretraining) == n] for n in dict.fromkeys(point.pretraining)]
-    means = np.array([group.mean() for group in groups])
+    groups = _by_turn(numbers, point.pretraining)
     n_within = len(numbers) - len(groups)
     within = sum(((group - group.mean()) ** 2).sum() for group in groups)
-    several = len(groups) > 1
-    larger = max(_of_seeds(numbers, overlap), standard_error(means) if several else 0.0)
+    means = [group.mean() for group in groups]
+    mean = float(numbers.mean())
+    error = math.hypot(_of_fits(numbers, point.pretraining, overlap), jets or 0.0)
     found = Summary(
-        value=float(numbers.mean()),
+        value=mean,
+        low=mean - error,
+        high=mean + error,
         seeds=math.sqrt(within / n_within) if n_within else None,
-        pretrainings=float(means.std(ddof=1)) if several else None,
+        pretrainings=float(np.std(means, ddof=1)) if len(means) > 1 else None,
         jets=jets,
-        error=math.hypot(larger, jets or 0.0),
+        error=error,
+        by_seed=tuple(numbers.tolist()),
+        turns=point.pretraining,
+        overlap=overlap,
         cut=sum(point.cut),
+        supervised=supervised,
     )
     if not is_rejection:
         return found
     passed = getattr(point, f"{metric}_passed")
-    limited = float(np.mean(passed)) < FEW_PASSED
+    low, high = 1 / (mean + error), 1 / (mean - error) if mean > error else math.inf
+    value = 1 / mean if mean else math.nan
     if not any(passed):
-        highest = np.mean([1 / low for low in getattr(point, f"{metric}_low")])
-        return replace(found, value=float(1 / highest), unbounded=True, limited=limited)
-    return replace(_inverse(found), limited=limited)
+        value = low = float(1 / np.mean([1 / low for low in getattr(point, f"{metric}_low")]))
+    few = float(np.mean(passed)) < FEW_PASSED
+    return replace(found, value=value, low=low, high=high, limited=few, unbounded=not any(passed))
 
 
 def ranks(column: Sequence[Summary | None]) -> list[int | None]:
@@ -103,17 +131,37 @@ def ranks(column: Sequence[Summary | None]) -> list[int | None]:
 def best(column: Sequence[Summary | None]) -> list[bool]:
     """Which may be the best: the largest, and those that differ from it by no more than two
     standard deviations of the difference. Of many equal rows the largest is so by luck: with one
-    standard deviation half of the others would not be among them."""
+    standard deviation half of the others would not be among them.
+
+    The difference is taken seed by seed. Test jets are the same, too, but rows do not say how often
+    two are right about the same ones: their uncertainties are taken as if they were others, which
+    is too much, so that bold is generous.
+    """
     ranked = [one for one in column if one is not None and one.ranked]
     if not ranked:
         return [False] * len(column)
     first = max(ranked, key=lambda one: one.value)
-    return [
-        one is not None
-        and one.ranked
-        and (one is first or first.value - one.value <= 2 * math.hypot(first.error, one.error))
-        for one in column
-    ]
+    return [one is not None and one.ranked and _may_equal(one, first) for one in column]
+
+
+def _may_equal(one: Summary, first: Summary) -> bool:
+    differences = np.subtract(first.by_seed, one.by_seed)
+    turns = tuple(zip(first.turns, one.turns, strict=True))
+    of_fits = _of_fits(differences, turns, one.overlap)
+    error = math.hypot(of_fits, first.jets or 0.0, one.jets or 0.0)
+    return one is first or abs(float(differences.mean())) <= 2 * error
+
+
+def _by_turn(numbers: np.ndarray, turns: Sequence[Hashable]) -> list[np.ndarray]:
+    """The numbers of each pre-training, or pair of them."""
+    return [numbers[[turn == which for turn in turns]] for which in dict.fromkeys(turns)]
+
+
+def _of_fits(numbers: np.ndarray, turns: Sequence[Hashable], overlap: float) -> float:
+    """Uncertainty of a mean over seeds, of which each started from one of some pre-trainings."""
+    means = np.array([group.mean() for group in _by_turn(numbers, turns)])
+    of_pretrainings = standard_error(means) if len(means) > 1 else 0.0
+    return max(_of_seeds(numbers, overlap), of_pretrainings)
 
 
 def _of_seeds(numbers: np.ndarray, overlap: float) -> float:
@@ -145,11 +193,3 @@ def _shares(point: Point, metric: str) -> tuple[np.ndarray, float]:
         return np.array([0.0 if value is None else 1 / value for value in values])
 
     return share(""), float((share("_low") - share("_high")).mean() / 2)
-
-
-def _inverse(found: Summary) -> Summary:
-    """Of a share, to first order in its uncertainties."""
-    scale = found.value**-2
-    parts = ("seeds", "pretrainings", "jets", "error")
-    scaled = {name: value and value * scale for name in parts for value in [getattr(found, name)]}
-    return replace(found, value=1 / found.value, **scaled)

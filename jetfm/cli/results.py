@@ -87,7 +87,7 @@ def paper_map(
 
 
 def ship(
-    profile: ProfileOption = "laptop",
+    profile: ProfileOption = "overnight",
     data: DataOption = None,
     seed: SeedOption = None,
     dry_run: DryRunOption = False,
@@ -97,7 +97,8 @@ def ship(
 ) -> None:
     """Write a profile's pre-trained models for others to use, in half precision, with their cards.
 
-    They are what `jetfm finetune`, `generate`, `tokenize` and `score` take by default.
+    They are what `jetfm finetune`, `generate`, `tokenize` and `score` take by default. Those of one
+    profile do not replace another's.
     """
     pipeline = pipeline_of(profile, data, seed, dry_run)
     from jetfm.results.shipping import ship as write

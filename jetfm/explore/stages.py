@@ -107,6 +107,7 @@ def classifier_stage(pipeline: Pipeline, task: str) -> Stage:
             "classes": chosen.classes,
             "sizes": settings.sizes_of(task),
             "max_constituents": pipeline.profile.data.max_constituents,
+            **({"train_on": ranges} if (ranges := chosen.train_on) else {}),
         },
         inputs=inputs,
         version=FITS_VERSION,

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jetfm.errors import JetfmError
 from jetfm.explore.stages import classifier_stage
 from jetfm.finetuning.classifier import Classifier
 from jetfm.models.jet_model import JetModel
+from jetfm.physics.statistics import share_of
 from jetfm.pipeline import Pipeline
 from jetfm.pipeline.history import HISTORY
 from jetfm.pipeline.stage import Stage
@@ -20,7 +22,7 @@ from jetfm.pretraining.comparison import losses
 from jetfm.schema import CLASS_NAMES
 from jetfm.settings import COMBINED, MAIN, PretrainingSettings
 from jetfm.storage.artifacts import RECORD
-from jetfm.storage.files import copy_file, sha256, write_text
+from jetfm.storage.files import copy_file, read_json, sha256, write_text
 from jetfm.storage.kept import write_kept_record
 from jetfm.storage.paths import sample_folder
 from jetfm.storage.weights import WEIGHTS
@@ -57,7 +59,13 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     Parameters
     ----------
     out : ``weights/`` of the repository
+
+    Raises
+    ------
+    JetfmError
+        Models of another profile lie there.
     """
+    _check_profile(out / "models", pipeline.profile.name)
     known = pipeline.profile.models
     models = {
         f"{name}-{number}" if number > 1 else name: (stage, known[name])
@@ -81,8 +89,16 @@ def ship(pipeline: Pipeline, out: Path, say: Callable[[str], None] = print) -> P
     return out
 
 
+def _check_profile(folder: Path, profile: str) -> None:
+    for path in sorted(folder.glob("*/model.json")):
+        shipped = read_json(path).get("profile")
+        if shipped != profile:
+            expected = f"of {profile!r}, none (remove them first), or another --out"
+            raise JetfmError(path.parent, f"a model of profile {shipped!r}", expected)
+
+
 def _keep_only(folder: Path, names: Collection[str]) -> None:
-    """Remove what was shipped under other names: it is of another profile."""
+    """Remove what was shipped under other names: the profile has it no more."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path)
@@ -178,7 +194,9 @@ def _card(
         f"| network | width {settings.backbone.dim}, {settings.backbone.n_blocks} blocks, "
         f"{settings.backbone.n_heads} heads; tokenizer `{settings.tokenizer}` |",
         f"| training | {record['metrics']['last_step']} steps of {training.batch_size} jets, "
-        f"{training.optimizer.name}; best validation loss {record['metrics']['best_loss']:.4f} |",
+        f"{training.optimizer.name}; best loss on validation jets of the profile "
+        f"{record['metrics']['best_loss']:.4f} nats a token"
+        f"{', of both objectives together' * (settings.objective == 'joint')} |",
         *(
             f"| {objective} loss on data/sample/val | {loss:.4f} nats a token in half precision, "
             f"{whole[objective]:.4f} in single |"
@@ -206,6 +224,8 @@ def _tokenizer_card(pipeline: Pipeline, stage: Stage) -> str:
 def _classifier_card(pipeline: Pipeline, stage: Stage, known: Classifier) -> str:
     record = stage.artifact.record
     low, high = known.pt_range
+    n_test = pipeline.profile.finetuning.limit_test_jets or len(pipeline.jets.store("test"))
+    accuracy = share_of(round(record["metrics"]["accuracy"] * n_test), n_test)
     lines = [
         "# Ten classes", "",
         "The main model, fine-tuned: `jetfm score` takes it where no other is named.", "",
@@ -214,7 +234,8 @@ def _classifier_card(pipeline: Pipeline, stage: Stage, known: Classifier) -> str
         *_origin(pipeline, record),
         f"| classes | {', '.join(known.classes)} |",
         f"| labelled jets | {record['metrics']['n_train']}, {low:.0f} to {high:.0f} GeV |",
-        f"| accuracy on the profile's test jets | {record['metrics']['accuracy']:.4f} |",
+        f"| accuracy on {n_test} test jets of the profile | {accuracy.value:.4f} ± "
+        f"{accuracy.uncertainty:.4f} |",
         f"| licence | {LICENCE} |",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -51,7 +51,8 @@ def added(profile, out, tmp_path_factory):
         size, seed = re.search(r"_(\d+)_(\d+)$", path.stem).groups()
         np.save(scores / f"tagging_{size}_{seed}.npy", np.exp(np.load(path).astype(float)))
     about = {"who": "B. Author", "n_parameters": 7, "n_pretraining_jets": 0, "pretraining": "-",
-             "tuned": "-", "n_configurations": 1, "commit": "abc"}  # fmt: skip
+             "pretraining_labels": "none", "tuned": "-", "n_configurations": 1,
+             "commit": "abc"}  # fmt: skip
     (scores / "about.yaml").write_text(json.dumps(about))
     return folder, said, scores
 
@@ -168,7 +169,7 @@ def test_a_model_gets_the_row_that_the_study_gave_it(added):
                 same = [i for i, number in enumerate(other.pretraining) if number == 0]
                 assert [mine[i] for i in same] == [theirs[i] for i in same]
     assert "again, fine-tuned: tagging, 20 labels, accuracy: " in said and "; best " in said
-    assert "the rules ask for more" in said and "n_configurations" in said
+    assert "the rules ask for more" in said and "pretraining_labels" in said
 
 
 def test_a_model_that_reads_ids_gets_the_row_that_the_study_gave_it(profile, out, tmp_path):
@@ -236,6 +237,23 @@ def test_the_pages_numbers_are_those_of_the_files(added):
                     n_numbers += 1
     assert n_numbers >= 4 * (12 + 4)
     assert text.count("**") > 8 and "*ParT*" in text and "arXiv 2512.17011" in text
+
+
+def test_a_pretraining_with_labels_of_these_classes_has_no_place(added, tmp_path):
+    folder, *_ = added
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "benchmark" / "again.json"
+    values = json.loads(path.read_text())
+    values["rows"][0]["about"]["pretraining_labels"] = "these classes"
+    path.write_text(json.dumps(values))
+
+    def cell(page: str) -> str:
+        lines = tables(page)["tagging: accuracy"]
+        return next(line for line in lines if line[0] == values["rows"][0]["text"])[1]
+
+    before, after = (write_page(out).read_text(encoding="utf-8") for out in (folder, tmp_path))
+    assert cell(after).endswith(" labels") and "(" not in cell(after) and "**" not in cell(after)
+    assert "labels" not in cell(before)
 
 
 def test_the_page_depends_on_the_rows_alone(added, tmp_path):
@@ -360,6 +378,8 @@ def test_other_jets_are_refused(profile, out, splits, tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(JetfmError, match=r"tagging.test.parquet: found other jets"):
         add_scores(profile, tmp_path / "mine", Wanted(("tagging",)), out, folder)
+    with pytest.raises(JetfmError, match=r"no benchmark.json; expected the benchmark's folder"):
+        add_scores(profile, tmp_path / "mine", Wanted(("tagging",)), tmp_path / "new", splits)
     (folder / "tagging/test.parquet").write_bytes(b"PAR1")
     with pytest.raises(JetfmError, match=r"tagging.test.parquet: found unreadable"):
         add_scores(profile, tmp_path / "mine", Wanted(("tagging",)), out, folder)

@@ -149,5 +149,16 @@ def test_missing_scores_and_unknown_words_are_named(folder):
     with pytest.raises(JetfmError, match="unreadable YAML"):
         read_about(folder / "about.yaml")
     (folder / "about.yaml").write_text("parameters: 12")
-    with pytest.raises(JetfmError, match=r"about.yaml: parameters: found 12; expected a known"):
+    with pytest.raises(
+        JetfmError, match=r"about.yaml: parameters: found 12; expected one of who, n_"
+    ):
         read_about(folder / "about.yaml")
+
+
+def test_a_commit_may_be_of_digits_alone(tmp_path):
+    """YAML takes it for a number."""
+    (tmp_path / "about.yaml").write_text("commit: 1234567\nn_configurations: 2\n")
+    assert read_about(tmp_path / "about.yaml").commit == "1234567"
+    (tmp_path / "about.yaml").write_text("commit: true\n")
+    with pytest.raises(JetfmError, match="commit: found True"):
+        read_about(tmp_path / "about.yaml")

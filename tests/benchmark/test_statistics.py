@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,8 @@ def point(accuracy, pretraining=None, error=0.0, cut=False, **more) -> Point:
 
 
 def shown(value, error=0.01, **more) -> Summary:
-    return Summary(value, None, None, None, error, **more)
+    """Of one seed, known to some uncertainty from the test jets."""
+    return replace(summary(point([value], error=error), "accuracy"), **more)
 
 
 def test_parts_of_the_uncertainty_by_hand():
@@ -94,9 +97,11 @@ def test_a_rejection_is_the_inverse_of_the_mean_share():
     assert one.value == pytest.approx(3000 / 50) and one.ranked and not one.limited
     # sqrt(50) of 50 passed, and Student's 1.837 times 10
     # Clopper and Pearson's interval is wider than Poisson's
-    assert one.jets / one.value == pytest.approx(1 / np.sqrt(50), rel=0.08)
-    relative = np.hypot(one.jets / one.value, 1.8373 * 10 / 50)
-    assert one.error / one.value == pytest.approx(relative, rel=1e-4)
+    assert one.jets * one.value == pytest.approx(1 / np.sqrt(50), rel=0.08)
+    relative = np.hypot(one.jets * one.value, 1.8373 * 10 / 50)
+    assert one.value / one.low == pytest.approx(1 + relative, rel=1e-4)
+    assert one.value / one.high == pytest.approx(1 - relative, rel=1e-4)
+    assert np.isinf(summary(rejected([5, 95]), "rejection30").high)  # it may be that none passes
     lucky, steady, better = ([1, 20, 20, 20, 20], [10] * 5, [5, 5, 5, 5, 0])
     column = [summary(rejected(passed), "rejection30") for passed in (lucky, steady, better)]
     assert ranks(column) == [3, 2, 1]  # by what passes in all, a seed without any, too
@@ -117,6 +122,37 @@ def test_of_equal_rows_nearly_all_may_be_the_best():
     assert np.mean(shares) > 0.85
 
 
+def test_luck_that_rows_share_is_in_no_ones_favour():
+    """Draws that move all rows by .02 do not hide that one is better by .012 with each of them."""
+    draws = np.random.default_rng(1).normal(0, 0.02, 5)
+    better, worse = 0.85 + draws, 0.838 + draws + np.array([1, -1, 0, 1, -1]) * 1e-3
+    column = [summary(point(x.tolist(), error=0.001), "accuracy") for x in (better, worse)]
+    assert column[0].value - column[1].value < 2 * column[0].error
+    assert best(column) == [True, False]
+    other = summary(point(np.roll(better, 1).tolist(), error=0.001), "accuracy")
+    assert best([other, column[1]]) == [True, True], "draws of one row and of another differ"
+
+
+def test_the_best_are_found_by_what_passes():
+    """Of rejections, too: 60 and 40 passed are told apart, 22 and 18 with either seed are not."""
+    few, many = (summary(rejected([n] * 2), "rejection30") for n in (40, 90))
+    assert best([few, many]) == [True, False]
+    assert best([summary(rejected([n] * 2), "rejection30") for n in (18, 22)]) == [True, True]
+
+
+def test_pretrainings_of_two_rows_are_compared_in_pairs():
+    """Two seeds of each of two pre-trainings: which of them is lucky decides, not the seeds."""
+    ours = [0.90, 0.87, 0.90, 0.87]
+    column = [
+        summary(point(ours, [0, 1, 0, 1], error=0.001), "accuracy"),
+        summary(point([0.86] * 4, error=0.001), "accuracy"),
+    ]
+    assert best(column) == [True, True]  # .04 and .01: mean .025 +- 1.84 * .015
+    assert best([replace(column[0], turns=(0,) * 4), column[1]]) == [True, False]
+    steady = summary(point([0.88, 0.881, 0.879, 0.88], [0, 1, 0, 1], error=0.001), "accuracy")
+    assert best([steady, column[1]]) == [True, False]
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans()), max_size=12))
 def test_ranks_are_scipys_without_lower_limits(values):
     column = [None if absent else shown(value, cut=int(cut)) for value, cut, absent in values]
@@ -134,5 +170,6 @@ def test_the_best_are_those_within_the_two_errors():
     column = [shown(0.900, 0.003), shown(0.891, 0.004), shown(0.889, 0.004), shown(0.87, 0.02)]
     assert best(column) == [True, True, False, True]
     assert best([shown(0.95, cut=1), *column]) == [False, True, True, False, True]
+    assert best([shown(0.95, supervised=True), column[0]]) == [False, True]
     assert ranks([shown(0.95, cut=2), shown(0.99, unbounded=True), *column])[:3] == [None, None, 1]
     assert best([None, shown(0.9, cut=1)]) == [False, False]

@@ -75,6 +75,16 @@ def test_tokenizers_of_an_earlier_shipping_do_not_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conditional-8192", "main"]
 
 
+def test_models_of_another_profile_are_not_replaced(tmp_path):
+    model = tmp_path / "models" / "main" / "model.json"
+    model.parent.mkdir(parents=True)
+    model.write_text('{"profile": "overnight"}')
+    laptop = SimpleNamespace(profile=SimpleNamespace(name="laptop"))
+    with pytest.raises(JetfmError, match="main: found a model of profile 'overnight'.*'laptop'"):
+        shipping.ship(laptop, tmp_path)
+    assert model.exists()
+
+
 def test_half_precision_is_read_as_single(tmp_path):
     model = model_of("ntp")
     model.save(tmp_path, half=True)
