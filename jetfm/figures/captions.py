@@ -56,14 +56,15 @@ CAPTIONS = {
     "fig02_class_tau32": "tau32 by class, before and after tokenisation (after figure 14 of arXiv "
     "2403.05618).",
     "fig02_class_tau32_residual": "Change of tau32 by class (after figure 15 of arXiv 2403.05618).",
-    "fig03_pretraining": "Next-token prediction: loss and accuracy per predicted token.",
+    "fig03_pretraining": "Next-token prediction: loss and accuracy per predicted token, stops "
+    "among them.",
     "fig03_scaling": "Loss against compute: trainings of small networks (points), the law fitted "
     "to them (lines), what it foretells for the main model (square; the bar has the scatter of the "
     "trainings and the jackknife over them), and what the main model reached (stars).",
     "fig03_strategies": "Pre-training strategies on the same jets: validation loss, and accuracy "
-    "of predicted tokens by position and by pT, for next-token prediction (top) and masked "
-    "particles (bottom). Bars: binomial; bins of fewer than 50 tokens are left out.",
-    "fig03_losses": "The same strategies: loss of a predicted token by position and by pT.",
+    "of predicted constituents by position and by pT, for next-token prediction (top) and masked "
+    "particles (bottom). Bars: binomial; bins of fewer than 50 constituents are left out.",
+    "fig03_losses": "The same strategies: loss of a predicted constituent by position and by pT.",
     "fig04_combined": "Jets of one model trained on q/g and t→bqq′ jets, against tokenised and "
     "decoded jets of both (after figure 6 of arXiv 2403.05618). Bands and bars: Poisson. "
     "Triangles: ratios beyond the panel.",
@@ -77,8 +78,8 @@ CAPTIONS = {
     "fig04_inputs": "Models of tokens that read token ids or continuous vectors, and joint "
     "training, on all ten classes (after figure 3 of arXiv 2512.04149). Shaded: under- and "
     "overflow.",
-    "fig04_without_tokens": "Beyond the papers: the same backbone with a density in place of "
-    "tokens, against the jets themselves, beside the main model, against tokenised jets.",
+    "fig04_without_tokens": "Beyond the papers: a backbone with a density in place of tokens, "
+    "against the jets themselves, beside the main model, against tokenised jets.",
     "fig04_distances": "Wasserstein-1 distance of every generator of all classes from its own "
     "truth, in units of what two samples of the truth score.",
     "fig05_finetuning": "Top tagging by number of labelled jets (after figure 7 of arXiv "

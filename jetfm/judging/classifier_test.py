@@ -1,7 +1,7 @@
 """The classifier test: can a network tell two samples of jets apart? (2403.05618, appendix A 5)
 
 The paper's network is a DeepSets, which sees a jet through a sum over its constituents and so is
-blind to much of how they lie to each other. A transformer is the stricter judge.
+blind to much of how they lie to each other. A transformer is not, but learns more slowly.
 """
 
 from __future__ import annotations

@@ -134,6 +134,7 @@ class PretrainingStages:
                 "tokenizer": tokenizer,
                 "tokens": self.tokenizers.tokenised("val"),
             },
+            version=2,  # 1 counted stops among the last constituents
         )
 
     # Asked for -----------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What pre-trained models predict: losses and accuracies together, by position and by pt.
 
 Every model is judged on the same validation jets. Next-token prediction is also split by the
-position of the predicted constituent, masked particles by theirs; both by the constituent's pt.
+position of the predicted constituent, masked particles by theirs; both by the constituent's pt. The
+stop counts in a model's loss alone: one that is told the number of constituents knows when to stop.
 Validation alone says how a strategy does at its own task: the tasks differ in difficulty, and what
 a backbone is worth shows when it is fine-tuned.
 """
@@ -42,7 +43,8 @@ def judge(
 
     Returns
     -------
-    by objective: 'loss' [nats], 'accuracy', 'n'; 'by_position' and 'by_pt' with the same per bin
+    by objective: 'loss' [nats] of 'n' predictions, stops among them, 'accuracy' of constituents;
+    'by_position' and 'by_pt' with the same per bin, of constituents alone
     """
     device = current_device()
     found = losses(model, tokenizer, store, seed)
@@ -91,21 +93,20 @@ def _judged(model, objective, tokenizer, store, seed, device) -> dict:
         positions.append(flat % (n_slots + 1) - shift)
     losses, correct = np.concatenate(losses).astype(float), np.concatenate(correct).astype(float)
     positions, pts = np.concatenate(positions), np.concatenate(pts)
+    some = ~np.isnan(pts)  # constituents, not stops
     return {
         "loss": float(losses.mean()),
-        "accuracy": float(correct.mean()),
+        "accuracy": float(correct[some].mean()),
         "n": len(losses),
-        "by_position": _binned(positions, POSITION_EDGES, losses, correct),
-        "by_pt": _binned(pts, PT_EDGES, losses, correct),
+        "by_position": _binned(positions[some], POSITION_EDGES, losses[some], correct[some]),
+        "by_pt": _binned(pts[some], PT_EDGES, losses[some], correct[some]),
     }
 
 
 def _binned(values, edges, losses, correct) -> dict:
     """Loss, accuracy and number of predictions per bin; None where a bin is empty."""
-    finite = ~np.isnan(values)
     counts, loss_sums, hits = (
-        np.histogram(values[finite], edges, weights=None if w is None else w[finite])[0]
-        for w in (None, losses, correct)
+        np.histogram(values, edges, weights=weights)[0] for weights in (None, losses, correct)
     )
     safe = np.maximum(counts, 1)
     return {

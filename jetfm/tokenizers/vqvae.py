@@ -98,7 +98,10 @@ class VQVAE(Tokenizer):
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction plus commitment (2403.05618, eq. A1), over real constituents only.
 
-            L = sum |x - x'|^2 / N_real + alpha * [(1-beta) |z - sg(q)|^2 + beta |sg(z) - q|^2]
+            L = sum |x - x'|^2 / N_real + alpha * [(1-beta) |z - sg(q)|^2 + beta |sg(z) - q|^2] / D
+
+        with D latent components. The paper takes the mean over the features of x, we the sum, as if
+        its alpha were smaller by their number. The split by beta is vqtorch's.
 
         Parameters
         ----------

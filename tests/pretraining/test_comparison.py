@@ -48,28 +48,34 @@ def pt_of(tokenizer, decoded) -> np.ndarray:
 
 
 def test_every_next_token_is_counted_where_it_stands(store, tokenizer, tmp_path):
-    """Jet by jet: the k-th prediction is of constituent k; the stop has no pt."""
+    """Jet by jet: the k-th prediction is of constituent k; the stop counts in the loss alone."""
     model = joint()
     found = judge(model, tokenizer, store, tmp_path, SEED)["ntp"]
     result = _read(tmp_path)["ntp"]
-    losses, positions, pts = [], [], []
+    losses, hits, positions, pts = [], [], [], []
     for jet, n in enumerate(COUNTS):
         batch = token_batch(store, np.array([jet]))
         with torch.no_grad():
             logits = model(batch["decoded"], batch["mask"], batch["n_constituents"])[0]
         target = next_token_targets(batch["ids"], batch["mask"], batch["n_constituents"], K)[0]
         losses += F.cross_entropy(logits[: n + 1], target[: n + 1], reduction="none").tolist()
-        positions += range(n + 1)
+        hits += (logits[: n + 1].argmax(-1) == target[: n + 1]).tolist()
+        positions += [*range(n), np.nan]
         pts += [*pt_of(tokenizer, batch["decoded"])[0, :n], np.nan]
     assert found["n"] == len(losses) == sum(COUNTS) + len(COUNTS)
     assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    of_constituents = np.array(hits)[~np.isnan(pts)]
+    assert found["accuracy"] == pytest.approx(of_constituents.mean(), abs=1e-6)
+    assert sum(result["by_position"]["n"]) == sum(result["by_pt"]["n"]) <= sum(COUNTS)
     for key, values, edges in (
         ("by_position", positions, POSITION_EDGES),
         ("by_pt", pts, PT_EDGES),
     ):
         values, losses = np.array(values, float), np.array(losses)
+        of_constituents = ~np.isnan(values)
+        values, of_values = values[of_constituents], losses[of_constituents]
         n, _ = np.histogram(values, edges)
-        sums, _ = np.histogram(values, edges, weights=losses)
+        sums, _ = np.histogram(values, edges, weights=of_values)
         assert result[key]["n"] == n.tolist()
         means = [np.nan if x is None else x for x in result[key]["loss"]]
         np.testing.assert_allclose(means, np.where(n, sums / np.maximum(n, 1), np.nan), rtol=1e-4)
