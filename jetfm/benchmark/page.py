@@ -270,17 +270,8 @@ def _of_size(task: Task, size: int) -> str:
 def _who(entries: Sequence[Entry]) -> list[str]:
     if not entries:
         return ["No rows yet."]
-    head = [
-        "row",
-        "parameters",
-        "jets of pre-training",
-        "on",
-        "its labels",
-        "tuned",
-        "configurations",
-        "who",
-    ]
-    head += ["code", "note", "file"]
+    head = ["row", "parameters", "jets of pre-training", "on", "its labels", "tuned"]
+    head += ["configurations", "who", "code", "note", "file"]
     lines = [_row(head), _row(["---"] * len(head))]
     for entry in sorted(entries, key=lambda one: (one.file, one.text)):
         about = entry.row.about

@@ -112,12 +112,12 @@ def summary(
     if not is_rejection:
         return found
     passed = getattr(point, f"{metric}_passed")
-    low, high = 1 / (mean + error), 1 / (mean - error) if mean > error else math.inf
-    value = 1 / mean if mean else math.nan
+    found = replace(found, limited=float(np.mean(passed)) < FEW_PASSED)
     if not any(passed):
-        value = low = float(1 / np.mean([1 / low for low in getattr(point, f"{metric}_low")]))
-    few = float(np.mean(passed)) < FEW_PASSED
-    return replace(found, value=value, low=low, high=high, limited=few, unbounded=not any(passed))
+        low = float(1 / np.mean([1 / low for low in getattr(point, f"{metric}_low")]))
+        return replace(found, value=low, low=low, high=math.inf, unbounded=True)
+    high = 1 / (mean - error) if mean > error else math.inf
+    return replace(found, value=1 / mean, low=1 / (mean + error), high=high)
 
 
 def ranks(column: Sequence[Summary | None]) -> list[int | None]:

@@ -224,7 +224,8 @@ def _tokenizer_card(pipeline: Pipeline, stage: Stage) -> str:
 def _classifier_card(pipeline: Pipeline, stage: Stage, known: Classifier) -> str:
     record = stage.artifact.record
     low, high = known.pt_range
-    n_test = pipeline.profile.finetuning.limit_test_jets or len(pipeline.jets.store("test"))
+    n_test = len(pipeline.jets.store("test"))
+    n_test = min(pipeline.profile.finetuning.limit_test_jets or n_test, n_test)
     accuracy = share_of(round(record["metrics"]["accuracy"] * n_test), n_test)
     lines = [
         "# Ten classes", "",

@@ -134,7 +134,7 @@ def test_luck_that_rows_share_is_in_no_ones_favour():
 
 
 def test_the_best_are_found_by_what_passes():
-    """Of rejections, too: 60 and 40 passed are told apart, 22 and 18 with either seed are not."""
+    """Of rejections, too: 40 and 90 passed are told apart, 18 and 22 are not."""
     few, many = (summary(rejected([n] * 2), "rejection30") for n in (40, 90))
     assert best([few, many]) == [True, False]
     assert best([summary(rejected([n] * 2), "rejection30") for n in (18, 22)]) == [True, True]
