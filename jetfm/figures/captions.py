@@ -32,7 +32,8 @@ CAPTIONS = {
     "table gives the mean and width of Gaussian fits to the residuals. Ratios of several "
     "tokenizers are drawn where a bin holds at least ten original jets.",
     "fig02_resolutions": "Larger codebooks lose less: width and mean of the fitted mass residuals, "
-    "and mean bias of tau32, of t→bqq′ jets by codebook size. Stars: values of arXiv 2403.05618.",
+    "and mean bias of tau32, of t→bqq′ jets by codebook size. Pale: the same jets, brought to "
+    "scale. Stars: values of arXiv 2403.05618.",
     "fig02_classifiers": "What ten-class classifiers still learn from decoded tokens (after "
     "figure 5 of arXiv 2403.05618). Dashed: trained on the original constituents.",
     "fig02_features": "What ten-class classifiers still learn from decoded tokens of all 14 "
