@@ -44,7 +44,7 @@ class BenchmarkJets:
         """How many repetitions, by number of labelled jets."""
         settings = self.pipeline.profile.finetuning
         sizes = possible_sizes(task, self.of(task), settings)
-        return {size: len(settings.seeds(size)) for size in sizes}
+        return {size: len(settings.seeds(task, size)) for size in sizes}
 
     def overlap(self, task: str) -> dict[int, float]:
         """Share of labelled jets that two repetitions have in common, by their number: the mean

@@ -138,7 +138,7 @@ def run_study(
         (runner, size, repetition)
         for runner in runners
         for size in runner.sizes(sizes[runner.task])
-        for repetition in settings.seeds(size)
+        for repetition in settings.seeds(runner.task, size)
     ]
     # The longest first, so that no worker is left alone with one of them at the end.
     missing = sorted(
@@ -246,7 +246,7 @@ def _collected(
     inside = within(jets.test.store, jets.test.indices, ranges)
     for runner in runners:
         for size in runner.sizes(sizes):
-            seeds = settings.seeds(size)
+            seeds = settings.seeds(runner.task, size)
             found = [read_json(runner.path(folder, size, i)) for i in seeds]
             row = {"model": runner.contender.model, "weights": runner.contender.weights}
             row |= {"text": runner.contender.text, "size": size}
@@ -260,7 +260,7 @@ def _collected(
                     row[name] = _judged_on(paths, chosen, labels, settings.n_bootstrap)
             rows.append(row)
     write_npy(runs_folder(folder, runners[0].task) / LABELS, labels)
-    seen = _all_training_jets(jets, sizes, settings, seed)
+    seen = _all_training_jets(runners[0], sizes, settings, seed)
     used = jets.train.hashes(seen) | jets.val.hashes(jets.val.indices)
     return {
         "rows": rows,
@@ -298,11 +298,11 @@ def labelled_jets(train: LabelledJets, size: int, repetition: int, seed: int) ->
 
 
 def _all_training_jets(
-    jets: Jets, sizes: Sequence[int], settings: FinetuningSettings, seed: int
+    runner: Runner, sizes: Sequence[int], settings: FinetuningSettings, seed: int
 ) -> np.ndarray:
-    """Training jets of all sizes and repetitions together, ascending."""
-    largest = {i: size for size in sorted(sizes) for i in settings.seeds(size)}  # by repetition
-    chosen = [labelled_jets(jets.train, size, i, seed) for i, size in largest.items()]
+    """Training jets of all sizes and repetitions of a task together, ascending."""
+    by_repetition = {i: n for n in sorted(sizes) for i in settings.seeds(runner.task, n)}
+    chosen = [labelled_jets(runner.jets.train, n, i, seed) for i, n in by_repetition.items()]
     return np.unique(np.concatenate(chosen))
 
 
@@ -313,11 +313,11 @@ def _encode(
     torch.manual_seed(0)
     jets = runner.jets.train
     wanted = {
-        "train": _all_training_jets(runner.jets, sizes, settings, seed),
+        "train": _all_training_jets(runner, sizes, settings, seed),
         "val": runner.jets.val.indices,
         "test": runner.jets.test.indices,
     }
-    n_seeds = max(len(settings.seeds(size)) for size in sizes)
+    n_seeds = max(len(settings.seeds(runner.task, size)) for size in sizes)
     for number, contender in enumerate(runner.contender.trainings()[:n_seeds]):
         classifier = JetClassifier(contender.backbone(jets.preprocessing, jets.tokenizer_hash))
         for split, indices in wanted.items():

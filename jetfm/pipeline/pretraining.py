@@ -98,16 +98,7 @@ class PretrainingStages:
         }
 
     def _small(self, dim: int, n_blocks: int, steps: int) -> Stage:
-        main = self.profile.pretraining
-        sizes = {"dim": dim, "n_blocks": n_blocks, "n_heads": gcd(main.backbone.n_heads, dim)}
-        length = {"max_steps": steps, "validate_every": ceil(steps / 2)}
-        settings = main.model_copy(
-            update={
-                "n_trainings": 1,
-                "backbone": main.backbone.model_copy(update=sizes),
-                "training": main.training.model_copy(update=length),
-            }
-        )
+        settings = self._small_settings(dim, n_blocks, steps)
         return self.run.stage(
             "scaling",
             partial(self._pretrain, settings, 0),
@@ -166,17 +157,20 @@ class PretrainingStages:
         train = self.tokenizers.tokens("train", main.tokenizer)
         of_a_jet = predictions_per_jet(main, mean_length(train.n_constituents))
 
-        def trained(model: JetModel, steps: int, loss: float) -> Trained:
-            n_tokens = steps * main.training.batch_size * of_a_jet
+        preprocessing = self.tokenizers.preprocessing(main.tokenizer)
+
+        def trained(settings: PretrainingSettings, loss: float) -> Trained:
+            n_features = train.decoded.shape[1]
+            model = JetModel(settings, train.n_codes, n_features, preprocessing=preprocessing)
+            n_tokens = settings.training.max_steps * settings.training.batch_size * of_a_jet
             return Trained(n_parameters(model), round(n_tokens), loss)
 
         points = {(dim, n_blocks): [] for dim, n_blocks, _ in stages}
         for (dim, n_blocks, steps), stage in stages.items():
             loss = stage.artifact.metrics["best_loss"]
-            points[dim, n_blocks].append(trained(JetModel.load(stage.folder), steps, loss))
-        preprocessing = self.tokenizers.preprocessing(main.tokenizer)
-        whole = JetModel(main, train.n_codes, train.decoded.shape[1], preprocessing=preprocessing)
-        return ScalingStudy(points, trained(whole, main.training.max_steps, float("nan")))
+            settings = self._small_settings(dim, n_blocks, steps)
+            points[dim, n_blocks].append(trained(settings, loss))
+        return ScalingStudy(points, trained(main, float("nan")))
 
     def losses(self, name: str = MAIN) -> list[float]:
         """Best validation loss of every training of a model."""
@@ -234,6 +228,19 @@ class PretrainingStages:
         ]
 
     # Inside --------------------------------------------------------------------------------------
+
+    def _small_settings(self, dim: int, n_blocks: int, steps: int) -> PretrainingSettings:
+        """Those of the main model, but for the network's size and the length of the training."""
+        main = self.profile.pretraining
+        sizes = {"dim": dim, "n_blocks": n_blocks, "n_heads": gcd(main.backbone.n_heads, dim)}
+        length = {"max_steps": steps, "validate_every": ceil(steps / 2)}
+        return main.model_copy(
+            update={
+                "n_trainings": 1,
+                "backbone": main.backbone.model_copy(update=sizes),
+                "training": main.training.model_copy(update=length),
+            }
+        )
 
     def _with_history(self, name: str = MAIN) -> Stage:
         """The first training of a model whose learning curve was kept: some ship without."""

@@ -262,7 +262,7 @@ def _finetuning(profile: Profile) -> Iterator[Work]:
     for task, chosen in settings.tasks.items():
         n_starts = sum(len(w) for name, w in chosen.contenders.items() if name in known)
         for size in settings.sizes_of(task):
-            n_fits = n_starts * len(settings.seeds(size))
+            n_fits = n_starts * len(settings.seeds(task, size))
             epochs = next(n for limit, n in EPOCHS if size <= limit)
             small = size <= settings.small_size
             batch = settings.small_batch_size if small else settings.batch_size

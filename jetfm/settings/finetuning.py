@@ -75,6 +75,8 @@ class TaskSettings(Settings):
     # By contender, or contender and start ('joint beside'), the most of them that it is fitted
     # with; the others have all.
     most_labels: dict[str, Positive] = Field({}, exclude_if=operator.not_)
+    # Fits of a point, where they are other than the study's.
+    n_seeds: Positive | BySize | None = Field(None, exclude_if=lambda n_seeds: n_seeds is None)
 
     @field_validator("classes")
     @classmethod
@@ -220,7 +222,7 @@ class FinetuningSettings(Settings):
         """Epochs without improvement that end a training on `size` jets."""
         return _of_size(self.patience_epochs, size)
 
-    def seeds(self, size: int) -> range:
-        """Repetitions of a fit on `size` jets."""
-        by_size = self.n_seeds if isinstance(self.n_seeds, tuple) else ((size, self.n_seeds),)
-        return range(_of_size(by_size, size))
+    def seeds(self, task: str, size: int) -> range:
+        """Repetitions of a task's fit on `size` jets."""
+        n_seeds = self.tasks[task].n_seeds or self.n_seeds
+        return range(_of_size(n_seeds, size) if isinstance(n_seeds, tuple) else n_seeds)

@@ -392,12 +392,23 @@ def test_the_papers_optimiser_and_patience():
 def test_numbers_by_size_hold_up_to_it():
     settings = FinetuningSettings(n_seeds=((100, 3), (1000, 2)))
     sizes = (1, 100, 101, 1000, 1001)
-    assert [len(settings.seeds(size)) for size in sizes] == [3, 3, 2, 2, 2]
-    assert len(FinetuningSettings(n_seeds=4).seeds(10)) == 4
+    assert [len(settings.seeds("tagging", size)) for size in sizes] == [3, 3, 2, 2, 2]
+    assert len(FinetuningSettings(n_seeds=4).seeds("tagging", 10)) == 4
     for name in ("n_seeds", "patience_epochs"):
         for bad in (((100, 0),), ()):
             with pytest.raises(ValidationError, match=name):
                 FinetuningSettings(**{name: bad})
+
+
+def test_a_task_may_have_a_number_of_seeds_of_its_own():
+    tasks = {
+        "few": TaskSettings(n_seeds=2),
+        "by-size": TaskSettings(n_seeds=((100, 5), (1000, 1))),
+        "usual": TaskSettings(),
+    }
+    settings = FinetuningSettings(tasks=tasks, n_seeds=((100, 10), (1000, 3)))
+    seeds = {name: [len(settings.seeds(name, size)) for size in (100, 1000)] for name in tasks}
+    assert seeds == {"few": [2, 2], "by-size": [5, 1], "usual": [10, 3]}
 
 
 def test_a_fit_stops_after_so_many_epochs_without_improvement(jets, monkeypatch):
