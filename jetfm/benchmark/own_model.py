@@ -165,7 +165,6 @@ class OwnModel:
     def _of_fits(self, runner: Runner) -> str:
         """Hash of all that decides the fits of one task and start."""
         settings, task = self.pipeline.profile.finetuning, self._settings.tasks[runner.task]
-        stores = [self.pipeline.jets.stored(split, task.jets) for split in SPLITS]
         return fingerprint(
             {
                 "benchmark": FITS_VERSION,
@@ -175,7 +174,7 @@ class OwnModel:
                 "max_constituents": self.pipeline.profile.data.max_constituents,
                 "contender": runner.contender.name,
                 "tokenizer": self._known.hash,
-                "stores": [stage.artifact.digest for stage in stores],
+                "jets": [self.pipeline.jets.arrays(split, task.jets) for split in SPLITS],
             }
         )
 

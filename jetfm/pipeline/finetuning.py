@@ -209,7 +209,7 @@ class FinetuningStages:
             stages += [self.jets.stored(split, campaign) for split in SPLITS]
             stages += self._tokens_read([one])
             if all(stage.find() for stage in stages):
-                yield work_folder() / FITS / self._fits(self.runner(*one))
+                yield self.fits_of(self.runner(*one))
 
     def runner(self, name: str, model: str, weights: str) -> Runner:
         """A contender at a task, with the jets that it reads."""
@@ -220,6 +220,35 @@ class FinetuningStages:
         task = self.profile.finetuning.tasks[name]
         most = task.most_labels_of(model, weights)
         return Runner(name, contender, self._labelled(task, model, weights), most)
+
+    def fits_of(self, runner: Runner) -> Path:
+        """Folder of a contender's fits, named by all that decides them, so that studies share them.
+
+        Another strategy in the profile, or another size, then costs its own fits alone.
+        """
+        settings, model = self.profile.finetuning, runner.contender.model
+        task = settings.tasks[runner.task]
+        others = {"tasks", "sizes", "n_seeds", "mpm_weight"}
+        like_these = settings.model_dump(mode="json", exclude=others)
+        request = {
+            "version": FITS_VERSION,
+            "jetfm": __version__,
+            "seed": self.profile.seed,
+            "settings": like_these,
+            "classes": task.classes,
+            "max_constituents": self.profile.data.max_constituents,
+            "contender": runner.contender.name,
+            "preprocessing": runner.jets.train.preprocessing.to_dict(),
+            "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
+            "jets": [self.jets.arrays(split, task.jets) for split in SPLITS],
+        }
+        if runner.contender.weights == "beside":
+            request["mpm_weight"] = settings.mpm_weight
+        if task.train_on:
+            request["train_on"] = task.train_on
+        if runner.contender.others:
+            request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
+        return work_folder() / FITS / fingerprint(request)
 
     def tokenizer_of(self, model: str) -> str:
         """Name of the tokenizer that a contender belongs to; baselines read what the main has."""
@@ -294,7 +323,7 @@ class FinetuningStages:
     def _fit_all(self, chosen: Sequence[tuple[str, str, str]], folder: Path) -> dict:
         settings, seed = self.profile.finetuning, self.profile.seed
         runners = [self.runner(*one) for one in chosen]
-        kept = [work_folder() / FITS / self._fits(runner) for runner in runners]
+        kept = [self.fits_of(runner) for runner in runners]
         for runner, fits in zip(runners, kept, strict=True):
             for found in self.run.kept.fits(fits.name):
                 link_files(found, runs_folder(folder, runner.task), f"{runner.contender.name}_*")
@@ -326,33 +355,3 @@ class FinetuningStages:
             )
 
         return Jets(**{split: side(split) for split in SPLITS})
-
-    def _fits(self, runner: Runner) -> str:
-        """Hash of all that decides a contender's fits, so that studies share them.
-
-        Another strategy in the profile, or another size, then costs its own fits alone.
-        """
-        settings, model = self.profile.finetuning, runner.contender.model
-        task = settings.tasks[runner.task]
-        others = {"tasks", "sizes", "n_seeds", "mpm_weight"}
-        like_these = settings.model_dump(mode="json", exclude=others)
-        stores = [self.jets.stored(split, task.jets) for split in SPLITS]
-        request = {
-            "version": FITS_VERSION,
-            "jetfm": __version__,
-            "seed": self.profile.seed,
-            "settings": like_these,
-            "classes": task.classes,
-            "max_constituents": self.profile.data.max_constituents,
-            "contender": runner.contender.name,
-            "preprocessing": runner.jets.train.preprocessing.to_dict(),
-            "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
-            "stores": [stage.artifact.digest for stage in stores],
-        }
-        if runner.contender.weights == "beside":
-            request["mpm_weight"] = settings.mpm_weight
-        if task.train_on:
-            request["train_on"] = task.train_on
-        if runner.contender.others:
-            request["others"] = [one.artifact.digest for one in self._trainings(model)[1:]]
-        return fingerprint(request)

@@ -24,6 +24,7 @@ from jetfm.results.keeping import keep_finished
 from jetfm.schema import CLASSES
 from jetfm.settings.profiles import dry_run, load_profile, with_folder
 from jetfm.storage.artifacts import as_json
+from jetfm.storage.files import sha256
 from jetfm.storage.paths import work_folder
 
 
@@ -219,6 +220,22 @@ def test_what_is_kept_gives_the_ledger_again_on_another_machine(
     n_before = sum(1 for _ in (tmp_path / "kept").rglob("*.json"))
     keep_finished(Pipeline(tiny, progress=False), tmp_path / "kept", 2**20, say=silent)
     assert sum(1 for _ in (tmp_path / "kept").rglob("*.json")) == n_before
+
+
+def test_fits_are_known_by_their_jets_whoever_simulated_them(tmp_path, monkeypatch):
+    """ROOT files name the time when they were written, which differs from machine to machine."""
+    pytest.importorskip("pythia8mc")
+    files, fits = [], []
+    for machine, n_train in (("one", 1), ("another", 1), ("a third", 2)):
+        monkeypatch.setenv("JETFM_WORK", str(tmp_path / machine))
+        data = {"source": "simulate", "jets_per_class": {"train": n_train, "val": 1, "test": 1}}
+        profile = load_profile("smoke", data=data | {"classes": ["QCD", "Tbqq"], "workers": 1})
+        pipeline = Pipeline(profile, progress=False, say=silent)
+        files.append([sha256(path) for path in pipeline.jets.files("val")])
+        runner = pipeline.finetuning.runner("tagging", "deepsets", "scratch")
+        fits.append(pipeline.finetuning.fits_of(runner).name)
+    assert files[0] != files[1]
+    assert fits[0] == fits[1] != fits[2]
 
 
 def test_tokens_belong_to_their_jets(work, tiny):
