@@ -164,7 +164,11 @@ class OwnModel:
 
     def _of_fits(self, runner: Runner) -> str:
         """Hash of all that decides the fits of one task and start."""
-        settings, task = self.pipeline.profile.finetuning, self._settings.tasks[runner.task]
+        settings, campaign = (
+            self.pipeline.profile.finetuning,
+            self._settings.tasks[runner.task].jets,
+        )
+        stores = [self.pipeline.jets.store(split, campaign) for split in SPLITS]
         return fingerprint(
             {
                 "benchmark": FITS_VERSION,
@@ -174,7 +178,7 @@ class OwnModel:
                 "max_constituents": self.pipeline.profile.data.max_constituents,
                 "contender": runner.contender.name,
                 "tokenizer": self._known.hash,
-                "jets": [self.pipeline.jets.arrays(split, task.jets) for split in SPLITS],
+                "jets": [store.hash_of_arrays() for store in stores],
             }
         )
 

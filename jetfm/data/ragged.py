@@ -17,6 +17,7 @@ import numpy as np
 from jetfm.data.joined import JoinedArray, blocks
 from jetfm.errors import JetfmError
 from jetfm.schema import CLASS_NAMES, class_by_name
+from jetfm.storage.artifacts import fingerprint
 from jetfm.storage.files import NpyReader, map_npy, naming, read_json, sha256, write_json
 
 MANIFEST, PARTS = "store.json", "parts"
@@ -168,6 +169,15 @@ class RaggedFolder:
         if not len(indices):
             raise JetfmError(self.folder, f"no jets of {', '.join(classes)}", "at least one")
         return indices
+
+    def hash_of_arrays(self) -> str:
+        """SHA-256 that stands for all arrays, of every part, as the manifests have them.
+
+        Of the files that they were made from it knows nothing: jets simulated twice have the same
+        arrays, though their ROOT files, which name the time when they were written, differ.
+        """
+        of_parts = [type(self)(folder).info["sha256"] for folder in self.parts]
+        return fingerprint(of_parts or self.info["sha256"], length=64)
 
     def verify(self) -> None:
         """Compare every file's SHA-256 with its manifest; a difference is a JetfmError.

@@ -240,7 +240,7 @@ class FinetuningStages:
             "contender": runner.contender.name,
             "preprocessing": runner.jets.train.preprocessing.to_dict(),
             "model": None if model in BASELINES else self.generation.model(model).artifact.digest,
-            "jets": [self.jets.arrays(split, task.jets) for split in SPLITS],
+            "jets": [self.jets.store(split, task.jets).hash_of_arrays() for split in SPLITS],
         }
         if runner.contender.weights == "beside":
             request["mpm_weight"] = settings.mpm_weight

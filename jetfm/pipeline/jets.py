@@ -22,7 +22,6 @@ from jetfm.simulation.processes import campaign_by_name
 from jetfm.simulation.shipped import shipped_files
 from jetfm.simulation.simulate import recipe, simulate
 from jetfm.simulation.soft_constituents import published, soft_constituents_of
-from jetfm.storage.artifacts import fingerprint
 from jetfm.storage.files import read_json, sha256, write_json
 from jetfm.storage.paths import sample_folder, shipped_folder
 
@@ -153,11 +152,6 @@ class JetStages:
     def store(self, split: str, campaign: str = JETCLASS) -> JetStore:
         """Jets store of a split."""
         return JetStore(self.stored(split, campaign).folder)
-
-    def arrays(self, split: str, campaign: str = JETCLASS) -> str:
-        """Hash of the arrays of a store. Jets simulated twice have the same, though their ROOT
-        files, which name the time when they were written, differ."""
-        return fingerprint(self.store(split, campaign).info["sha256"])
 
     def count_by_class(self, split: str) -> dict[str, int]:
         """Jets of each class in a split."""

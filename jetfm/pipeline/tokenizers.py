@@ -20,7 +20,7 @@ from jetfm.pipeline.jets import JETCLASS, JetStages
 from jetfm.pipeline.stage import Run, Stage
 from jetfm.schema import KINEMATICS, SPLITS
 from jetfm.settings import MAIN, PretrainingSettings
-from jetfm.storage.artifacts import Artifact, fingerprint
+from jetfm.storage.artifacts import Artifact
 from jetfm.storage.files import write_json
 from jetfm.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from jetfm.tokenizers.encoding import jet_batch, tokenize, tokenize_mirrored
@@ -55,7 +55,7 @@ class TokenizerStages:
                 train, val, folder / "training", self.profile.seed, limit, self.run.progress
             )
             metrics = result["metrics"]
-            data_hash = fingerprint(train.info["sha256"], length=64)
+            data_hash = train.hash_of_arrays()
             usage = self._usage(tokenizer.eval(), limit)
             tokenizer.save(folder, usage=usage, training_data=data_hash, **metrics)
             write_json(folder / HISTORY, result["history"])

@@ -96,6 +96,24 @@ def test_the_jets_are_those_of_a_store_in_one_folder(sources, tmp_path):
     store.verify()
 
 
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_the_same_jets_in_other_files_have_the_same_arrays(sources, tmp_path, in_parts):
+    """ROOT files name the time when they were written; stores name their ROOT files."""
+
+    def store(files, name):
+        if in_parts:
+            return convert(files, tmp_path / name, workers=1, progress=False)
+        return build_store(files, tmp_path / name, progress=False)
+
+    one, again = store(sources, "one"), store(files_in(tmp_path / "root"), "again")
+    assert one.info["sources"] != again.info["sources"]
+    other = store(files_in(tmp_path / "others", first_seed=1), "other")
+    assert one.hash_of_arrays() == again.hash_of_arrays() != other.hash_of_arrays()
+    if in_parts:  # their order is part of it
+        turned = store(sources[::-1], "turned")
+        assert turned.hash_of_arrays() != one.hash_of_arrays()
+
+
 def test_two_processes_write_the_same_bytes(sources, undisturbed, tmp_path):
     convert(sources, tmp_path, workers=2, progress=False)
     assert contents(tmp_path) == undisturbed
