@@ -164,11 +164,8 @@ class OwnModel:
 
     def _of_fits(self, runner: Runner) -> str:
         """Hash of all that decides the fits of one task and start."""
-        settings, campaign = (
-            self.pipeline.profile.finetuning,
-            self._settings.tasks[runner.task].jets,
-        )
-        stores = [self.pipeline.jets.store(split, campaign) for split in SPLITS]
+        settings, task = self.pipeline.profile.finetuning, self._settings.tasks[runner.task]
+        stores = [self.pipeline.jets.store(split, task.jets) for split in SPLITS]
         return fingerprint(
             {
                 "benchmark": FITS_VERSION,
