@@ -9,7 +9,9 @@ which takes longer than the arithmetic. Here each half of the block,
 is one function that works through the batch in pieces whose intermediates stay in a core's cache.
 It keeps for the gradient what is dearer to compute again than to read: queries, keys and values,
 the hidden layer before its activation, and the random bits of the dropout. Under autocast products
-of matrices are in bfloat16, everything else in float32.
+of matrices are in bfloat16, everything else in float32. The library behind products in bfloat16
+makes a kernel for every number of rows that it has not met, which takes some twenty times as long
+as the product: rows of zeros fill them up to a multiple of `ROWS`.
 
 Exact: the plain form (`jetfm.models.transformer.Block`, used on a GPU) gives the same outputs and
 gradients up to rounding. Gradients of gradients are not available.
@@ -19,6 +21,7 @@ Axes: B jets, T positions, C channels, H heads, D = C/H.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -29,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from jetfm.models.attention import RandomBits, attend, attend_backward
 
 CACHE = 2**19  # numbers in the largest intermediate of a piece: 2 MB a core in float32
+ROWS = 64  # a twentieth of a piece at most, and no more than some tens of kernels of a kind
 
 
 def attention_half(x: Tensor, block, bias: Tensor | None, p: float) -> Tensor:
@@ -78,13 +82,14 @@ class _AttentionHalf(torch.autograd.Function):
             x_here = x[jets]
             normed, mean, rstd = _layer_norm(x_here, norm_w, norm_b, eps)
             qkv = torch.addmm(projections[1], _rows(normed, low), projections[0].T)
+            qkv = qkv[: normed.shape[0] * normed.shape[1]]
             q, k, v = _heads(qkv, shape[1:], wide)
             drawn = bits.draw((len(x_here), n_heads, x.shape[1], x.shape[1])) if p else None
             keep = bits.keep(drawn, p, wide) if p else None
             attended = attend(q.mul_(temperature), k, v, _of(bias, jets), keep)
             attended = _joined(attended.div_(1 - p), low)
-            update = torch.addmm(projections[3], attended, projections[2].T)
-            torch.addcmul(x_here, update.view_as(x_here).to(x.dtype), scale, out=out[jets])
+            update = _like(torch.addmm(projections[3], attended, projections[2].T), x_here)
+            torch.addcmul(x_here, update.to(x.dtype), scale, out=out[jets])
             if any(ctx.needs_input_grad):
                 kept.append((jets, mean, rstd, qkv, attended, drawn))
         ctx.save_for_backward(x, norm_w, norm_b, w_qkv, w_out, b_out, scale, bias)
@@ -109,7 +114,8 @@ class _AttentionHalf(torch.autograd.Function):
             x_here, grad_here = x[jets], grad[jets]
             grad_low = _rows(grad_here, low)
             add_product(outer, grad_low.T, attended)
-            grad_attended = _apart(grad_low @ w_out_low, shape[1:], wide).div_(1 - p)
+            grad_attended = (grad_low @ w_out_low)[: len(qkv)]
+            grad_attended = _apart(grad_attended, shape[1:], wide).div_(1 - p)
             q, k, v = _heads(qkv, shape[1:], wide)
             keep = RandomBits.keep(drawn, p, wide) if p else None
             *grad_qkv, grad_scores = attend_backward(
@@ -122,7 +128,7 @@ class _AttentionHalf(torch.autograd.Function):
             grad_b_qkv += grad_qkv.sum(0, dtype=wide)
             normed, _, _ = _layer_norm(x_here, norm_w, norm_b, eps)
             add_product(grad_w_qkv, grad_qkv.T, _rows(normed, low))
-            grad_normed = (grad_qkv @ w_qkv_low).view_as(x_here).to(x.dtype)
+            grad_normed = _like(grad_qkv @ w_qkv_low, x_here).to(x.dtype)
             into, more_w, more_b = _layer_norm_backward(
                 grad_normed, x_here, mean, rstd, norm_w, norm_b
             )
@@ -151,12 +157,12 @@ class _MLPHalf(torch.autograd.Function):
         for rows in _pieces(len(x_rows), len(w_in)):
             x_here = x_rows[rows]
             normed, mean, rstd = _layer_norm(x_here, norm_w, norm_b, eps)
-            hidden = torch.addmm(b_in_low, normed.to(low), w_in_low.T)
+            hidden = torch.addmm(b_in_low, _rows(normed, low), w_in_low.T)
             active = F.gelu(hidden)
-            drawn = bits.draw(hidden.shape) if p else None
+            drawn = bits.draw((len(x_here), len(w_in))) if p else None
             if p:
-                active.mul_(bits.keep(drawn, p, low))
-            update = torch.addmm(b_out_low, active, w_out_low.T)
+                active[: len(x_here)].mul_(bits.keep(drawn, p, low))
+            update = _like(torch.addmm(b_out_low, active, w_out_low.T), x_here)
             torch.addcmul(x_here, update.to(x.dtype), scale, out=out_rows[rows])
             if any(ctx.needs_input_grad):
                 kept.append((rows, mean, rstd, hidden, drawn))
@@ -178,18 +184,18 @@ class _MLPHalf(torch.autograd.Function):
         x_rows, grad_rows, into_rows = (t.flatten(0, 1) for t in (x, grad, grad_x))
         for rows, mean, rstd, hidden, drawn in ctx.kept:
             x_here, grad_here = x_rows[rows], grad_rows[rows]
-            grad_low = grad_here.to(low)
+            grad_low = _rows(grad_here, low)
             active, grad_active = F.gelu(hidden), grad_low @ w_out_low
             if p:
                 keep = RandomBits.keep(drawn, p, low)
-                active.mul_(keep)
-                grad_active.mul_(keep)
+                active[: len(keep)].mul_(keep)
+                grad_active[: len(keep)].mul_(keep)
             add_product(outer, grad_low.T, active)
             grad_hidden = torch.ops.aten.gelu_backward(grad_active, hidden)
             grad_b_in += grad_hidden.sum(0, dtype=grad_b_in.dtype)
             normed, _, _ = _layer_norm(x_here, norm_w, norm_b, eps)
-            add_product(grad_w_in, grad_hidden.T, normed.to(low))
-            grad_normed = (grad_hidden @ w_in_low).to(x.dtype)
+            add_product(grad_w_in, grad_hidden.T, _rows(normed, low))
+            grad_normed = _like(grad_hidden @ w_in_low, x_here).to(x.dtype)
             into, more_w, more_b = _layer_norm_backward(
                 grad_normed, x_here, mean, rstd, norm_w, norm_b
             )
@@ -231,8 +237,27 @@ def _layer_norm_backward(grad, x, mean, rstd, weight, bias):
 
 
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, T, C) to (n T, C)."""
-    return x.reshape(-1, x.shape[-1]).to(dtype)
+    """(n, T, C) or (n T, C) to rows (n T, C) of `dtype`, in bfloat16 filled up with zeros."""
+    rows = x.reshape(-1, x.shape[-1])
+    return _filled_up(rows.shape, rows, dtype) if _fills_up(dtype) else rows.to(dtype)
+
+
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows shaped as `x`, without those that fill them up."""
+    return rows[: x.numel() // x.shape[-1]].view_as(x)
+
+
+def _fills_up(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16
+
+
+def _filled_up(shape, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows, `values` in this shape, and below them zeros up to a multiple of `ROWS`."""
+    n_rows = math.prod(shape[:-1])
+    out = torch.empty(-(-n_rows // ROWS) * ROWS, shape[-1], dtype=dtype)
+    out[:n_rows].view(values.shape).copy_(values)
+    out[n_rows:] = 0
+    return out
 
 
 def _heads(qkv: Tensor, shape, dtype: torch.dtype) -> Tensor:
@@ -252,7 +277,10 @@ def _joined(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(n, H, T, D) to (n T, C), or (3, n, H, T, D) to (n T, 3 C), of `dtype`."""
     whole = x.transpose(1, 2) if x.ndim == 4 else x.permute(1, 3, 0, 2, 4)
     n_rows = whole.shape[0] * whole.shape[1]
-    return torch.empty(whole.shape, dtype=dtype).copy_(whole).view(n_rows, -1)
+    shape = (n_rows, whole[0, 0].numel())
+    if _fills_up(dtype):
+        return _filled_up(shape, whole, dtype)
+    return torch.empty(whole.shape, dtype=dtype).copy_(whole).view(shape)
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

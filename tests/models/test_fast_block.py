@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jetfm.models import fast_block
 from jetfm.models.attention import RandomBits
@@ -41,8 +42,11 @@ def both(block, x, *args):
 @pytest.mark.parametrize("cache", [1, 300, 10**9])  # a jet or row a piece, a few, all at once
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_agrees_with_the_plain_block(block, monkeypatch, cache, masked, causal):
+@pytest.mark.parametrize("filled_up", [False, True])
+def test_agrees_with_the_plain_block(block, monkeypatch, cache, masked, causal, filled_up):
     monkeypatch.setattr(fast_block, "CACHE", cache)
+    monkeypatch.setattr(fast_block, "ROWS", 4)
+    monkeypatch.setattr(fast_block, "_fills_up", lambda dtype: filled_up)
     x, mask = inputs()
     (y, grads), (expected, plain_grads) = both(block, x, mask if masked else None, causal)
     torch.testing.assert_close(y, expected)
@@ -146,6 +150,33 @@ def test_gradients_agree_with_finite_differences(block, monkeypatch):
     )
     bias = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda bias: block(x[:2, :3], bias=bias), bias, atol=1e-6)
+
+
+class Products(TorchDispatchMode):
+    """Notes the sizes of products of matrices in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            a, b = args[-2:]
+            if a.dtype == torch.bfloat16:
+                self.sizes |= {*a.shape, *b.shape}
+        return function(*args, **(kwargs or {}))
+
+
+def test_products_in_bfloat16_come_in_few_sizes():
+    """A kernel is made for each size: 40 lengths of jets are to need no more than a few."""
+    block = randomise(Block(32, 4, dropout=0.1, attention_dropout=0.1))
+    for n_constituents in range(1, 41):
+        with Products() as products:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = block(torch.randn(5, n_constituents, 32, requires_grad=True))
+            y.sum().backward()
+        rows = -(-5 * n_constituents // fast_block.ROWS) * fast_block.ROWS
+        assert products.sizes == {32, 96, 128, rows}
 
 
 def test_bfloat16_products_stay_near_float32():
